@@ -1,0 +1,117 @@
+# What a fresh clone needs: make, Python 3.10 or newer, Java 17 or newer, and a package index that pip can reach.
+# Each target makes the virtual environment that it needs, once; in whatever order they are called.
+#
+#   make test PYTHON=python3.13 VENV=.venv-3.13      another Python, in an environment of its own
+#   make test ARGS="tests/model -k lease -x"         further words for pytest, the demo or the microbenchmark
+
+PYTHON ?= python3
+VENV ?= .venv
+RAY_VENV ?= .venv-ray
+ARGS ?=
+
+RAY := ray==2.60.0 numpy
+
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip install --quiet --disable-pip-version-check
+DEMO_READY := $(VENV)/.demo-ready
+DEV_READY := $(VENV)/.dev-ready
+RAY_READY := $(RAY_VENV)/.ray-ready
+
+# Executors start `python3` from PATH unless told otherwise, and then lack everything that is installed here.
+export PYSPARK_PYTHON := $(CURDIR)/$(PY)
+export PYSPARK_DRIVER_PYTHON := $(CURDIR)/$(PY)
+# Another Spark's settings or modules, in the caller's shell for other work, would be taken in place of ours.
+unexport SPARK_HOME SPARK_CONF_DIR PYSPARK_SUBMIT_ARGS PYTHONPATH PYTHONHOME
+# pyright asks its registry for news at each run, otherwise.
+export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help demo test test-all check format bench clean need-java need-python
+
+help:
+	@echo "make demo      real data through Spark, sparkray and back: a table and a picture"
+	@echo "make test      the tests but the slow ones"
+	@echo "make test-all  all tests"
+	@echo "make check     ruff, mypy, pyright, import contracts"
+	@echo "make format    let ruff mend what it can"
+	@echo "make bench     against Ray, in one run; results in benchmarks/results/"
+	@echo "make clean     remove all that make has made, the virtual environments included"
+
+demo: need-java $(DEMO_READY)
+	$(PY) examples/demo.py $(ARGS)
+
+test: need-java $(DEV_READY)
+	$(PY) -m pytest -m "not slow and not chaos" $(ARGS)
+
+test-all: need-java $(DEV_READY)
+	$(PY) -m pytest $(ARGS)
+
+check: $(DEV_READY)
+	$(PY) -m ruff check
+	$(PY) -m ruff format --check
+	$(PY) -m mypy
+	$(PY) -m pyright --pythonpath $(PY)
+	$(VENV)/bin/lint-imports
+
+format: $(DEV_READY)
+	$(PY) -m ruff check --fix
+	$(PY) -m ruff format
+
+bench: need-java $(DEMO_READY) $(RAY_READY)
+	$(PY) benchmarks/micro.py --against ray --ray-python $(RAY_VENV)/bin/python $(ARGS)
+	$(PY) benchmarks/spark.py
+
+clean:
+	rm -rf $(VENV) $(RAY_VENV) build dist sparkray.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis \
+	       .import_linter_cache spark-warehouse metastore_db derby.log
+	find . -name .git -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The environment itself depends on nothing: it is made once, and brought up to date by the stamps below.
+# The pip of the first 3.10s cannot install a pyproject.toml in place, nor build PySpark without a deprecated way.
+$(PY): | need-python
+	@echo "Making $(VENV) with $$($(PYTHON) --version) and installing packages: some minutes the first time."
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) "pip>=23.1"
+
+$(DEMO_READY): pyproject.toml | $(PY)
+	$(PIP) --editable ".[demo]"
+	@touch $@
+
+$(DEV_READY): pyproject.toml | $(PY)
+	$(PIP) --editable ".[demo,dev]"
+	@touch $(DEMO_READY) $@
+
+# Ray lives apart, so that its dependencies and ours never have to agree.
+$(RAY_READY): Makefile | need-python
+	@echo "Making $(RAY_VENV) for $(RAY)."
+	$(PYTHON) -m venv $(RAY_VENV)
+	$(RAY_VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(RAY)
+	@touch $@
+
+# Each says what to install, in one line, before anything is made. Spark takes JAVA_HOME before PATH, so do we.
+need-java:
+	@java="$${JAVA_HOME:+$$JAVA_HOME/bin/}java"; \
+	found=$$("$$java" -version 2>&1 | sed -n 's/.* version "\([0-9][0-9.]*\).*/\1/p' | head -n 1); \
+	major=$${found%%.*}; \
+	if [ "$${major:-0}" -lt 17 ]; then \
+	  echo "Spark needs Java 17 or newer, and $$java is $${found:-missing}: install one" \
+	       "(Debian, Ubuntu: apt install openjdk-17-jre-headless; macOS: brew install openjdk@17)" \
+	       "and set JAVA_HOME if it is not on PATH." >&2; \
+	  exit 1; \
+	fi
+
+need-python:
+	@found=$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null); \
+	if ! $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then \
+	  echo "sparkray needs Python 3.10 or newer, and $(PYTHON) is $${found:-missing}: install one" \
+	       "(Debian, Ubuntu: apt install python3 python3-venv; macOS: brew install python)," \
+	       "or name the one to use: make PYTHON=python3.12." >&2; \
+	  exit 1; \
+	fi; \
+	if ! $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null; then \
+	  echo "$(PYTHON) cannot make virtual environments: install its venv package" \
+	       "(Debian, Ubuntu: apt install python$$found-venv)." >&2; \
+	  exit 1; \
+	fi

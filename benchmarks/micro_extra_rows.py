@@ -1,0 +1,99 @@
+"""Rows that Ray's microbenchmark does not have: what a session costs, actor creation, and the first large put."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from typing import Any
+
+from micro_measure import Row, Stopwatch
+from micro_session import start
+
+ACTORS = 10  # created at once
+PUT_VALUES = 32 * 1024 * 1024  # float64 values of one large put: 268 MB, which every store on a laptop holds
+WARM_PUTS = 5
+
+
+def init_to_result(ray: Any, watch: Stopwatch) -> float:
+    """Seconds from the call of init (the import is done) until the first task's value is here."""
+
+    def first() -> int:
+        return 1
+
+    begun = time.perf_counter()
+    start(ray)
+    ray.get(ray.remote(first).remote())
+    return time.perf_counter() - begun
+
+
+def shutdown(ray: Any, watch: Stopwatch) -> float:
+    """Seconds that shutdown takes to return, in a session that ran a task and holds an actor."""
+
+    class Idle:
+        def ready(self) -> bool:
+            return True
+
+    start(ray)
+    actor = ray.remote(num_cpus=0)(Idle).remote()
+    ray.get(actor.ready.remote())
+    begun = time.perf_counter()
+    ray.shutdown()
+    return time.perf_counter() - begun
+
+
+def actors_created(ray: Any, watch: Stopwatch) -> float:
+    """Actors per second, from the order until each has answered a call. Killing them is not in the clock."""
+
+    class Fresh:
+        def ready(self) -> bool:
+            return True
+
+    factory = ray.remote(num_cpus=0)(Fresh)
+
+    def create() -> float:
+        begun = time.perf_counter()
+        actors = [factory.remote() for _ in range(ACTORS)]
+        ray.get([actor.ready.remote() for actor in actors])
+        seconds = time.perf_counter() - begun
+        for actor in actors:
+            ray.kill(actor)
+        return seconds
+
+    return watch.rate_of_timed_part(create, ACTORS)
+
+
+def put_large_cold(ray: Any, watch: Stopwatch) -> float:
+    """The first large put of a session: its pages of the store were never touched."""
+    return _timed_put(ray, _large_array(ray))
+
+
+def put_large_warm(ray: Any, watch: Stopwatch) -> float:
+    """The median of the puts that follow, each after the one before it was released."""
+    array = _large_array(ray)
+    _timed_put(ray, array)
+    return statistics.median(_timed_put(ray, array) for _ in range(WARM_PUTS))
+
+
+def _large_array(ray: Any) -> Any:
+    import numpy as np
+
+    ray.get(ray.put(0))  # whatever the very first put sets up is not what these rows are about
+    return np.ones(PUT_VALUES)  # ones, not zeros: untouched zeros are one page, read from the processor's cache
+
+
+def _timed_put(ray: Any, array: Any) -> float:
+    begun = time.perf_counter()
+    ref = ray.put(array)
+    seconds = time.perf_counter() - begun
+    del ref
+    time.sleep(0.2)  # the release travels to the store
+    return float(array.nbytes / 1e9 / seconds)
+
+
+EXTRA_ROWS = (
+    Row("actors_created", "actors created", actors_created, extra=True),
+    Row("put_large_cold", "first put of 268 MB", put_large_cold, "GB/s", extra=True),
+    Row("put_large_warm", "later put of 268 MB", put_large_warm, "GB/s", extra=True),
+    Row("init_to_result", "init to first result", init_to_result, "s", extra=True, starts_session=True),
+    Row("shutdown", "shutdown", shutdown, "s", extra=True, starts_session=True),
+)

@@ -1,0 +1,142 @@
+"""Everything that sparkray raises.
+
+RayError
+  RayTaskError               the task's own code raised; also an instance of the class it raised
+  TaskCancelledError
+  WorkerCrashedError         the process that ran the task died
+  RayActorError              a call to an actor failed for the actor's sake
+    ActorDiedError           it is dead and stays dead
+    ActorUnavailableError    it is restarting; the call may or may not have run
+  GetTimeoutError            also a TimeoutError
+  ObjectLostError            the object is gone from every node that had it
+    OwnerDiedError           the process that answered for the object died
+  ObjectStoreFullError       no room in shared memory
+  NodeDiedError
+  TaskUnschedulableError     no node could ever run it
+  ActorUnschedulableError
+  RaySystemError             sparkray itself failed, or its session ended under you
+"""
+
+from __future__ import annotations
+
+import builtins
+from typing import Any
+
+
+class RayError(Exception):
+    """Any error that comes from sparkray and not from the caller's own arguments."""
+
+
+class RayTaskError(RayError):
+    """The task raised. `cause` is what it raised; what `get` raises is an instance of both classes."""
+
+    def __init__(
+        self, function_name: str, traceback_str: str, cause: BaseException, pid: int = 0, ip: str = ""
+    ) -> None:
+        super().__init__(function_name, traceback_str, cause, pid, ip)
+        self.function_name = function_name
+        self.traceback_str = traceback_str
+        self.cause = cause
+        self.pid = pid
+        self.ip = ip
+
+    def __str__(self) -> str:
+        return f"ray::{self.function_name}() (pid={self.pid}, ip={self.ip})\n{self.traceback_str}"
+
+    def as_instanceof_cause(self) -> RayTaskError:
+        """This error as an instance of its cause's class too, so that `except ValueError` catches it.
+
+        A cause whose class cannot be a second base (or is no `Exception`) leaves the plain `RayTaskError`.
+        """
+        cause_class = type(self.cause)
+        if not issubclass(cause_class, Exception) or issubclass(RayTaskError, cause_class):
+            return self
+        if issubclass(cause_class, RayTaskError):
+            return self
+        try:
+            dual = type(f"RayTaskError({cause_class.__name__})", (_Dual, cause_class), {"__module__": __name__})
+            error: Any = dual.__new__(dual, self.cause)
+        except TypeError:
+            return self
+        error.__dict__.update(self.__dict__)
+        error.args = (self.cause,)
+        error.__cause__ = None
+        return error  # type: ignore[no-any-return]
+
+
+class _Dual(RayTaskError):
+    def __init__(self, *args: Any) -> None:  # never called by us: `as_instanceof_cause` fills the object in
+        Exception.__init__(self, *args)
+
+    def __getattr__(self, name: str) -> Any:
+        cause = self.__dict__.get("cause")
+        if cause is None:
+            raise AttributeError(name)
+        return getattr(cause, name)
+
+    def __reduce__(self) -> Any:
+        return _rebuild_dual, (self.function_name, self.traceback_str, self.cause, self.pid, self.ip)
+
+
+def _rebuild_dual(*facts: Any) -> RayTaskError:
+    return RayTaskError(*facts).as_instanceof_cause()
+
+
+class TaskCancelledError(RayError):
+    """The task was cancelled before it returned."""
+
+
+class WorkerCrashedError(RayError):
+    """The worker process died while it ran the task, and the task had no attempt left."""
+
+
+class RayActorError(RayError):
+    """The call failed because of the actor, not because of the method's code."""
+
+
+class ActorDiedError(RayActorError):
+    """The actor is dead and will not come back; this call and all later ones fail."""
+
+
+class ActorUnavailableError(RayActorError):
+    """The actor's process died and the actor is being restarted. The call may or may not have been executed."""
+
+
+class GetTimeoutError(RayError, TimeoutError):
+    """`get` waited as long as it was told to. The task runs on; the ref stays usable."""
+
+
+class ObjectLostError(RayError):
+    """No node has the object any more."""
+
+
+class OwnerDiedError(ObjectLostError):
+    """The process that made the reference died, so nobody can say where its value is."""
+
+
+class ObjectStoreFullError(RayError, MemoryError):
+    """The node's shared memory has no room for the object."""
+
+
+class NodeDiedError(RayError):
+    """The node on which this happened is gone."""
+
+
+class TaskUnschedulableError(RayError):
+    """No node of the cluster has, in all, what the task asks for."""
+
+
+class ActorUnschedulableError(RayError):
+    """No node of the cluster has, in all, what the actor asks for."""
+
+
+class RaySystemError(RayError):
+    """sparkray failed, or the session ended while something still waited for it."""
+
+
+def by_name(name: str, sentence: str) -> RayError:
+    """The system error that the wire names; an unknown name (a newer peer's) is a plain `RaySystemError`."""
+    found = globals().get(name)
+    if isinstance(found, builtins.type) and issubclass(found, RayError):
+        return found(sentence)
+    return RaySystemError(f"{name}: {sentence}")

@@ -1,0 +1,589 @@
+"""Every message of the wire: who sends it to whom, and what answers it.
+
+Four kinds of participants: a *process* (driver or worker, with an owner model inside), the *raylet* of its node,
+the *head* (GCS and global scheduler) and, as receivers of work, *workers*. A message's envelope names sender and
+receiver (`wire.codec.wrap`), so the messages themselves do not.
+
+Fields are primitives only: bytes, str, int, float, bool, None, and lists, tuples, dicts of these.
+
+A *value* (`Value` below) is how one result or argument travels:
+
+    bytes                          a pickle: the common small value
+    (PICKLE | ARROW, part, ...)    inline, with out-of-band buffers
+    (ERROR, part, ...)             inline: the task failed; raise this instead
+    (STORED, size, (node, ...))    in shared memory on these nodes; ask your own raylet to pin it
+    (HOLDS, value, (object, ...))  a value with references inside: its sender has counted the receiver as their borrower
+    (FAILED, class name, sentence) the system failed, not the task: a class of `sparkray_core.errors`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Union
+
+from sparkray_core.ids import ActorId, FunctionId, LeaseId, NodeId, ObjectId, ProcessId
+
+PROTOCOL_VERSION = 1
+
+PICKLE, ARROW, ERROR, STORED, HOLDS, FAILED = 0, 1, 2, 3, 4, 5
+Value = Union[bytes, "tuple[Any, ...]"]
+Resources = dict[str, int]  # in thousandths: {"CPU": 1000} is one core. Whole numbers, so sums are exact.
+
+# (counter, function or method, number of returns, pickled (args, kwargs), [(position or keyword, Value, ObjectId)])
+TaskTuple = tuple[int, bytes, int, Value, "list[tuple[int | str, Value, ObjectId]] | None"]
+# (counter, [Value per return], [objects of others that the worker still holds])
+ResultTuple = tuple[int, "list[Value]", "list[ObjectId] | None"]
+
+
+# ---------------------------------------------------------------------------------- joining and leaving
+@dataclass(frozen=True, slots=True)
+class RegisterProcess:
+    """Driver, worker or Spark Python worker -> its raylet, first of all. Answered by `Registered`."""
+
+    role: str  # "driver", "worker" or "guest" (a Spark Python worker: it only stores and reads objects)
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """Raylet -> process. The descriptor of the shared segment went ahead of it, by SCM_RIGHTS."""
+
+    session: str
+    folder: str  # the node's folder; a process listens on <folder>/<last 8 bytes of its id in hex>.sock
+    store_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class JoinNode:
+    """Raylet -> head, first of all. Answered by `NodeTable`, which then has the node in it."""
+
+    node: NodeId
+    address: str  # tcp://host:port of the raylet's ROUTER
+    host: str
+    pid: int  # of the keeper
+    resources: Resources
+    labels: dict[str, str]
+    store_bytes: int
+    folder: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodeBeat:
+    """Raylet -> head, every beat and after a change that matters to placement."""
+
+    available: Resources
+    queued: int  # lease requests waiting here
+    task_s: float  # running mean of task durations, seconds; 0 when unknown
+    placed: int = 0  # how many of the head's placements here (leases and actors, in order) had arrived by now
+    settled: int = 0  # the first so many of them wait no more: they have a worker, moved on, or were dropped
+
+
+@dataclass(frozen=True, slots=True)
+class NodeTable:
+    """Head -> every raylet, whenever a node joined or left; raylets keep it for routing and for `nodes()`."""
+
+    nodes: list[dict[str, Any]]  # NodeInfo.as_dict() of each, dead ones too, with "alive"
+
+
+@dataclass(frozen=True, slots=True)
+class NodeGone:
+    """Head -> every raylet -> its processes: whatever was only there is lost.
+
+    Also raylet -> head: I do not reach this node any more. (The head then decides which of the two is gone.)
+    """
+
+    node: NodeId
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessGone:
+    """Raylet -> head -> every raylet -> its processes: what it owned or borrowed is nobody's now."""
+
+    process: ProcessId
+    why: str  # exit status or signal, in words
+
+
+@dataclass(frozen=True, slots=True)
+class EndSession:
+    """A driver, its raylet or a keeper -> head -> every raylet -> its processes: stop, all of you."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Process -> head or raylet. Answered by `Answer` with the same number."""
+
+    request: int
+    what: str  # "nodes"; "status" (of a raylet)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    request: int
+    value: Any
+
+
+# ---------------------------------------------------------------------------------- leases
+@dataclass(frozen=True, slots=True)
+class RequestLeases:
+    """Owner -> its raylet -> (when not grantable there) head -> the chosen raylet, which grants or queues.
+
+    Each is answered by `LeaseGranted` or `LeaseRefused`, from whichever raylet it ended at.
+    """
+
+    leases: list[LeaseId]
+    resources: Resources  # of each
+    prefer: list[NodeId]  # where the arguments lie, best first
+    placed: bool = False  # set by the head: queue it if need be, do not bounce it back
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseGranted:
+    """Raylet -> owner. The worker is the owner's until `ReturnLeases` or `LeaseLost`."""
+
+    lease: LeaseId
+    worker: ProcessId
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseRefused:
+    """Raylet or head -> owner: no node could ever grant this."""
+
+    lease: LeaseId
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReturnLeases:
+    """Owner -> the raylet that granted them."""
+
+    leases: list[LeaseId]
+
+
+@dataclass(frozen=True, slots=True)
+class ReclaimLeases:
+    """Raylet -> owner: others wait. Give these back once they are idle, even if you have more to do."""
+
+    leases: list[LeaseId]
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseLost:
+    """Raylet -> owner: the leased worker died. Its unfinished tasks will not answer."""
+
+    lease: LeaseId
+    why: str
+
+
+# ---------------------------------------------------------------------------------- tasks and calls
+@dataclass(frozen=True, slots=True)
+class PushTasks:
+    """Owner -> leased worker. Every task is answered once: in a `TaskResults` or a `TasksReturned`."""
+
+    functions: list[tuple[FunctionId, str, bytes]]  # id, display name, pickle: only those this worker has not had
+    tasks: list[TaskTuple]
+
+
+@dataclass(frozen=True, slots=True)
+class PushCalls:
+    """Owner -> actor's worker, in the order of the calls. Answered like `PushTasks`."""
+
+    actor: ActorId
+    calls: list[TaskTuple]  # the "function" is the method's name, encoded
+
+
+@dataclass(frozen=True, slots=True)
+class TaskResults:
+    """Worker -> owner."""
+
+    results: list[ResultTuple]
+    busy_s: float  # seconds that these took to run, together
+
+
+@dataclass(frozen=True, slots=True)
+class StealTasks:
+    """Owner -> leased worker: give back up to this many that you have not begun. Answered by `TasksReturned`."""
+
+    most: int
+
+
+@dataclass(frozen=True, slots=True)
+class TasksReturned:
+    """Worker -> owner: not begun, run them elsewhere. Unasked for when the worker blocks in `get`."""
+
+    counts: list[int]
+    blocked: bool  # the worker waits for something: push no more until it reports a result
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerBlocked:
+    """Worker -> its raylet: my task waits in `get` or `wait`; lend its CPU to others."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerUnblocked:
+    """Worker -> its raylet: it runs on. (Its CPU is counted again at once, even if that oversubscribes.)"""
+
+
+@dataclass(frozen=True, slots=True)
+class ExitWorker:
+    """Raylet -> worker: finish what you run, then end."""
+
+    why: str
+
+
+# ---------------------------------------------------------------------------------- actors
+@dataclass(frozen=True, slots=True)
+class CreateActor:
+    """Owner -> head. The owner watches the actor from then on: `ActorChanged`."""
+
+    actor: ActorId
+    name: str  # of the class, for display
+    function: FunctionId
+    blob: bytes  # the pickled class
+    payload: Value
+    refs: list[tuple[int | str, Value, ObjectId]] | None
+    resources: Resources  # held for life
+    placement: Resources  # what must be free when it is placed (an actor of no resources still asks for a CPU then)
+    max_restarts: int  # -1: without limit
+
+
+@dataclass(frozen=True, slots=True)
+class StartActor:
+    """Head -> raylet -> a fresh worker. The worker answers the head with `ActorReady` or `ActorFailed`."""
+
+    actor: ActorId
+    incarnation: int  # 0 for the first life
+    name: str
+    function: FunctionId
+    blob: bytes
+    payload: Value
+    refs: list[tuple[int | str, Value, ObjectId]] | None
+    resources: Resources
+    placement: Resources
+
+
+@dataclass(frozen=True, slots=True)
+class ActorReady:
+    """Worker -> head: the constructor returned."""
+
+    actor: ActorId
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
+class ActorFailed:
+    """Worker -> head: the constructor raised. The worker ends; there is no restart."""
+
+    actor: ActorId
+    incarnation: int
+    error: Value
+
+
+@dataclass(frozen=True, slots=True)
+class ActorLost:
+    """Raylet -> head: the actor's worker ended."""
+
+    actor: ActorId
+    incarnation: int
+    why: str
+    meant: bool  # it was told to end, or ended itself: no restart
+
+
+@dataclass(frozen=True, slots=True)
+class WatchActor:
+    """Process -> head: tell me of this actor, now and at every change, by `ActorChanged`."""
+
+    actor: ActorId
+
+
+@dataclass(frozen=True, slots=True)
+class ActorChanged:
+    """Head -> everyone who watches the actor."""
+
+    actor: ActorId
+    state: str  # "pending", "alive", "restarting", "dead"
+    incarnation: int
+    worker: ProcessId | None  # when alive
+    why: str  # when dead or restarting
+    error: Value | None  # when dead because the constructor raised
+
+
+@dataclass(frozen=True, slots=True)
+class EndActor:
+    """Process -> head: `kill`, or the last handle is gone (then calls already made finish first)."""
+
+    actor: ActorId
+    why: str
+    restart: bool  # a kill that may use up a restart
+    gently: bool  # let queued calls finish
+
+
+@dataclass(frozen=True, slots=True)
+class StopActor:
+    """Head -> raylet (which kills), or with `gently` on to the worker (which finishes its queue and ends)."""
+
+    actor: ActorId
+    incarnation: int
+    why: str
+    gently: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ActorUnplaced:
+    """Raylet -> head: this life still waits here for room and has not begun. Place it again, here or elsewhere."""
+
+    actor: ActorId
+    incarnation: int
+
+
+# ---------------------------------------------------------------------------------- objects
+@dataclass(frozen=True, slots=True)
+class AskObjects:
+    """Borrower -> owner: tell me when these are ready. Each is answered by `ObjectReady`."""
+
+    objects: list[ObjectId]
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectReady:
+    """Owner -> borrower."""
+
+    object: ObjectId
+    value: Value
+
+
+@dataclass(frozen=True, slots=True)
+class AddBorrowers:
+    """Sender of a ref -> owner: these processes hold these objects now."""
+
+    pairs: list[tuple[ObjectId, ProcessId]]
+
+
+@dataclass(frozen=True, slots=True)
+class DropBorrowers:
+    """Borrower -> owner. Counts may go below zero for a moment, when this overtakes its `AddBorrowers`."""
+
+    pairs: list[tuple[ObjectId, ProcessId]]
+
+
+@dataclass(frozen=True, slots=True)
+class AllocateObject:
+    """Process -> its raylet: room for an object. Answered by `ObjectAllocated` or `ObjectRefused`."""
+
+    object: ObjectId
+    size: int  # bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectAllocated:
+    object: ObjectId
+    offset: int  # into the segment
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectRefused:
+    """Raylet -> process: the store cannot take it."""
+
+    object: ObjectId
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class SealObjects:
+    """Process -> its raylet: written, readable by all from now on, never written again."""
+
+    objects: list[ObjectId]
+
+
+@dataclass(frozen=True, slots=True)
+class PinObject:
+    """Process -> its raylet: hold this object in the segment while I read it, fetching it first if it is elsewhere.
+
+    Answered by `ObjectPinned` or `ObjectGone`.
+    """
+
+    object: ObjectId
+    nodes: list[NodeId]  # that have it, as far as the asker knows
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectPinned:
+    object: ObjectId
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectGone:
+    """Raylet -> process: on none of the nodes that were named."""
+
+    object: ObjectId
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class UnpinObjects:
+    """Process -> its raylet: the last view of each died. One entry per pin."""
+
+    objects: list[ObjectId]
+
+
+@dataclass(frozen=True, slots=True)
+class FreeObjects:
+    """Owner -> a raylet that holds them: nobody refers to these any more."""
+
+    objects: list[ObjectId]
+
+
+@dataclass(frozen=True, slots=True)
+class FreeTransfer:
+    """Owner -> raylets: of this DataFrame transfer's objects keep these only (failed and doubled attempts go)."""
+
+    prefix: bytes  # of the object ids
+    keep: list[ObjectId]
+
+
+@dataclass(frozen=True, slots=True)
+class PullObject:
+    """Raylet -> raylet that holds the object. Answered by `ObjectChunk` or `NotHere`."""
+
+    object: ObjectId
+    first: int  # byte
+    most: int  # bytes in the chunk
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectChunk:
+    object: ObjectId
+    first: int
+    size: int  # of the whole object
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class NotHere:
+    object: ObjectId
+
+
+@dataclass(frozen=True, slots=True)
+class CopyMade:
+    """Raylet -> owner: this node has a copy too, so free it too."""
+
+    object: ObjectId
+    node: NodeId
+
+
+Message = (
+    RegisterProcess
+    | Registered
+    | JoinNode
+    | NodeBeat
+    | NodeTable
+    | NodeGone
+    | ProcessGone
+    | EndSession
+    | Ask
+    | Answer
+    | RequestLeases
+    | LeaseGranted
+    | LeaseRefused
+    | ReturnLeases
+    | ReclaimLeases
+    | LeaseLost
+    | PushTasks
+    | PushCalls
+    | TaskResults
+    | StealTasks
+    | TasksReturned
+    | WorkerBlocked
+    | WorkerUnblocked
+    | ExitWorker
+    | CreateActor
+    | StartActor
+    | ActorReady
+    | ActorFailed
+    | ActorLost
+    | WatchActor
+    | ActorChanged
+    | EndActor
+    | StopActor
+    | ActorUnplaced
+    | AskObjects
+    | ObjectReady
+    | AddBorrowers
+    | DropBorrowers
+    | AllocateObject
+    | ObjectAllocated
+    | ObjectRefused
+    | SealObjects
+    | PinObject
+    | ObjectPinned
+    | ObjectGone
+    | UnpinObjects
+    | FreeObjects
+    | FreeTransfer
+    | PullObject
+    | ObjectChunk
+    | NotHere
+    | CopyMade
+)
+
+# Numbers are never used twice, not even after a message is gone.
+MESSAGES: Mapping[int, type[Message]] = {
+    1: RegisterProcess,
+    2: Registered,
+    3: JoinNode,
+    4: NodeBeat,
+    5: NodeTable,
+    6: NodeGone,
+    7: ProcessGone,
+    8: EndSession,
+    9: Ask,
+    10: Answer,
+    20: RequestLeases,
+    21: LeaseGranted,
+    22: LeaseRefused,
+    23: ReturnLeases,
+    24: ReclaimLeases,
+    25: LeaseLost,
+    30: PushTasks,
+    31: PushCalls,
+    32: TaskResults,
+    33: StealTasks,
+    34: TasksReturned,
+    35: WorkerBlocked,
+    36: WorkerUnblocked,
+    37: ExitWorker,
+    40: CreateActor,
+    41: StartActor,
+    42: ActorReady,
+    43: ActorFailed,
+    44: ActorLost,
+    45: WatchActor,
+    46: ActorChanged,
+    47: EndActor,
+    48: StopActor,
+    49: ActorUnplaced,
+    60: AskObjects,
+    61: ObjectReady,
+    62: AddBorrowers,
+    63: DropBorrowers,
+    64: AllocateObject,
+    65: ObjectAllocated,
+    66: ObjectRefused,
+    67: SealObjects,
+    68: PinObject,
+    69: ObjectPinned,
+    70: ObjectGone,
+    71: UnpinObjects,
+    72: FreeObjects,
+    73: FreeTransfer,
+    74: PullObject,
+    75: ObjectChunk,
+    76: NotHere,
+    77: CopyMade,
+}

@@ -1,0 +1,1 @@
+"""Everything that decides: pure state machines, facts in and effects out. No socket, clock, thread or dice."""

@@ -1,0 +1,120 @@
+"""An owner's calls to actors: each actor's in the order in which they were made, as soon as it is alive.
+
+pending --alive--> calls go straight to its worker --restarting--> those in flight fail, later ones wait
+                                                   --dead--------> all fail
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from sparkray_core.ids import HEAD, ActorId, task_id
+from sparkray_core.messages import (
+    FAILED,
+    ActorChanged,
+    CreateActor,
+    EndActor,
+    PushCalls,
+    TaskTuple,
+    Value,
+    WatchActor,
+)
+from sparkray_core.model.book import Book
+from sparkray_core.model.effects import Effect, Send
+from sparkray_core.model.entries import Entry
+from sparkray_core.model.references import ACTOR_INDEX
+from sparkray_core.model.tasks import Actor, Task
+
+MOST_AT_ONCE = 12  # calls in flight up to which a new one is sent at once, for an actor that works on several
+
+
+class Calls:
+    """The actors that this process has handles of."""
+
+    def __init__(self, book: Book) -> None:
+        self.book = book
+        self.actors: dict[ActorId, Actor] = {}
+        self.calling: set[Actor] = set()  # something happened to them
+        self.ended: str | None = None  # why the session is over
+
+    def dispatch(self, effects: list[Effect]) -> None:
+        while self.calling:
+            self.push(self.calling.pop(), effects)
+
+    def create(self, count: int, message: Callable[[ActorId], CreateActor]) -> tuple[Actor, list[Effect]]:
+        actor_id = ActorId(task_id(self.book.me, count))
+        entry = Entry(self.book.me, count, ACTOR_INDEX)
+        self.book.refs.export(entry)
+        actor = self.actors[actor_id] = Actor(actor_id, entry)
+        if self.ended is not None:
+            self.die(actor, self.ended)
+            return actor, []
+        return actor, [Send(HEAD, message(actor_id))]
+
+    def known(self, entry: Entry) -> tuple[Actor, list[Effect]]:
+        """The actor behind a handle that came from another process."""
+        actor_id = ActorId(entry.id[:24])
+        known = self.actors.get(actor_id)
+        if known is not None:
+            return known, []
+        known = self.actors[actor_id] = Actor(actor_id, entry)
+        return known, [Send(HEAD, WatchActor(actor_id))]
+
+    def kill(self, actor: Actor, restart: bool) -> list[Effect]:
+        return [Send(HEAD, EndActor(actor.id, "killed by ray.kill()", restart=restart, gently=False))]
+
+    def queue(self, task: Task) -> None:
+        assert task.actor is not None
+        task.actor.entry.pins += 1  # a call that was made is answered, even if the handle dies before
+        task.actor.queue.append(task)
+        self.calling.add(task.actor)
+
+    def push(self, actor: Actor, effects: list[Effect]) -> None:
+        """Send what is ready, in the order of the calls: one that waits for its arguments holds up those behind."""
+        if actor.state == "dead":
+            self._fail_calls(actor, [*actor.inflight.values(), *actor.queue], effects)
+        elif actor.state == "alive":
+            assert actor.worker is not None
+            calls: list[TaskTuple] = []
+            while actor.queue and not actor.queue[0].missing:
+                task = actor.queue.popleft()
+                if task.count in self.book.tasks:  # else it failed while it waited
+                    actor.inflight[task.count] = task
+                    calls.append(self.book.wire(task))
+            if calls:
+                effects.append(Send(actor.worker, PushCalls(actor.id, calls)))
+        actor.hungry = len(actor.inflight) < MOST_AT_ONCE
+
+    def _fail_calls(self, actor: Actor, calls: Iterable[Task], effects: list[Effect]) -> None:
+        name = "ActorDiedError" if actor.state == "dead" else "ActorUnavailableError"
+        failure: Value = actor.error or (FAILED, name, f"actor {actor.id.hex()}: {actor.why}")
+        for task in list(calls):
+            if task.count in self.book.tasks:
+                self.book.answer(task, [failure] * len(task.returns), effects)
+        actor.inflight.clear()
+        if actor.state == "dead":
+            actor.queue.clear()
+
+    def die(self, actor: Actor, why: str, error: Value | None = None) -> None:
+        actor.state, actor.why, actor.error, actor.worker = "dead", why, error, None
+        self.calling.add(actor)
+
+    def changed(self, message: ActorChanged, effects: list[Effect]) -> None:
+        actor = self.actors.get(message.actor)
+        if actor is None or actor.state == "dead":
+            return
+        if message.state == "dead":
+            self.die(actor, message.why, message.error)
+            return
+        if actor.inflight and (message.state != "alive" or message.incarnation != actor.incarnation):
+            actor.why = message.why or "it is being restarted"
+            actor.state = "restarting"
+            self._fail_calls(actor, actor.inflight.values(), effects)
+        actor.state, actor.incarnation, actor.worker = message.state, message.incarnation, message.worker
+        actor.why = message.why
+        self.calling.add(actor)
+
+    def end(self, why: str) -> None:
+        self.ended = why
+        for actor in self.actors.values():
+            self.die(actor, why)

@@ -1,0 +1,110 @@
+"""What the models wish for. The shell performs each in a short function; the simulator performs them on paper."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sparkray_core.ids import NodeId, ObjectId, ProcessId
+from sparkray_core.messages import Message
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    to: ProcessId
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class SendFrom:
+    """Pass a message on with its first sender on the envelope, so that the answer goes to that one."""
+
+    to: ProcessId
+    sender: ProcessId
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class WakeAt:
+    """A `ClockTicked` is wanted at this time (seconds on the caller's monotonic clock). The earliest one counts."""
+
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class StartWorker:
+    """Node: have the zygote fork a worker of this id. Answered by its `RegisterProcess`, or by `WorkerExited`."""
+
+    worker: ProcessId
+
+
+@dataclass(frozen=True, slots=True)
+class KillWorker:
+    """Node: SIGKILL it now. Answered by `WorkerExited`."""
+
+    worker: ProcessId
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class SendChunk:
+    """Node: read the range out of the segment and send it as `ObjectChunk`. (The model never touches bytes.)"""
+
+    to: ProcessId
+    object: ObjectId
+    offset: int  # of the object in the segment
+    first: int
+    length: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class WriteChunk:
+    """Node: put received bytes into the segment."""
+
+    offset: int  # in the segment, chunk included
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PunchHole:
+    """Node: give the pages of a freed large object back to the system."""
+
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectPeer:
+    """Raylet or head: this node can be reached there from now on."""
+
+    node: NodeId
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetPeer:
+    """Raylet or head: close what leads to this node; it is dead to us."""
+
+    node: NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Head or raylet: end this process, and with it the node."""
+
+    why: str
+
+
+Effect = (
+    Send
+    | SendFrom
+    | WakeAt
+    | StartWorker
+    | KillWorker
+    | SendChunk
+    | WriteChunk
+    | PunchHole
+    | ConnectPeer
+    | ForgetPeer
+    | Stop
+)

@@ -1,0 +1,45 @@
+"""What happened, as the models are told. Messages come inside `Received`; the rest are facts of one process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sparkray_core.ids import NodeId, ProcessId
+from sparkray_core.messages import Message
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    sender: ProcessId
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class ClockTicked:
+    """Time went by; `handle`'s `now` says how far."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionLost:
+    """Node: a local process closed its connection (it is dead or dying)."""
+
+    process: ProcessId
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerExited:
+    """Node: the zygote reaped this worker."""
+
+    worker: ProcessId
+    why: str  # "exit code 1", "killed by SIGKILL"
+
+
+@dataclass(frozen=True, slots=True)
+class PeerLost:
+    """Node or head: a peer node is silent past the limit, its connection is refused, or it came back as another."""
+
+    node: NodeId
+    why: str
+
+
+Event = Received | ClockTicked | ConnectionLost | WorkerExited | PeerLost

@@ -1,0 +1,121 @@
+"""The head's books of nodes: who is alive, what is free there, what is on its way there."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+from sparkray_core.ids import ActorId, LeaseId, NodeId
+from sparkray_core.messages import NodeBeat, NodeTable, Resources
+from sparkray_core.model.node_info import NodeInfo
+from sparkray_core.model.placement import NodeLoad
+from sparkray_core.model.resources import fits, minus
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    number: int  # the node's so-manieth, from 1
+    wanted: Resources
+    lease: LeaseId | None = None
+    actor: ActorId | None = None
+
+
+@dataclass(slots=True)
+class NodeRecord:
+    info: NodeInfo
+    joined: int
+    heard: float  # when it last said anything
+    reported: Resources  # available there, by its last beat
+    queued: int = 0
+    task_s: float = 0.0
+    placed: int = 0  # placements sent so far
+    on_the_way: deque[Placement] = field(default_factory=deque)  # not counted in its last beat
+    unsettled: dict[int, Placement] = field(default_factory=dict)  # by number: not known to have a worker
+
+    def place(self, wanted: Resources, lease: LeaseId | None = None, actor: ActorId | None = None) -> int:
+        """Note what is sent there. Returns its number."""
+        self.placed += 1
+        placement = Placement(self.placed, wanted, lease, actor)
+        self.on_the_way.append(placement)
+        self.unsettled[placement.number] = placement
+        return placement.number
+
+    def beat(self, message: NodeBeat) -> list[Placement]:
+        """Believe it, but for what was placed after it was sent. Returns what it settles."""
+        self.reported, self.queued, self.task_s = message.available, message.queued, message.task_s
+        while self.on_the_way and self.on_the_way[0].number <= message.placed:
+            self.on_the_way.popleft()
+        settled: list[Placement] = []
+        while self.unsettled and (number := next(iter(self.unsettled))) <= message.settled:
+            settled.append(self.unsettled.pop(number))
+        return settled
+
+    def load(self) -> NodeLoad:
+        available, queued = self.reported, self.queued
+        for placement in self.on_the_way:
+            if fits(placement.wanted, available):
+                available = minus(available, placement.wanted)
+            else:
+                queued += 1
+        return NodeLoad(self.info.node, self.joined, self.info.resources, available, queued, self.task_s)
+
+
+class Nodes:
+    """Alive and dead; and the complaints of nodes that do not reach each other."""
+
+    def __init__(self) -> None:
+        self.all: dict[NodeId, NodeRecord] = {}
+        self.complaints: set[tuple[NodeId, NodeId]] = set()
+        self.judged_at: float | None = None  # when the complaints will be weighed
+
+    def alive(self) -> Iterator[NodeRecord]:
+        return (record for record in self.all.values() if record.info.alive)
+
+    def is_alive(self, node: NodeId) -> bool:
+        record = self.all.get(node)
+        return record is not None and record.info.alive
+
+    def join(self, info: NodeInfo, now: float) -> bool:
+        """Whether it is new."""
+        if info.node in self.all:
+            return False
+        self.all[info.node] = NodeRecord(info, len(self.all), now, info.resources)
+        return True
+
+    def bury(self, node: NodeId, why: str) -> NodeRecord:
+        record = self.all[node]
+        record.info = replace(record.info, alive=False, why=why)
+        record.on_the_way.clear()
+        self.complaints = {pair for pair in self.complaints if node not in pair}
+        return record
+
+    def table(self) -> NodeTable:
+        return NodeTable([record.info.as_dict() for record in self.all.values()])
+
+    def silent(self, before: float) -> list[NodeRecord]:
+        return [record for record in self.alive() if record.heard < before]
+
+    def excuse(self, seconds: float) -> None:
+        """The head itself slept so long: nobody's silence of that time counts."""
+        for record in self.alive():
+            record.heard += seconds
+
+    def complain(self, node: NodeId, about: NodeId, judged_at: float) -> None:
+        self.complaints.add((min(node, about), max(node, about)))
+        if self.judged_at is None:
+            self.judged_at = judged_at
+
+    def worst_connected(self) -> tuple[NodeId, int] | None:
+        """Of the nodes that do not reach each other the one that most others miss; of equals the youngest."""
+        count: dict[NodeId, int] = {}
+        for pair in self.complaints:
+            for node in pair:
+                count[node] = count.get(node, 0) + 1
+        if not count:
+            return None
+        worst = max(count, key=lambda node: (count[node], self.all[node].joined))
+        return worst, count[worst]
+
+    def could_ever(self, wanted: Resources) -> bool:
+        return any(fits(wanted, record.info.resources) for record in self.alive())

@@ -1,0 +1,306 @@
+"""An owner's workers on lease: how many it asks for, what it pushes to which, when it gives them back.
+
+queued task -> a lease with room? -> PushTasks
+            -> none: RequestLeases -> LeaseGranted
+nothing queued: an idle lease helps a sibling queue, steals from a loaded lease, or after a while goes back
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from sparkray_core.ids import FunctionId, LeaseId, NodeId, ProcessId, node_of, raylet_of, task_id
+from sparkray_core.messages import (
+    FAILED,
+    LeaseGranted,
+    LeaseLost,
+    LeaseRefused,
+    PushTasks,
+    ReclaimLeases,
+    RequestLeases,
+    Resources,
+    ReturnLeases,
+    StealTasks,
+    TasksReturned,
+    TaskTuple,
+)
+from sparkray_core.model.book import Book
+from sparkray_core.model.effects import Effect, Send, WakeAt
+from sparkray_core.model.entries import is_stored, place
+from sparkray_core.model.tasks import Lease, OwnerLimits, Queue, Shape, Task
+
+
+class Leasing:
+    """The tasks of an owner that may run on any worker."""
+
+    def __init__(self, book: Book, limits: OwnerLimits) -> None:
+        self.book = book
+        self.limits = limits
+        self.raylet = raylet_of(node_of(book.me))
+        self.shapes: dict[tuple[object, ...], Shape] = {}
+        self.leases: dict[LeaseId, Lease] = {}
+        self.requests: dict[LeaseId, Queue] = {}
+        self.by_worker: dict[ProcessId, Lease] = {}
+        self.taught: dict[ProcessId, set[FunctionId]] = {}  # the functions that each worker has had
+        self._count = 0  # of leases asked for
+        self._touched: set[Queue] = set()
+        self._wake: float | None = None
+
+    # ------------------------------------------------------------------ from the owner
+    def dispatch(self, now: float, effects: list[Effect]) -> None:
+        """Act on every queue that something happened to."""
+        while self._touched:
+            queue = self._touched.pop()
+            for lease in [lease for lease in queue.leases if lease.reclaimed and lease.idle]:
+                self._give_back(lease, effects)
+            if queue.tasks:
+                self._fill(queue, effects)
+            if queue.tasks:
+                self._request(queue, effects)
+            else:
+                self._relieve(queue, now, effects)
+            self._note_hunger(queue.shape)
+
+    def ticked(self) -> None:
+        self._wake = None
+        self._touched.update(lease.queue for lease in self.leases.values())
+
+    def answered(self, lease: Lease, shape: Shape, tasks: int, busy_s: float, now: float) -> None:
+        """A worker on lease sent results."""
+        shape.heard(tasks, busy_s)
+        lease.blocked = False
+        if not lease.inflight:
+            lease.idle_since = now
+        self._touched.add(lease.queue)
+
+    def clear(self) -> None:
+        for shape in self.shapes.values():
+            for queue in shape.queues.values():
+                queue.tasks.clear()
+
+    def shape(self, resources: Resources, retriable: bool) -> Shape:
+        key = (retriable, *sorted(resources.items()))
+        found = self.shapes.get(key)
+        if found is None:
+            found = self.shapes[key] = Shape(resources, retriable)
+        return found
+
+    def queue(self, task: Task) -> None:
+        """All its arguments are there: it runs as soon as a worker has room."""
+        shape = task.shape
+        assert shape is not None
+        prefer = self._where(task) if task.refs else None
+        queue = shape.queues.get(prefer)
+        if queue is None:
+            queue = shape.queues[prefer] = Queue(shape, prefer)
+        queue.tasks.append(task)
+        self._touched.add(queue)
+
+    @staticmethod
+    def _where(task: Task) -> NodeId | None:
+        """The node that has most of the arguments' bytes in its store."""
+        weights: dict[bytes, int] = {}
+        for _, entry in task.refs or ():
+            if entry.value is not None and is_stored(entry.value):
+                size, nodes = place(entry.value)
+                for node in nodes:
+                    weights[node] = weights.get(node, 0) + size
+        return NodeId(max(weights, key=weights.__getitem__)) if weights else None
+
+    @staticmethod
+    def _note_hunger(shape: Shape) -> None:
+        """Hungry: a worker of ours idles, or nothing is under way that would bring us back here."""
+        waiting = False
+        for queue in shape.queues.values():
+            for lease in queue.leases:
+                if lease.open and not lease.inflight:
+                    shape.hungry = True
+                    return
+                waiting = True
+            waiting = waiting or bool(queue.requests)
+        shape.hungry = not waiting
+
+    def _fill(self, queue: Queue, effects: list[Effect]) -> None:
+        """Push to each worker with room, no more than an even share each."""
+        depth = queue.shape.depth(self.limits)
+        leases = [lease for lease in queue.leases if lease.open and len(lease.inflight) * 2 <= depth]
+        leases = [lease for lease in leases if depth > 1 or not lease.inflight]
+        leases.sort(key=lambda lease: len(lease.inflight))
+        for position, lease in enumerate(leases):
+            if not queue.tasks:
+                return
+            share = -(-len(queue.tasks) // (len(leases) - position))
+            self._push(lease, min(share, depth - len(lease.inflight)), effects)
+
+    def _push(self, lease: Lease, most: int, effects: list[Effect]) -> None:
+        queued = lease.queue.tasks
+        known = self.taught.setdefault(lease.worker, set())
+        functions: list[tuple[FunctionId, str, bytes]] = []
+        tasks: list[TaskTuple] = []
+        room = self.limits.most_push_bytes
+        inflight = lease.inflight
+        while queued and len(tasks) < most and room > 0:
+            task = queued[0]
+            if task.solo and inflight:
+                break
+            queued.popleft()
+            function = task.function
+            if function.id not in known:
+                known.add(function.id)
+                functions.append((function.id, function.name, function.blob))
+            tasks.append(self.book.wire(task))
+            inflight[task.count] = task
+            if type(task.payload) is bytes:
+                room -= len(task.payload)
+            if task.solo:
+                break
+        if tasks:
+            effects.append(Send(lease.worker, PushTasks(functions, tasks)))
+
+    def _request(self, queue: Queue, effects: list[Effect]) -> None:
+        """Ask for as many workers as the queue would keep busy for a while."""
+        shape = queue.shape
+        waiting = len(queue.tasks)
+        if shape.mean_s is None:
+            wanted = min(waiting, 8)
+        else:
+            wanted = min(waiting, max(1, int(waiting * shape.mean_s / self.limits.ahead_s)))
+        wanted = min(wanted, self.limits.most_requests) - len(queue.requests)
+        if wanted <= 0:
+            return
+        leases: list[LeaseId] = []
+        for _ in range(wanted):
+            self._count += 1
+            lease = LeaseId(task_id(self.book.me, self._count))
+            leases.append(lease)
+            queue.requests.add(lease)
+            self.requests[lease] = queue
+        prefer = [queue.prefer] if queue.prefer else []
+        effects.append(Send(self.raylet, RequestLeases(leases, shape.resources, prefer)))
+
+    def _relieve(self, queue: Queue, now: float, effects: list[Effect]) -> None:
+        """Nothing is queued. Idle workers help another queue, take half of a loaded one's work, or go back."""
+        for lease in [lease for lease in queue.leases if lease.idle]:
+            if self._lend_to_sibling(lease):
+                continue
+            if now - lease.idle_since >= self.limits.linger_s:
+                self._give_back(lease, effects)
+                continue
+            self._wake_at(lease.idle_since + self.limits.linger_s, effects)
+            if now - lease.idle_since < self.limits.steal_after_s:
+                if any(len(other.inflight) > 1 for other in queue.leases):
+                    self._wake_at(lease.idle_since + self.limits.steal_after_s, effects)
+            else:
+                self._steal(queue, effects)
+
+    def _lend_to_sibling(self, lease: Lease) -> bool:
+        for sibling in lease.queue.shape.queues.values():
+            if sibling.tasks:
+                lease.queue.leases.remove(lease)
+                lease.queue = sibling
+                sibling.leases.append(lease)
+                self._touched.add(sibling)
+                return True
+        return False
+
+    def _steal(self, queue: Queue, effects: list[Effect]) -> None:
+        loaded = max(queue.leases, key=lambda lease: len(lease.inflight))
+        if len(loaded.inflight) > 1 and not loaded.stealing:
+            loaded.stealing = True
+            effects.append(Send(loaded.worker, StealTasks(len(loaded.inflight) // 2)))
+
+    def _give_back(self, lease: Lease, effects: list[Effect]) -> None:
+        self._forget(lease)
+        effects.append(Send(raylet_of(node_of(lease.worker)), ReturnLeases([lease.id])))
+
+    def _forget(self, lease: Lease) -> None:
+        del self.leases[lease.id]
+        self.by_worker.pop(lease.worker, None)
+        lease.queue.leases.remove(lease)
+        self._touched.add(lease.queue)
+
+    def _wake_at(self, at: float, effects: list[Effect]) -> None:
+        if self._wake is None or at < self._wake:
+            self._wake = at
+            effects.append(WakeAt(at))
+
+    def granted(self, sender: ProcessId, message: LeaseGranted, now: float, effects: list[Effect]) -> None:
+        queue = self.requests.pop(message.lease, None)
+        if queue is None:
+            known = self.leases.get(message.lease)
+            if known is None or known.worker != message.worker:  # asked twice, or not needed any more
+                effects.append(Send(sender, ReturnLeases([message.lease])))
+            return
+        queue.requests.discard(message.lease)
+        lease = Lease(message.lease, message.worker, queue, now)
+        self.leases[lease.id] = self.by_worker[lease.worker] = lease
+        queue.leases.append(lease)
+        self._touched.add(queue)
+        if not queue.tasks and len(queue.leases) > 1:
+            self._give_back(lease, effects)  # came too late to be of use
+
+    def refused(self, message: LeaseRefused, effects: list[Effect]) -> None:
+        queue = self.requests.pop(message.lease, None)
+        if queue is None:
+            return
+        queue.requests.discard(message.lease)
+        tasks, queue.tasks = queue.tasks, deque()
+        for task in tasks:
+            self.book.answer(task, [(FAILED, "TaskUnschedulableError", message.why)] * len(task.returns), effects)
+
+    def reclaim(self, message: ReclaimLeases) -> None:
+        for lease_id in message.leases:
+            lease = self.leases.get(lease_id)
+            if lease is not None:
+                lease.reclaimed = True
+                self._touched.add(lease.queue)
+
+    def lost(self, message: LeaseLost, effects: list[Effect]) -> None:
+        queue = self.requests.pop(message.lease, None)
+        if queue is not None:  # its grant is still on the way to us
+            queue.requests.discard(message.lease)
+            self._touched.add(queue)
+        lease = self.leases.get(message.lease)
+        if lease is not None:
+            self.lose(lease, message.why, effects)
+
+    def lose(self, lease: Lease, why: str, effects: list[Effect]) -> None:
+        """The worker died. The oldest unanswered task ran, or one behind it did: from now on each runs alone."""
+        self._forget(lease)
+        self.taught.pop(lease.worker, None)
+        again: list[Task] = []
+        for position, task in enumerate(lease.inflight.values()):
+            if position == 0 and task.retries == 0:
+                sentence = (
+                    f"the worker that ran {task.function.name}() ended before it answered ({why}), and no retry is "
+                    f"left. Raise max_retries, or look at the worker's log for why it died."
+                )
+                self.book.answer(task, [(FAILED, "WorkerCrashedError", sentence)] * len(task.returns), effects)
+                continue
+            if position == 0 and task.retries > 0:
+                task.retries -= 1
+            task.solo = True
+            again.append(task)
+        lease.inflight.clear()
+        lease.queue.tasks.extendleft(reversed(again))
+
+    def returned(self, sender: ProcessId, message: TasksReturned) -> None:
+        """Stolen, or pushed behind a task that now waits: to the front of the queue again."""
+        lease = self.by_worker.get(sender)
+        if lease is None:
+            return
+        lease.stealing = False
+        lease.blocked = lease.blocked or message.blocked
+        back = [task for count in message.counts if (task := lease.inflight.pop(count, None)) is not None]
+        lease.queue.tasks.extendleft(reversed(back))
+        self._touched.add(lease.queue)
+
+    def node_gone(self, node: NodeId, why: str, effects: list[Effect]) -> None:
+        for lease in [lease for lease in self.leases.values() if node_of(lease.worker) == node]:
+            self.lose(lease, f"its node died: {why}", effects)
+        # Requests may have been queued there. Asked again under the same ids; a double grant goes back.
+        again: dict[Queue, list[LeaseId]] = {}
+        for lease_id, queue in self.requests.items():
+            again.setdefault(queue, []).append(lease_id)
+        for queue, leases in again.items():
+            effects.append(Send(self.raylet, RequestLeases(leases, queue.shape.resources, [])))

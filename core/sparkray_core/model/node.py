@@ -1,0 +1,465 @@
+"""The raylet's model: what one node decides. Facts and messages in, effects out.
+
+node_workers   the worker processes
+node_claims    leases and actors: who holds what of the node's resources
+node_objects   the store's books
+node_pulls     objects between nodes
+here           the door, who is alive, what is told to the head
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from sparkray_core.ids import HEAD, HEAD_NODE, LeaseId, NodeId, ProcessId, node_of, owner_of, raylet_of
+from sparkray_core.messages import (
+    ActorLost,
+    ActorUnplaced,
+    AllocateObject,
+    Answer,
+    Ask,
+    EndSession,
+    ExitWorker,
+    FreeObjects,
+    FreeTransfer,
+    LeaseGranted,
+    LeaseLost,
+    LeaseRefused,
+    Message,
+    NodeBeat,
+    NodeGone,
+    NodeTable,
+    NotHere,
+    ObjectChunk,
+    PinObject,
+    ProcessGone,
+    PullObject,
+    Registered,
+    RegisterProcess,
+    RequestLeases,
+    Resources,
+    ReturnLeases,
+    SealObjects,
+    StartActor,
+    StopActor,
+    UnpinObjects,
+    WorkerBlocked,
+    WorkerUnblocked,
+)
+from sparkray_core.model.alarm import Alarm
+from sparkray_core.model.bounded import Recent
+from sparkray_core.model.effects import ConnectPeer, Effect, ForgetPeer, Send, SendFrom, Stop
+from sparkray_core.model.events import ClockTicked, ConnectionLost, Event, PeerLost, Received, WorkerExited
+from sparkray_core.model.limits import NodeLimits
+from sparkray_core.model.node_claims import (
+    Claim,
+    Claims,
+    ClaimState,
+    actor_claim,
+    actor_key,
+    lease_claim,
+    lease_key,
+)
+from sparkray_core.model.node_info import NodeInfo
+from sparkray_core.model.node_objects import Allocates, Store
+from sparkray_core.model.node_pulls import Pulls
+from sparkray_core.model.node_workers import Workers, WorkerState
+from sparkray_core.model.resources import CPU, UNIT, fits, show
+
+
+class Node:
+    """`start` once, then `handle` for whatever happens, in one thread."""
+
+    def __init__(self, info: NodeInfo, session: str, store: Allocates, limits: NodeLimits | None = None) -> None:
+        self.info = info
+        self.session = session
+        self.limits = limits or NodeLimits()
+        self.me = raylet_of(info.node)
+        self.ended: str | None = None  # why the session is over for this node
+        self.processes: dict[ProcessId, str] = {}  # registered and connected: role
+        self.table: dict[NodeId, NodeInfo] = {}  # the head's last word on who is alive
+        self.peers: set[NodeId] = set()  # alive, and not this one
+        self.gone: Recent[ProcessId, str] = Recent(self.limits.remembered)
+        self.out: list[Effect] = []
+        self.cpus = info.resources.get(CPU, 0) // UNIT
+        self.workers = Workers(info.node, self.limits.kept(self.cpus), self.limits, self.out)
+        self.claims = Claims(info.resources, self.workers, self.out)
+        self.store = Store(self.me, store, self.limits, self.out)
+        self.pulls = Pulls(self.me, self.store, self.limits, self.out)
+        self.store.gone_owner = lambda some: self._is_gone(owner_of(some))
+        self.pulls.is_alive = lambda node: node in self.peers
+        self.strays = 0  # messages that are not for a raylet; a bug of somebody's
+        self._alarm = Alarm()
+        self._beat_at = 0.0
+        self._offer_at = 0.0
+        self._told_of = -1  # claims.changes at the last beat
+        self._told_at = 0.0
+
+    def start(self, now: float) -> list[Effect]:
+        self.out.append(Send(HEAD, self.info.join()))
+        self.workers.start_up_to(self.limits.prestarted(self.cpus), now)
+        self._beat_at, self._offer_at = now + self.limits.beat_s, now + self.limits.reoffer_s
+        self.out += self._alarm.ask(self._beat_at)
+        return self._flush()
+
+    def handle(self, event: Event, now: float) -> list[Effect]:
+        if self.ended is not None:
+            return []
+        match event:
+            case Received(sender, message):
+                self._receive(sender, message, now)
+            case ClockTicked():
+                self._alarm.rang(now)
+            case ConnectionLost(process):
+                self._connection_lost(process, now)
+            case WorkerExited(worker, why):
+                self._worker_exited(worker, why, now)
+            case PeerLost(node, why):
+                self._peer_lost(node, why)
+        if self.ended is None:
+            self.store.settle(now)
+            self.claims.settle(now)
+            self._beat(now)
+        return self._flush()
+
+    def _flush(self) -> list[Effect]:
+        effects = self.out[:]
+        self.out.clear()
+        return effects
+
+    def _receive(self, sender: ProcessId, message: Message, now: float) -> None:
+        if isinstance(message, RequestLeases) and message.placed:
+            self._placed(sender, message, now)
+            return
+        here = node_of(sender) == self.info.node and sender != self.me
+        if here and sender not in self.processes and not isinstance(message, RegisterProcess):
+            return  # what a process sent before it died and that was read after
+        match message:
+            case AllocateObject(some, size):
+                self.store.allocate(some, sender, size, now)
+            case SealObjects(objects):
+                for some in objects:
+                    self.store.seal(some, sender, now)
+            case PinObject(some, nodes):
+                self.pulls.read(sender, some, tuple(nodes))
+            case UnpinObjects(objects):
+                for some in objects:
+                    self.store.unpin(some, sender, now)
+            case FreeObjects(objects):
+                for some in objects:
+                    self.store.free(some, now)
+            case FreeTransfer(prefix, keep):
+                self.store.end_transfer(prefix, keep, now)
+            case PullObject():
+                self.pulls.serve(sender, message, now)
+            case ObjectChunk():
+                self.pulls.chunk(sender, message, now)
+            case NotHere(some):
+                self.pulls.not_here(sender, some, now)
+            case RequestLeases():
+                self._requested(sender, message, now)
+            case ReturnLeases(leases):
+                self._returned(leases, now)
+            case WorkerBlocked() | WorkerUnblocked():
+                self._lends_cpu(sender, isinstance(message, WorkerBlocked))
+            case RegisterProcess(role, pid):
+                self._register(sender, role, pid, now)
+            case StartActor():
+                self._start_actor(message, now)
+            case StopActor():
+                self._stop_actor(message, now)
+            case NodeTable(nodes):
+                self._learn(nodes, now)
+            case NodeGone(node, why):
+                self._bury(node, why, now)
+            case ProcessGone(process, why):
+                self._forget_owner(process, why, now)
+                self._tell_processes(message)
+            case EndSession(why):
+                if sender == HEAD:
+                    self._end(why)
+                else:
+                    self.out.append(SendFrom(HEAD, sender, message))
+            case Ask(request, what):
+                self.out.append(Send(sender, Answer(request, self._answer(what))))
+            case _:
+                self.strays += 1
+
+    # ------------------------------------------------------------------ processes
+    def _register(self, process: ProcessId, role: str, pid: int, now: float) -> None:
+        if role == "worker":
+            worker = self.workers.all.get(process)
+            if worker is None:
+                self.out.append(Send(process, ExitWorker("this raylet did not start it, or gave it up")))
+                return
+            self.workers.registered(worker, pid, now)
+        self.processes[process] = role
+        self.out.append(Send(process, Registered(self.session, self.info.folder, self.info.store_bytes)))
+
+    def _connection_lost(self, process: ProcessId, now: float) -> None:
+        worker = self.workers.all.get(process)
+        if worker is None:
+            if process in self.processes:
+                self._process_ended(process, "it closed its connection to the raylet", now)
+            return
+        claim = self.claims.of_worker(worker)
+        if worker.state is WorkerState.LEAVING or (claim is not None and claim.meant):
+            self.workers.leaves(worker, now)
+        else:
+            self.workers.kill(worker, "its connection to the raylet closed", now)
+
+    def _worker_exited(self, process: ProcessId, why: str, now: float) -> None:
+        worker = self.workers.all.get(process)
+        if worker is None:
+            return
+        why = f"{why}: {worker.killed}" if worker.killed else why
+        claim = self.claims.of_worker(worker)
+        self.workers.exited(worker)
+        if claim is not None:
+            self.claims.drop(claim)
+            self._lost(claim, why)
+        if process in self.processes:
+            self._process_ended(process, why, now)
+        if self.workers.failures >= self.limits.start_failures:
+            self._no_workers(why)
+
+    def _lost(self, claim: Claim, why: str) -> None:
+        if claim.actor is not None:
+            self.out.append(Send(HEAD, ActorLost(claim.actor.actor, claim.actor.incarnation, why, claim.meant)))
+        elif claim.lease is not None and not self._is_gone(claim.owner):
+            self.out.append(Send(claim.owner, LeaseLost(claim.lease, why)))
+
+    def _no_workers(self, why: str) -> None:
+        """Forking more would go on for ever: whoever waits for a worker hears why there is none."""
+        self.workers.failures = 0
+        sentence = (
+            f"{self.limits.start_failures} workers in a row ended on {self.info} before they registered, the last one "
+            f"with: {why}. Their logs are in {self.info.folder}"
+        )
+        for claim in list(self.claims.reserved.values()):
+            self.claims.drop(claim)
+            if claim.lease is not None:
+                self.out.append(Send(claim.owner, LeaseRefused(claim.lease, sentence)))
+            else:
+                self._lost(claim, sentence)
+
+    def _process_ended(self, process: ProcessId, why: str, now: float) -> None:
+        role = self.processes.pop(process)
+        for some in self.store.drop_process(process, now):
+            self.pulls.look_elsewhere(some)
+        if role != "guest":  # which owns nothing and borrows nothing
+            self._forget_owner(process, why, now)
+            self.out.append(Send(HEAD, ProcessGone(process, why)))
+
+    def _forget_owner(self, process: ProcessId, why: str, now: float) -> None:
+        if process in self.gone:
+            return
+        self.gone.remember(process, why)
+        self._drop_claims(self.claims.of_owners(lambda owner: owner == process), f"its owner is gone: {why}", now)
+        self.store.free_all(lambda some: owner_of(some) == process, now)
+
+    def _drop_claims(self, claims: list[Claim], why: str, now: float) -> None:
+        """Nobody wants these any more. Who runs keeps its resources until its worker has ended."""
+        for claim in claims:
+            if claim.worker is None:
+                self.claims.drop(claim)
+            else:
+                self.workers.kill(self.workers.all[claim.worker], why, now)
+
+    def _is_gone(self, process: ProcessId) -> bool:
+        if process in self.gone:
+            return True
+        known = self.table.get(node_of(process))
+        return known is not None and not known.alive
+
+    def _tell_processes(self, message: Message) -> None:
+        self.out.extend(Send(process, message) for process in self.processes)
+
+    # ------------------------------------------------------------------ leases
+    def _placed(self, owner: ProcessId, message: RequestLeases, now: float) -> None:
+        """The head chose this node: grant, or queue."""
+        here = node_of(owner) == self.info.node
+        for lease in message.leases:
+            self.claims.placed += 1
+            if self._known(owner, lease) or self._is_gone(owner) or (here and owner not in self.processes):
+                continue
+            if self.claims.could_ever(message.resources):
+                claim = lease_claim(owner, lease, message.resources, message.prefer)
+                claim.placement = self.claims.placed
+                self.claims.add(claim, now)
+            else:
+                why = f"{self.info} has {show(self.info.resources)} in all, and this asks for {show(message.resources)}"
+                self.out.append(Send(owner, LeaseRefused(lease, why)))
+
+    def _requested(self, owner: ProcessId, message: RequestLeases, now: float) -> None:
+        """A process of this node asks: grant, queue, or pass on to the head."""
+        onward: list[LeaseId] = []
+        elsewhere = any(node in self.peers for node in message.prefer) and self.info.node not in message.prefer
+        alone = not self._others_could(message.resources)
+        for lease in message.leases:
+            if self._known(owner, lease):
+                continue
+            now_or_here = self.claims.could_ever(message.resources) and (
+                alone
+                or (not elsewhere and fits(message.resources, self.claims.available))
+                or (not elsewhere and self.claims.waiting_count() < self.limits.queue_limit)
+            )
+            if now_or_here:
+                self.claims.add(lease_claim(owner, lease, message.resources, message.prefer), now)
+            else:
+                onward.append(lease)
+        if onward:
+            self.out.append(SendFrom(HEAD, owner, replace(message, leases=onward)))
+
+    def _known(self, owner: ProcessId, lease: LeaseId) -> bool:
+        """Asked before. The same answer is given again."""
+        claim = self.claims.all.get(lease_key(lease))
+        if claim is not None and claim.worker is not None:
+            self.out.append(Send(owner, LeaseGranted(lease, claim.worker)))
+        return claim is not None
+
+    def _others_could(self, resources: Resources) -> bool:
+        return any(fits(resources, self.table[node].resources) for node in self.peers)
+
+    def _returned(self, leases: list[LeaseId], now: float) -> None:
+        """One that was not granted yet is cancelled, without an answer: who returns it does not wait for it."""
+        for lease in leases:
+            claim = self.claims.all.get(lease_key(lease))
+            if claim is not None:
+                self.claims.give_back(claim, now)
+
+    def _lends_cpu(self, process: ProcessId, blocked: bool) -> None:
+        worker = self.workers.all.get(process)
+        claim = self.claims.of_worker(worker) if worker is not None else None
+        if claim is not None:
+            (self.claims.blocked if blocked else self.claims.unblocked)(claim)
+
+    def _offer_again(self, now: float) -> None:
+        """What waits here for long may find room elsewhere: the head decides again."""
+        again: dict[tuple[ProcessId, tuple[tuple[str, int], ...]], list[Claim]] = {}
+        for claim in self.claims.overdue(now - self.limits.reoffer_s):
+            if not self._others_could(claim.needs):
+                continue
+            self.claims.drop(claim)
+            if claim.actor is not None:
+                self.out.append(Send(HEAD, ActorUnplaced(claim.actor.actor, claim.actor.incarnation)))
+            else:
+                again.setdefault(claim.queue, []).append(claim)
+        for claims in again.values():
+            leases = [claim.lease for claim in claims if claim.lease is not None]
+            request = RequestLeases(leases, claims[0].needs, claims[0].prefer, placed=True)
+            self.out.append(SendFrom(HEAD, claims[0].owner, request))
+
+    # ------------------------------------------------------------------ actors
+    def _start_actor(self, message: StartActor, now: float) -> None:
+        self.claims.placed += 1
+        known = self.claims.all.get(actor_key(message.actor))
+        if known is not None:
+            return  # a life at a time; the head starts the next one when it heard of the last one's end
+        claim = actor_claim(message)
+        claim.placement = self.claims.placed
+        self.claims.add(claim, now)
+
+    def _stop_actor(self, message: StopActor, now: float) -> None:
+        claim = self.claims.all.get(actor_key(message.actor))
+        if claim is None or claim.actor is None or claim.actor.incarnation != message.incarnation:
+            return
+        claim.meant = True
+        if claim.worker is None:
+            self.claims.drop(claim)
+            self._lost(claim, message.why)
+        elif message.gently:
+            self.out.append(Send(claim.worker, message))
+        else:
+            self.workers.kill(self.workers.all[claim.worker], message.why, now)
+
+    # ------------------------------------------------------------------ other nodes
+    def _learn(self, nodes: list[dict[str, Any]], now: float) -> None:
+        for info in map(NodeInfo.from_dict, nodes):
+            if not info.alive:
+                self._bury(info.node, info.why, now)
+            elif info.node not in self.table:
+                self.table[info.node] = info
+                if info.node != self.info.node:
+                    self.peers.add(info.node)
+                    self.out.append(ConnectPeer(info.node, info.address))
+
+    def _bury(self, node: NodeId, why: str, now: float) -> None:
+        if node == self.info.node:
+            self._end(f"the master gave this node up: {why}")
+            return
+        known = self.table.get(node)
+        if known is None or not known.alive:
+            return
+        self.table[node] = replace(known, alive=False, why=why)
+        self.peers.discard(node)
+        self.out.append(ForgetPeer(node))
+        self._drop_claims(self.claims.of_owners(lambda owner: node_of(owner) == node), f"{known} is gone: {why}", now)
+        self.pulls.node_gone(node, now)
+        self.store.free_all(lambda some: node_of(owner_of(some)) == node, now)
+        self._tell_processes(NodeGone(node, why))
+
+    def _peer_lost(self, node: NodeId, why: str) -> None:
+        if node == HEAD_NODE:
+            self._end(f"the master is gone: {why}")
+        elif node in self.peers:
+            # Not for this node to decide: the head hears both sides, and buries one of them.
+            self.out.append(Send(HEAD, NodeGone(node, why)))
+
+    def _end(self, why: str) -> None:
+        self._tell_processes(EndSession(why))
+        self.out.append(Stop(why))
+        self.ended = why
+
+    # ------------------------------------------------------------------ time, and what others are told
+    def _beat(self, now: float) -> None:
+        if now >= self._beat_at:
+            self._beat_at = now + self.limits.beat_s
+            self.workers.kill_stuck(now)
+            self.pulls.forget_stale(now)
+            self.store.punch(now)
+            if now >= self._offer_at:
+                self._offer_at = now + self.limits.reoffer_s
+                self._offer_again(now)
+            self._tell_head(now)
+        elif self.claims.changes != self._told_of:
+            early = self._told_at + self.limits.beat_gap_s
+            if now >= early:
+                self._tell_head(now)
+            else:
+                self.out += self._alarm.ask(early)
+        self.out += self._alarm.ask(self._beat_at)
+        room_until = self.store.next_wake()
+        if room_until is not None:
+            self.out += self._alarm.ask(room_until)
+
+    def _tell_head(self, now: float) -> None:
+        claims = self.claims
+        self._told_of, self._told_at = claims.changes, now
+        beat = NodeBeat(claims.available, claims.waiting_count(), claims.mean_s, claims.placed, claims.settled())
+        self.out.append(Send(HEAD, beat))
+
+    def _answer(self, what: str) -> Any:
+        if what == "nodes":
+            return [info.as_dict() for info in self.table.values()]
+        if what == "status":
+            return self._status()
+        return None
+
+    def _status(self) -> dict[str, Any]:
+        workers, claims = self.workers.all.values(), self.claims.all.values()
+        return {
+            "node": self.info.node,
+            "resources": dict(self.info.resources),
+            "available": dict(self.claims.available),
+            "queued": self.claims.waiting_count(),
+            "leases": sum(claim.lease is not None and claim.state is ClaimState.RUNNING for claim in claims),
+            "actors": sum(claim.actor is not None and claim.state is ClaimState.RUNNING for claim in claims),
+            "workers": {state.value: sum(worker.state is state for worker in workers) for state in WorkerState},
+            "processes": len(self.processes),
+            "store_bytes": self.store.allocator.capacity,
+            "store_used": self.store.allocator.used,
+            "objects": len(self.store.stored),
+            "pins": sum(stored.pins for stored in self.store.stored.values()),
+        }

@@ -1,0 +1,262 @@
+"""What a node's resources are claimed for: leases and lives of actors, from the asking to the giving back.
+
+    WAITING ---> RESERVED ---> RUNNING ---> (given back, or its worker ended: the record is dropped, from any state)
+
+    WAITING    not enough is free
+    RESERVED   its resources are taken; it waits for an idle worker, one is being forked if need be
+    RUNNING    it has a worker
+
+Never less than zero is available of anything, but for workers that unblocked: the CPU that one lent while it waited is
+taken back at once, though others may be using it by then. So available[CPU] may go as far below zero as claims were
+reserved on lent CPU, and nothing is granted on CPU before it is above zero again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+from sparkray_core.ids import ActorId, LeaseId, NodeId, ProcessId
+from sparkray_core.messages import LeaseGranted, ReclaimLeases, Resources, StartActor
+from sparkray_core.model.effects import Effect, Send
+from sparkray_core.model.moves import IllegalMove
+from sparkray_core.model.node_workers import Worker, Workers, WorkerState
+from sparkray_core.model.resources import CPU, fits, larger, minus, plus, short_of
+
+
+class ClaimState(Enum):
+    WAITING = "waiting"
+    RESERVED = "reserved"
+    RUNNING = "running"
+
+
+MOVES: Mapping[ClaimState, frozenset[ClaimState]] = {
+    ClaimState.WAITING: frozenset({ClaimState.RESERVED}),
+    ClaimState.RESERVED: frozenset({ClaimState.RUNNING}),
+    ClaimState.RUNNING: frozenset(),
+}
+
+QueueKey = tuple[ProcessId, tuple[tuple[str, int], ...]]  # owner (an actor's: none), what must be free
+_NOBODY = ProcessId(b"")
+
+
+@dataclass(slots=True)
+class Claim:
+    owner: ProcessId  # of the lease; nobody for an actor, whose worker is never asked back
+    needs: Resources  # must be free when it is reserved
+    holds: Resources  # it keeps while it runs
+    lease: LeaseId | None = None
+    actor: StartActor | None = None
+    prefer: list[NodeId] = field(default_factory=list)
+    placement: int = 0  # it is the head's so-manieth placement on this node; 0: a process of this node asked
+    state: ClaimState = ClaimState.WAITING
+    since: float = 0.0  # when it came into its state
+    arrival: int = 0
+    worker: ProcessId | None = None
+    taken: Resources = field(default_factory=dict)  # out of the node's available ones now
+    lent: int = 0  # thousandths of CPU that its blocked worker lent to others
+    reclaimed: bool = False  # the owner was asked to give it back
+    meant: bool = False  # the actor was told to end
+
+    @property
+    def key(self) -> bytes:
+        """Leases and actors are numbered by two counters of their owner, so the ids alone could meet."""
+        return b"lease " + self.lease if self.lease is not None else actor_key(self.actor.actor if self.actor else b"")
+
+    @property
+    def queue(self) -> QueueKey:
+        return self.owner, tuple(sorted(self.needs.items()))
+
+
+def lease_key(lease: LeaseId) -> bytes:
+    return b"lease " + lease
+
+
+def actor_key(actor: ActorId | bytes) -> bytes:
+    return b"actor " + actor
+
+
+def lease_claim(owner: ProcessId, lease: LeaseId, resources: Resources, prefer: list[NodeId]) -> Claim:
+    return Claim(owner, resources, resources, lease=lease, prefer=prefer)
+
+
+def actor_claim(message: StartActor) -> Claim:
+    return Claim(_NOBODY, larger(message.placement, message.resources), message.resources, actor=message)
+
+
+class Claims:
+    """All claims on this node. Who asks and what is told to whom about refusals is `node.py`'s business."""
+
+    def __init__(self, totals: Resources, workers: Workers, out: list[Effect]) -> None:
+        self.totals = totals
+        self.available = dict(totals)
+        self.workers = workers
+        self.out = out
+        self.all: dict[bytes, Claim] = {}
+        self.waiting: dict[QueueKey, dict[bytes, Claim]] = {}  # WAITING ones; within a queue all need the same
+        self.reserved: dict[bytes, Claim] = {}  # RESERVED ones, first come first served
+        self.mean_s = 0.0  # running mean of how long a lease is kept, seconds; 0: none came back yet
+        self.placed = 0  # the head's placements here that arrived so far
+        self.changes = 0  # grows with whatever a beat would tell
+        self.oversubscribed = False  # less than zero CPU is available, because a worker unblocked
+        self._arrivals = 0
+        self._unasked = False  # a claim began to wait or to run since owners were last asked to give back
+
+    # ------------------------------------------------------------------ in and out
+    def add(self, claim: Claim, now: float) -> None:
+        self._arrivals += 1
+        self.changes += 1
+        claim.arrival, claim.since = self._arrivals, now
+        self.all[claim.key] = claim
+        self.waiting.setdefault(claim.queue, {})[claim.key] = claim
+        self._unasked = True
+        if fits(claim.needs, self.available):
+            self._reserve(claim, now)
+
+    def drop(self, claim: Claim) -> None:
+        """Forget it and free what it took. Its worker, if it has one, is the caller's to deal with."""
+        del self.all[claim.key]
+        self.changes += 1
+        self._leave(claim)
+        self._give(claim.taken)
+
+    def give_back(self, claim: Claim, now: float) -> None:
+        """The owner returned it: its worker is anybody's again."""
+        worker = self.workers.all[claim.worker] if claim.worker is not None else None
+        if claim.state is ClaimState.RUNNING:
+            held = now - claim.since
+            self.mean_s = held if not self.mean_s else self.mean_s + 0.2 * (held - self.mean_s)
+        self.drop(claim)
+        if worker is not None and worker.state is WorkerState.BUSY:
+            self.workers.move(worker, WorkerState.IDLE, now)
+
+    def blocked(self, claim: Claim) -> None:
+        """Its task waits for others: they may use its CPU. (A GPU has its memory full of that task's data.)"""
+        if not claim.lent and claim.taken.get(CPU, 0) > 0:
+            claim.lent = claim.taken[CPU]
+            claim.taken = minus(claim.taken, {CPU: claim.lent})
+            self._give({CPU: claim.lent})
+
+    def unblocked(self, claim: Claim) -> None:
+        if claim.lent:
+            claim.taken = plus(claim.taken, {CPU: claim.lent})
+            self._take({CPU: claim.lent})
+            claim.lent = 0
+            self.oversubscribed = self.available.get(CPU, 0) < 0
+
+    # ------------------------------------------------------------------ forward
+    def settle(self, now: float) -> None:
+        """Once after each event: whatever can go forward does."""
+        while self.waiting:
+            heads = [next(iter(queue.values())) for queue in self.waiting.values()]
+            fitting = [claim for claim in heads if fits(claim.needs, self.available)]
+            if not fitting:
+                break
+            self._reserve(min(fitting, key=lambda claim: claim.arrival), now)
+        while self.reserved and self.workers.idle:
+            self._run(next(iter(self.reserved.values())), now)
+        self.workers.start_up_to(len(self.reserved), now)
+        self.workers.trim(now)
+        if self.waiting and self._unasked:
+            self._unasked = False
+            self._reclaim()
+
+    def move(self, claim: Claim, to: ClaimState, now: float) -> None:
+        """The one door between states; it keeps the queues in step."""
+        if to not in MOVES[claim.state]:
+            raise IllegalMove(f"claim {claim.key!r}", claim.state.value, to.value)
+        self._leave(claim)
+        self.changes += 1
+        claim.state, claim.since = to, now
+        if to is ClaimState.RESERVED:
+            self.reserved[claim.key] = claim
+
+    def _leave(self, claim: Claim) -> None:
+        self.reserved.pop(claim.key, None)
+        queue = self.waiting.get(claim.queue)
+        if queue is not None and queue.pop(claim.key, None) is not None and not queue:
+            del self.waiting[claim.queue]
+
+    def _reserve(self, claim: Claim, now: float) -> None:
+        self.move(claim, ClaimState.RESERVED, now)
+        claim.taken = dict(claim.needs)
+        self._take(claim.taken)
+
+    def _run(self, claim: Claim, now: float) -> None:
+        worker = self.workers.take(claim.key, now)
+        assert worker is not None
+        self.move(claim, ClaimState.RUNNING, now)
+        claim.worker = worker.id
+        self._unasked = True
+        self._give(claim.taken)
+        claim.taken = dict(claim.holds)
+        self._take(claim.taken)
+        if claim.lease is not None:
+            self.out.append(Send(claim.owner, LeaseGranted(claim.lease, worker.id)))
+        elif claim.actor is not None:
+            self.out.append(Send(worker.id, claim.actor))
+
+    def _reclaim(self) -> None:
+        """Ask leases back from other owners, and from other queues of the same one, for what the waiting are short of.
+
+        Once per lease, and no more of them than cover what is missing: a lease that comes back early costs its owner
+        the work that it had lined up there.
+        """
+        asked: dict[ProcessId, list[LeaseId]] = {}
+        running = [claim for claim in self.all.values() if claim.lease and claim.state is ClaimState.RUNNING]
+        coming: Resources = dict(self.available)
+        for claim in running:
+            if claim.reclaimed:
+                coming = plus(coming, claim.taken)
+        for key, queue in self.waiting.items():
+            for waiting in queue.values():
+                for claim in running:
+                    missing = short_of(waiting.needs, coming)
+                    if not missing:
+                        break
+                    if not claim.reclaimed and claim.queue != key and any(claim.taken.get(name) for name in missing):
+                        claim.reclaimed = True
+                        coming = plus(coming, claim.taken)
+                        asked.setdefault(claim.owner, []).append(LeaseId(claim.lease or b""))
+                coming = minus(coming, waiting.needs)
+        self.out.extend(Send(owner, ReclaimLeases(leases)) for owner, leases in asked.items())
+
+    # ------------------------------------------------------------------ asked by others
+    def could_ever(self, needs: Resources) -> bool:
+        return fits(needs, self.totals)
+
+    def waiting_count(self) -> int:
+        return sum(len(queue) for queue in self.waiting.values())
+
+    def of_worker(self, worker: Worker) -> Claim | None:
+        return self.all.get(worker.claim) if worker.claim is not None else None
+
+    def of_owners(self, which: Callable[[ProcessId], bool]) -> list[Claim]:
+        return [claim for claim in self.all.values() if claim.lease is not None and which(claim.owner)]
+
+    def settled(self) -> int:
+        """So many of the head's placements, from its first one on, wait no more."""
+        waiting = [claim.placement for claim in self._unstarted() if claim.placement]
+        return min(waiting) - 1 if waiting else self.placed
+
+    def overdue(self, before: float) -> list[Claim]:
+        """The younger half of the claims that have waited since before then."""
+        old = [claim for queue in self.waiting.values() for claim in queue.values() if claim.since < before]
+        old.sort(key=lambda claim: claim.arrival)
+        return old[len(old) // 2 :]
+
+    def _unstarted(self) -> Iterable[Claim]:
+        for queue in self.waiting.values():
+            yield from queue.values()
+        yield from self.reserved.values()
+
+    def _give(self, amounts: Resources) -> None:
+        self.changes += 1
+        self.available = plus(self.available, amounts)
+        if self.oversubscribed:
+            self.oversubscribed = self.available.get(CPU, 0) < 0
+
+    def _take(self, amounts: Resources) -> None:
+        self.changes += 1
+        self.available = minus(self.available, amounts)

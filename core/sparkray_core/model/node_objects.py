@@ -1,0 +1,304 @@
+"""The books of one node's shared-memory store: which object lies where, who reads it, what may go.
+
+    a process:   AllocateObject -> unsealed -> SealObjects -> stored -> FreeObjects, and no pins -> freed
+    a pull:      take           -> unsealed -> seal        -> stored copy -> no pins, and room is needed -> evicted
+
+An unsealed block belongs to its writer; several processes may write the same object at once (attempts of one task that
+lost sight of each other), and the first to seal it wins. Bytes are never touched here; the segment is the shell's.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+from sparkray_core.ids import NodeId, ObjectId, ProcessId
+from sparkray_core.messages import ObjectAllocated, ObjectPinned, ObjectRefused
+from sparkray_core.model.bounded import Recent
+from sparkray_core.model.effects import Effect, PunchHole, Send
+from sparkray_core.model.limits import NodeLimits
+from sparkray_core.model.resources import show_bytes
+
+
+class Allocates(Protocol):
+    """Gives out ranges of the segment: `store.allocator.Allocator`."""
+
+    @property
+    def capacity(self) -> int: ...
+    @property
+    def used(self) -> int: ...  # rounding included
+    @property
+    def free_bytes(self) -> int: ...
+    def allocate(self, size: int) -> int | None: ...
+    def free(self, offset: int) -> int: ...  # its size
+    def size_of(self, offset: int) -> int: ...  # rounding included
+
+
+@dataclass(slots=True)
+class Block:
+    """Not sealed: only its writer knows what is in it."""
+
+    object: ObjectId
+    writer: ProcessId  # the raylet itself, for a pull
+    offset: int
+    size: int
+    doomed: bool = False  # nobody wants it any more: it goes when it is sealed
+
+
+@dataclass(slots=True)
+class Stored:
+    object: ObjectId
+    offset: int
+    size: int
+    copy: bool  # pulled from another node, so it may be evicted
+    pins: int = 0
+    doomed: bool = False  # it goes with the last pin
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Waits for an object to be here."""
+
+    process: ProcessId
+    nodes: tuple[NodeId, ...]  # that have it, as far as it knows
+
+
+@dataclass(frozen=True, slots=True)
+class RoomWanted:
+    object: ObjectId
+    who: ProcessId
+    size: int
+    until: float
+
+
+class Store:
+    def __init__(self, me: ProcessId, allocator: Allocates, limits: NodeLimits, out: list[Effect]) -> None:
+        self.me = me  # the raylet, as the writer of pulled copies
+        self.allocator = allocator
+        self.limits = limits
+        self.out = out
+        self.stored: dict[ObjectId, Stored] = {}
+        self.unsealed: dict[tuple[ObjectId, ProcessId], Block] = {}
+        self.pins: dict[ProcessId, dict[ObjectId, int]] = {}
+        self.evictable: OrderedDict[ObjectId, None] = OrderedDict()  # unpinned copies, least lately used first
+        self.readers: dict[ObjectId, list[Reader]] = {}
+        self.room: deque[RoomWanted] = deque()  # first come, first served; each has a limit of time
+        self.holes: dict[int, tuple[int, float]] = {}  # offset: (size, since) of large ones not punched yet
+        self.ended_transfers: Recent[bytes, frozenset[ObjectId]] = Recent(limits.remembered)
+        self._prefix_lengths: set[int] = set()  # of ended transfers
+        self.gone_owner: Callable[[ObjectId], bool] = lambda some: False  # node.py knows
+        self.on_room: Callable[[RoomWanted, int | None, float], None] = lambda wanted, offset, now: None  # pulls know
+
+    # ------------------------------------------------------------------ room
+    def allocate(self, some: ObjectId, who: ProcessId, size: int, now: float) -> None:
+        """Answer with room now, or when there is some, or with a refusal."""
+        block = self.unsealed.get((some, who))
+        if block is not None and block.size == size:
+            self.out.append(Send(who, ObjectAllocated(some, block.offset)))
+            return
+        if block is not None:
+            self._free_block(block, now)
+        if size > self.allocator.capacity:
+            self.out.append(Send(who, ObjectRefused(some, self._full(size))))
+            return
+        offset = self.take(some, who, size) if not self.room else None
+        if offset is not None:
+            self.out.append(Send(who, ObjectAllocated(some, offset)))
+        else:
+            self.want_room(some, who, size, now)
+
+    def take(self, some: ObjectId, who: ProcessId, size: int) -> int | None:
+        """A block of this size, evicting unpinned copies for it; None if even so there is no room."""
+        offset = self.allocator.allocate(size)
+        while offset is None and self.evictable:
+            self._evict(self.stored[next(iter(self.evictable))])
+            offset = self.allocator.allocate(size)
+        if offset is None:
+            return None
+        end = offset + size
+        for start in [start for start, (length, _) in self.holes.items() if start < end and offset < start + length]:
+            del self.holes[start]
+        self.unsealed[some, who] = Block(some, who, offset, size)
+        return offset
+
+    def want_room(self, some: ObjectId, who: ProcessId, size: int, now: float) -> None:
+        self.room.append(RoomWanted(some, who, size, now + self.limits.room_s))
+
+    def settle(self, now: float) -> None:
+        """Once after each event: who waits for room gets it, or hears that there is none."""
+        while self.room:
+            wanted = self.room[0]
+            offset = self.take(wanted.object, wanted.who, wanted.size)
+            if offset is None and now < wanted.until:
+                return
+            self.room.popleft()
+            if wanted.who == self.me:
+                self.on_room(wanted, offset, now)
+            elif offset is not None:
+                self.out.append(Send(wanted.who, ObjectAllocated(wanted.object, offset)))
+            else:
+                self.out.append(Send(wanted.who, ObjectRefused(wanted.object, self._full(wanted.size))))
+
+    def next_wake(self) -> float | None:
+        return self.room[0].until if self.room else None
+
+    def _full(self, size: int) -> str:
+        allocator = self.allocator
+        if size > allocator.capacity:
+            return (
+                f"an object of {show_bytes(size)} can never fit into this node's store of "
+                f"{show_bytes(allocator.capacity)}; start the node with a larger object_store_memory"
+            )
+        return self.why_full(size)
+
+    def why_full(self, size: int) -> str:
+        pinned = sum(stored.size for stored in self.stored.values() if stored.pins)
+        return (
+            f"no room for an object of {show_bytes(size)}: this node's store of "
+            f"{show_bytes(self.allocator.capacity)} has {show_bytes(self.allocator.free_bytes)} free, "
+            f"{show_bytes(pinned)} is being read, and nothing was freed within {self.limits.room_s:g} s. Let go of "
+            f"references to large objects, or start the node with a larger object_store_memory"
+        )
+
+    # ------------------------------------------------------------------ written
+    def seal(self, some: ObjectId, writer: ProcessId, now: float) -> bool:
+        """The block becomes the object, if it is the first of its kind. Whoever waits to read it is served."""
+        block = self.unsealed.pop((some, writer), None)
+        if block is None:
+            return False
+        unwanted = block.doomed or self.gone_owner(some) or self._left_out(some)
+        known = self.stored.get(some)
+        if known is not None:
+            known.doomed = known.doomed and unwanted
+            if writer != self.me:
+                known.copy = False
+                self.evictable.pop(some, None)
+            self._release(block.offset, block.size, now)
+        else:
+            copy = writer == self.me
+            known = self.stored[some] = Stored(some, block.offset, block.size, copy, doomed=unwanted)
+            if copy:
+                self.evictable[some] = None
+        for reader in self.readers.pop(some, ()):
+            self.pin(some, reader.process)
+        self._let_go(known, now)
+        return True
+
+    def is_written(self, some: ObjectId) -> bool:
+        """Whether a process of this node is writing it now."""
+        return any(block.object == some and block.writer != self.me for block in self.unsealed.values())
+
+    # ------------------------------------------------------------------ read
+    def pin(self, some: ObjectId, process: ProcessId) -> None:
+        """For a reader here: hold it, and tell where it is."""
+        stored = self.hold(some, process)
+        self.out.append(Send(process, ObjectPinned(some, stored.offset, stored.size)))
+
+    def hold(self, some: ObjectId, process: ProcessId) -> Stored:
+        stored = self.stored[some]
+        stored.pins += 1
+        held = self.pins.setdefault(process, {})
+        held[some] = held.get(some, 0) + 1
+        self.evictable.pop(some, None)
+        return stored
+
+    def unpin(self, some: ObjectId, process: ProcessId, now: float) -> None:
+        held = self.pins.get(process, {})
+        if some not in held:
+            return  # its pins went with a node or process that was thought dead
+        held[some] -= 1
+        if not held[some]:
+            del held[some]
+        if not held:
+            del self.pins[process]
+        stored = self.stored[some]
+        stored.pins -= 1
+        if not stored.pins and stored.copy:
+            self.evictable[some] = None
+        self._let_go(stored, now)
+
+    # ------------------------------------------------------------------ not wanted any more
+    def free(self, some: ObjectId, now: float) -> None:
+        for block in self.unsealed.values():
+            if block.object == some:
+                block.doomed = True
+        stored = self.stored.get(some)
+        if stored is not None:
+            stored.doomed = True
+            self._let_go(stored, now)
+
+    def free_all(self, unwanted: Callable[[ObjectId], bool], now: float) -> None:
+        known = {*self.stored, *(some for some, _ in self.unsealed)}
+        for some in sorted(some for some in known if unwanted(some)):
+            self.free(some, now)
+
+    def end_transfer(self, prefix: bytes, keep: Iterable[ObjectId], now: float) -> None:
+        """Of the objects with this prefix only these stay, also of those that are sealed after this."""
+        kept = frozenset(keep)
+        self.ended_transfers.remember(prefix, kept)
+        self._prefix_lengths.add(len(prefix))
+        self.free_all(lambda some: some.startswith(prefix) and some not in kept, now)
+
+    def drop_process(self, process: ProcessId, now: float) -> list[ObjectId]:
+        """It is dead: its pins, unsealed blocks and requests go.
+
+        Returns:
+            What it was writing and others wait to read, while nobody else writes it: they have to look elsewhere.
+        """
+        for some, count in list(self.pins.get(process, {}).items()):
+            for _ in range(count):
+                self.unpin(some, process, now)
+        self.room = deque(wanted for wanted in self.room if wanted.who != process)
+        for some, waiting in list(self.readers.items()):
+            self.readers[some] = [reader for reader in waiting if reader.process != process]
+            if not self.readers[some]:
+                del self.readers[some]
+        written = [block for block in self.unsealed.values() if block.writer == process]
+        for block in written:
+            self._free_block(block, now)
+        return [block.object for block in written if block.object in self.readers and not self.is_written(block.object)]
+
+    def abandon(self, some: ObjectId, writer: ProcessId, now: float) -> None:
+        """The writer gives its block, or its wish for one, up."""
+        self.room = deque(wanted for wanted in self.room if (wanted.object, wanted.who) != (some, writer))
+        block = self.unsealed.get((some, writer))
+        if block is not None:
+            self._free_block(block, now)
+
+    def punch(self, now: float) -> None:
+        """Holes that nobody filled for a while go back to the system."""
+        for offset, (size, since) in list(self.holes.items()):
+            if now - since >= self.limits.punch_s:
+                del self.holes[offset]
+                self.out.append(PunchHole(offset, size))
+
+    def _left_out(self, some: ObjectId) -> bool:
+        """Whether it comes after the end of its transfer, and is not one of those that were kept."""
+        for length in self._prefix_lengths:
+            kept = self.ended_transfers.get(some[:length])
+            if kept is not None and some not in kept:
+                return True
+        return False
+
+    def _let_go(self, stored: Stored, now: float) -> None:
+        if stored.doomed and not stored.pins:
+            del self.stored[stored.object]
+            self.evictable.pop(stored.object, None)
+            self._release(stored.offset, stored.size, now)
+
+    def _evict(self, stored: Stored) -> None:
+        """For room that is filled at once. The owner may go on naming this node, which then says NotHere."""
+        del self.stored[stored.object]
+        del self.evictable[stored.object]
+        self.allocator.free(stored.offset)
+
+    def _free_block(self, block: Block, now: float) -> None:
+        del self.unsealed[block.object, block.writer]
+        self._release(block.offset, block.size, now)
+
+    def _release(self, offset: int, size: int, now: float) -> None:
+        self.allocator.free(offset)
+        if size >= self.limits.punch_bytes:
+            self.holes[offset] = (size, now)

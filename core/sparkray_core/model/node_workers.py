@@ -1,0 +1,132 @@
+"""The worker processes of one node, from fork to end. Who may use one is decided in `node_claims`.
+
+STARTING ---> IDLE <---> BUSY
+    |           |          |
+    +-----------+----------+---> LEAVING ---> (exited: the record is dropped, from any state)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+from sparkray_core.ids import NodeId, ProcessId
+from sparkray_core.messages import ExitWorker
+from sparkray_core.model.effects import Effect, KillWorker, Send, StartWorker
+from sparkray_core.model.limits import NodeLimits
+from sparkray_core.model.moves import IllegalMove
+
+
+class WorkerState(Enum):
+    STARTING = "starting"  # forked, has not registered
+    IDLE = "idle"  # anybody's
+    BUSY = "busy"  # leased, or an actor's
+    LEAVING = "leaving"  # told to end, or killed; nobody's any more
+
+
+MOVES: Mapping[WorkerState, frozenset[WorkerState]] = {
+    WorkerState.STARTING: frozenset({WorkerState.IDLE, WorkerState.LEAVING}),
+    WorkerState.IDLE: frozenset({WorkerState.BUSY, WorkerState.LEAVING}),
+    WorkerState.BUSY: frozenset({WorkerState.IDLE, WorkerState.LEAVING}),
+    WorkerState.LEAVING: frozenset(),
+}
+
+
+@dataclass(slots=True)
+class Worker:
+    id: ProcessId
+    since: float  # when it came into its state
+    state: WorkerState = WorkerState.STARTING
+    pid: int = 0
+    registered: bool = False
+    claim: bytes | None = None  # key of the claim that it serves, while BUSY and until it ended from there
+    killed: str = ""  # why it was killed, once it was
+
+
+class Workers:
+    """Starts, keeps and ends workers. Ids are counted, so the model needs no dice; none is ever used twice."""
+
+    def __init__(self, node: NodeId, keep: int, limits: NodeLimits, out: list[Effect]) -> None:
+        self.node = node
+        self.keep = keep  # idle ones at most
+        self.limits = limits
+        self.out = out
+        self.all: dict[ProcessId, Worker] = {}
+        self.idle: dict[ProcessId, Worker] = {}  # the last one got idle last: it goes first, its caches are warm
+        self.starting = 0
+        self.failures = 0  # workers in a row that ended before they registered
+        self._count = 0
+
+    def move(self, worker: Worker, to: WorkerState, now: float) -> None:
+        """The one door between states; it keeps `idle` and `starting` in step."""
+        if to not in MOVES[worker.state]:
+            raise IllegalMove(f"worker {worker.id.hex()}", worker.state.value, to.value)
+        self._leave(worker)
+        worker.state, worker.since = to, now
+        if to is WorkerState.IDLE:
+            self.idle[worker.id] = worker
+            worker.claim = None
+
+    def start_up_to(self, wanted: int, now: float) -> None:
+        """Fork until so many are on their way."""
+        while self.starting < wanted:
+            self._count += 1
+            worker = Worker(ProcessId(self.node + self._count.to_bytes(8, "big")), now)
+            self.all[worker.id] = worker
+            self.starting += 1
+            self.out.append(StartWorker(worker.id))
+
+    def registered(self, worker: Worker, pid: int, now: float) -> None:
+        worker.pid, worker.registered = pid, True
+        self.failures = 0
+        if worker.state is WorkerState.STARTING:
+            self.move(worker, WorkerState.IDLE, now)
+
+    def take(self, claim: bytes, now: float) -> Worker | None:
+        """An idle worker, now busy with this claim."""
+        if not self.idle:
+            return None
+        worker = self.idle[next(reversed(self.idle))]
+        self.move(worker, WorkerState.BUSY, now)
+        worker.claim = claim
+        return worker
+
+    def trim(self, now: float) -> None:
+        """Those that idled longest go, while there are more than are kept."""
+        while len(self.idle) > self.keep:
+            worker = next(iter(self.idle.values()))
+            self.leaves(worker, now)
+            self.out.append(Send(worker.id, ExitWorker("it is not needed")))
+
+    def kill(self, worker: Worker, why: str, now: float) -> None:
+        """Once: the answer is `WorkerExited`, whatever else goes on until then."""
+        self.leaves(worker, now)
+        if not worker.killed:
+            worker.killed = why
+            self.out.append(KillWorker(worker.id, why))
+
+    def leaves(self, worker: Worker, now: float) -> None:
+        """It ends by itself, and is given time for that."""
+        if worker.state is not WorkerState.LEAVING:
+            self.move(worker, WorkerState.LEAVING, now)
+
+    def exited(self, worker: Worker) -> None:
+        if not worker.registered and not worker.killed:
+            self.failures += 1
+        self._leave(worker)
+        del self.all[worker.id]
+
+    def kill_stuck(self, now: float) -> None:
+        for worker in list(self.all.values()):
+            age = now - worker.since
+            if worker.state is WorkerState.STARTING and age > self.limits.register_s:
+                self.kill(worker, f"it did not register within {self.limits.register_s:g} s", now)
+                self.failures += 1
+            elif worker.state is WorkerState.LEAVING and age > self.limits.leave_s:
+                self.kill(worker, f"it was told to end {self.limits.leave_s:g} s ago", now)
+
+    def _leave(self, worker: Worker) -> None:
+        if worker.state is WorkerState.STARTING:
+            self.starting -= 1
+        self.idle.pop(worker.id, None)

@@ -1,0 +1,242 @@
+"""The model inside every driver and worker: its tasks, its leases, its calls to actors, its objects.
+
+Events in, effects out; no clock, socket or thread. The hot path comes in batches: `submit` takes many tasks,
+`TaskResults` answers many. What a process waits for is an `Entry` (see `entries.py`): the shell puts a waiter on it.
+
+    submit -> arguments there? -> a task:   `Leasing`: a worker on lease runs it --+
+                               -> a call:   `Calls`: the actor's worker runs it  --+--> TaskResults -> entries settled
+
+`Book` has the unanswered tasks and the objects (`References`), for all three.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from sparkray_core.ids import ProcessId
+from sparkray_core.messages import (
+    FAILED,
+    ActorChanged,
+    AddBorrowers,
+    AskObjects,
+    CopyMade,
+    DropBorrowers,
+    EndSession,
+    LeaseGranted,
+    LeaseLost,
+    LeaseRefused,
+    NodeGone,
+    ObjectReady,
+    ProcessGone,
+    ReclaimLeases,
+    TaskResults,
+    TasksReturned,
+    Value,
+)
+from sparkray_core.model.book import Book
+from sparkray_core.model.calls import Calls
+from sparkray_core.model.effects import Effect
+from sparkray_core.model.entries import Entry, is_failure, is_stored
+from sparkray_core.model.leasing import Leasing
+from sparkray_core.model.references import ACTOR_INDEX
+from sparkray_core.model.tasks import Actor, Function, OwnerLimits, Shape, Task
+
+__all__ = ["Actor", "Function", "Owner", "OwnerLimits", "Shape", "Task"]
+
+
+class Owner:
+    """`handle` for what others say; `submit` and its neighbours for what this process's own code wants."""
+
+    def __init__(self, me: ProcessId, limits: OwnerLimits | None = None) -> None:
+        self.me = me
+        self.book = Book(me)
+        self.refs = self.book.refs
+        self.leasing = Leasing(self.book, limits or OwnerLimits())
+        self.calls = Calls(self.book)
+        self.ended: str | None = None  # why the session is over
+        self._runnable: list[Task] = []  # their last argument came
+
+    # ------------------------------------------------------------------ what this process wants
+    def submit(self, tasks: Iterable[Task], now: float) -> list[Effect]:
+        """Calls of remote functions and of actors, in the order in which they were made."""
+        effects: list[Effect] = []
+        book, queue = self.book.tasks, self.leasing.queue
+        for task in tasks:
+            book[task.count] = task
+            if task.refs is None and task.nested is None and task.actor is None:
+                queue(task)
+            else:
+                self._await_arguments(task, effects)
+        if self.ended is not None:
+            self._fail_all(effects)
+        return self._dispatch(now, effects)
+
+    def put(self, entry: Entry, value: Value, inner: list[Entry]) -> None:
+        """An object made by this process is there; `inner` are the references inside it."""
+        if inner:
+            self.refs.hold_inside(entry, inner)
+        entry.value = value
+        if is_stored(value):
+            self.refs.export(entry)
+            self.refs.stored[entry.id] = entry
+
+    def want(self, entries: Iterable[Entry]) -> list[Effect]:
+        """Somebody here waits for these: ask the owners of those that are not ours."""
+        effects: list[Effect] = []
+        for entry in entries:
+            self.refs.ask(entry, effects)
+        return effects
+
+    def drop(self, entries: Iterable[Entry]) -> list[Effect]:
+        """The process's references to these died."""
+        effects: list[Effect] = []
+        self.refs.drop(entries)
+        self.refs.flush(effects)
+        return effects
+
+    # ------------------------------------------------------------------ what others say
+    def handle(self, sender: ProcessId, message: object, now: float) -> list[Effect]:
+        """Raises `TypeError` for a message that no owner gets."""
+        effects: list[Effect] = []
+        on = _ON.get(type(message))
+        if on is None:
+            raise TypeError(f"{type(message).__name__} is not for an owner")
+        on(self, sender, message, now, effects)
+        return self._dispatch(now, effects)
+
+    def tick(self, now: float) -> list[Effect]:
+        """Time went by: idle leases go back, loaded ones are relieved."""
+        self.leasing.ticked()
+        return self._dispatch(now, [])
+
+    def _dispatch(self, now: float, effects: list[Effect]) -> list[Effect]:
+        if self._runnable:
+            self._settle_runnable(effects)
+        self.leasing.dispatch(now, effects)
+        self.calls.dispatch(effects)
+        self.refs.flush(effects)
+        return effects
+
+    # ------------------------------------------------------------------ arguments
+    def _await_arguments(self, task: Task, effects: list[Effect]) -> None:
+        for entry in task.nested or ():
+            entry.pins += 1
+            self.refs.export(entry)
+        for _, entry in task.refs or ():
+            entry.pins += 1
+            if entry.value is None:
+                task.missing += 1
+                task.on_runnable = self._runnable.append
+                if entry.waiters is None:
+                    entry.waiters = []
+                entry.waiters.append(task)
+                self.refs.ask(entry, effects)
+        if task.actor is not None:
+            self.calls.queue(task)
+        if not task.missing:
+            self._runnable.append(task)
+
+    def _settle_runnable(self, effects: list[Effect]) -> None:
+        """All arguments are there: run it, or fail it with an argument's failure (and so those that wait for it)."""
+        while self._runnable:
+            batch, self._runnable[:] = self._runnable[:], []
+            for task in batch:
+                failure = self._failed_argument(task)
+                if failure is not None:
+                    self.book.answer(task, [failure] * len(task.returns), effects)
+                elif task.actor is not None:
+                    self.calls.calling.add(task.actor)
+                else:
+                    self.leasing.queue(task)
+
+    @staticmethod
+    def _failed_argument(task: Task) -> Value | None:
+        for _, entry in task.refs or ():
+            if entry.value is not None and is_failure(entry.value):
+                return entry.value
+        return None
+
+    # ------------------------------------------------------------------ results
+    def _on_results(self, sender: ProcessId, message: TaskResults, now: float, effects: list[Effect]) -> None:
+        book = self.book
+        lease = self.leasing.by_worker.get(sender)
+        shape = None
+        for count, values, borrowed in message.results:
+            task = book.tasks.get(count)
+            if task is None:
+                continue  # answered already: its worker or actor had been given up
+            if task.actor is not None:
+                task.actor.inflight.pop(count, None)
+                self.calls.calling.add(task.actor)
+            elif lease is not None and lease.inflight.pop(count, None) is not None:
+                shape = task.shape
+            else:
+                continue  # a late answer of a worker that it was taken from
+            if borrowed:
+                self.refs.lend(borrowed, sender, effects)
+            book.answer(task, values, effects)
+        if lease is not None and shape is not None:
+            self.leasing.answered(lease, shape, len(message.results), message.busy_s, now)
+
+    # ------------------------------------------------------------------ objects of and for others
+    def _on_ask(self, sender: ProcessId, message: AskObjects, now: float, effects: list[Effect]) -> None:
+        for some_object in message.objects:
+            entry = self.refs.find(some_object)
+            if entry.value is not None:
+                self.refs.tell(entry, sender, effects)
+            elif entry.owner == self.me:
+                entry.asked = [*(entry.asked or ()), sender]
+
+    def _on_ready(self, sender: ProcessId, message: ObjectReady, now: float, effects: list[Effect]) -> None:
+        entry = self.refs.exported.get(message.object)
+        if entry is not None and entry.value is None:
+            self.refs.settle(entry, message.value, effects)
+
+    # ------------------------------------------------------------------ deaths
+    def _on_process_gone(self, sender: ProcessId, message: ProcessGone, now: float, effects: list[Effect]) -> None:
+        self.leasing.taught.pop(message.process, None)
+        self.refs.process_gone(message.process, message.why, effects)
+
+    def _on_node_gone(self, sender: ProcessId, message: NodeGone, now: float, effects: list[Effect]) -> None:
+        self.leasing.node_gone(message.node, message.why, effects)
+        self.refs.node_gone(message.node, message.why, effects)
+
+    def end(self, why: str, effects: list[Effect]) -> None:
+        """The session is over: whatever waits, fails now."""
+        if self.ended is not None:
+            return
+        self.ended = why
+        failure = self._fail_all(effects)
+        for entry in list(self.refs.exported.values()):
+            if entry.value is None and entry.index != ACTOR_INDEX:
+                self.refs.settle(entry, failure, effects)
+        self.calls.end(why)
+
+    def _fail_all(self, effects: list[Effect]) -> Value:
+        failure: Value = (FAILED, "RaySystemError", f"the sparkray session ended: {self.ended}")
+        for task in list(self.book.tasks.values()):
+            self.book.answer(task, [failure] * len(task.returns), effects)
+        self._runnable.clear()
+        self.leasing.clear()
+        return failure
+
+
+_Handler = Callable[[Owner, ProcessId, Any, float, "list[Effect]"], None]
+_ON: dict[type, _Handler] = {
+    TaskResults: Owner._on_results,
+    TasksReturned: lambda owner, sender, message, now, effects: owner.leasing.returned(sender, message),
+    LeaseGranted: lambda owner, sender, message, now, effects: owner.leasing.granted(sender, message, now, effects),
+    LeaseRefused: lambda owner, sender, message, now, effects: owner.leasing.refused(message, effects),
+    ReclaimLeases: lambda owner, sender, message, now, effects: owner.leasing.reclaim(message),
+    LeaseLost: lambda owner, sender, message, now, effects: owner.leasing.lost(message, effects),
+    ActorChanged: lambda owner, sender, message, now, effects: owner.calls.changed(message, effects),
+    AskObjects: Owner._on_ask,
+    ObjectReady: Owner._on_ready,
+    AddBorrowers: lambda owner, sender, message, now, effects: owner.refs.counted(message.pairs, 1),
+    DropBorrowers: lambda owner, sender, message, now, effects: owner.refs.counted(message.pairs, -1),
+    CopyMade: lambda owner, sender, message, now, effects: owner.refs.copied(message),
+    ProcessGone: Owner._on_process_gone,
+    NodeGone: Owner._on_node_gone,
+    EndSession: lambda owner, sender, message, now, effects: owner.end(message.why, effects),
+}

@@ -1,0 +1,81 @@
+"""Which node gets the work: the one with the least estimated waiting time.
+
+    wait(node) = 0                                          if it is free there now
+                 (queued there + 1) * mean time / slots     otherwise; slots: how many of these it can run at once
+
+less a bonus for nodes that have the arguments. (How many bytes are missing elsewhere is not told yet; when it is,
+bytes / bandwidth takes the bonus's place.) Among equals the one with the larger free share wins, then the one that
+joined first.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from sparkray_core.ids import NodeId
+from sparkray_core.messages import Resources
+from sparkray_core.model.limits import HeadLimits
+from sparkray_core.model.resources import CPU, UNIT, fits, times
+
+
+@dataclass(frozen=True, slots=True)
+class NodeLoad:
+    """What placement looks at."""
+
+    node: NodeId
+    joined: int  # the how-manieth node it was
+    totals: Resources
+    available: Resources  # less what was placed there and is not in its last beat yet
+    queued: int  # likewise
+    task_s: float
+
+
+def choose_nodes(
+    nodes: Iterable[NodeLoad], wanted: Resources, count: int, prefer: Sequence[NodeId], limits: HeadLimits
+) -> list[NodeId]:
+    """One node for each of `count` requests, counting each in before the next is placed.
+
+    Returns:
+        `count` nodes in the order of the requests; none if no node could ever hold one.
+    """
+    bonus = {node: limits.prefer_s * (1 - rank / len(prefer)) for rank, node in enumerate(prefer)}
+    heap = [
+        _Place(load, wanted, bonus.get(load.node, 0.0), limits).entry() for load in nodes if fits(wanted, load.totals)
+    ]
+    heapq.heapify(heap)
+    chosen: list[NodeId] = []
+    while heap and len(chosen) < count:
+        place = heap[0][-1]
+        chosen.append(place.node)
+        place.take_one()
+        heapq.heapreplace(heap, place.entry())
+    return chosen
+
+
+class _Place:
+    """A node as a candidate for one kind of request."""
+
+    __slots__ = ("bonus", "costs_nothing", "joined", "node", "queued", "room", "slots", "task_s")
+
+    def __init__(self, load: NodeLoad, wanted: Resources, bonus: float, limits: HeadLimits) -> None:
+        slots = times(wanted, load.totals)
+        self.costs_nothing = slots is None  # of no resources: it never waits, but goes where CPUs are free
+        counted = {CPU: UNIT} if slots is None else wanted
+        self.slots = times(counted, load.totals) or 0
+        self.room = times(counted, load.available) or 0
+        self.node, self.joined, self.queued = load.node, load.joined, load.queued
+        self.task_s = load.task_s or limits.unknown_task_s
+        self.bonus = bonus
+
+    def take_one(self) -> None:
+        self.room -= 1
+        if self.room < 0:
+            self.queued += 1
+
+    def entry(self) -> tuple[float, float, int, _Place]:
+        wait = 0.0
+        if self.room <= 0 and not self.costs_nothing:
+            wait = (self.queued + 1) * self.task_s / max(1, self.slots)
+        return wait - self.bonus, -self.room / self.slots if self.slots else 1.0, self.joined, self

@@ -1,0 +1,241 @@
+"""Who holds which object, and what follows when nobody does. One half of the owner's model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from sparkray_core.ids import HEAD, NodeId, ObjectId, ProcessId, count_of, index_of, node_of, owner_of, raylet_of
+from sparkray_core.messages import (
+    FAILED,
+    HOLDS,
+    STORED,
+    AddBorrowers,
+    AskObjects,
+    CopyMade,
+    DropBorrowers,
+    EndActor,
+    FreeObjects,
+    ObjectReady,
+    Value,
+)
+from sparkray_core.model.effects import Effect, Send
+from sparkray_core.model.entries import Entry, is_stored, place
+
+ACTOR_INDEX = 0xFFFFFFFF  # an actor's handles are counted as references to this "return" of its creation
+
+
+class References:
+    """The table of one process's objects, its own and the borrowed ones."""
+
+    def __init__(self, me: ProcessId) -> None:
+        self.me = me
+        # Own entries are here once their id was seen outside (lazily: most never are); borrowed ones always.
+        self.exported: dict[ObjectId, Entry] = {}
+        self.stored: dict[ObjectId, Entry] = {}  # own entries whose value is in shared memory
+        self._freed: dict[NodeId, list[ObjectId]] = {}
+        self._dropped: dict[ProcessId, list[tuple[ObjectId, ProcessId]]] = {}
+
+    # ------------------------------------------------------------------ looking up
+    def find(self, some_object: ObjectId) -> Entry:
+        """The entry of an object that came in from outside; a new borrowed one when we did not know it."""
+        entry = self.exported.get(some_object)
+        if entry is None:
+            entry = Entry(owner_of(some_object), count_of(some_object), index_of(some_object))
+            entry.held = False
+            self.exported[some_object] = entry
+            if entry.owner == self.me:
+                # It was freed here while somebody still named it: an old reference, smuggled out of band.
+                entry.value = (FAILED, "ObjectLostError", f"object {some_object.hex()} was already freed by its owner")
+        return entry
+
+    def export(self, entry: Entry) -> ObjectId:
+        """The entry's id, from now on to be found by it."""
+        self.exported.setdefault(entry.id, entry)
+        return entry.id
+
+    # ------------------------------------------------------------------ values
+    def settle(self, entry: Entry, value: Value, effects: list[Effect]) -> None:
+        """The value (or failure) is there: tell all who wait."""
+        if type(value) is tuple and value[0] == HOLDS:
+            self._contain(entry, value[2])
+        entry.value = value
+        if entry.owner == self.me and is_stored(value):
+            self.stored[entry.id] = entry
+        if entry.waiters:
+            waiters, entry.waiters = entry.waiters, None
+            for waiter in waiters:
+                waiter.entry_ready(entry)
+        if entry.asked:
+            for process in entry.asked:
+                self.tell(entry, process, effects)
+            entry.asked = None
+        if not entry.held and not entry.pins and not entry.borrowers:
+            self.free(entry)
+
+    def _contain(self, entry: Entry, objects: Iterable[ObjectId]) -> None:
+        """The value has these references inside; whoever sent it has counted us as a borrower of each."""
+        entry.contained = []
+        for some_object in objects:
+            inner = self.find(some_object)
+            inner.pins += 1
+            entry.contained.append(inner)
+            if inner.owner != self.me:
+                if inner.registered:
+                    self._dropped.setdefault(inner.owner, []).append((some_object, self.me))  # counted twice
+                inner.registered = True
+
+    def hold_inside(self, entry: Entry, inner: list[Entry]) -> None:
+        """Own value with these references inside, made in this process."""
+        for held in inner:
+            held.pins += 1
+            self.export(held)
+        entry.contained = inner
+
+    def outgoing(self, value: Value, to: ProcessId, effects: list[Effect]) -> Value:
+        """Count the receiver in for each reference inside a value that is about to leave."""
+        if type(value) is tuple and value[0] == HOLDS:
+            self.lend(value[2], to, effects)
+        return value
+
+    def lend(self, objects: Iterable[ObjectId], to: ProcessId, effects: list[Effect]) -> None:
+        """`to` becomes a borrower of these, counted in before what it gets has left."""
+        for some_object in objects:
+            owner = owner_of(some_object)
+            if owner == to:
+                continue  # its own; our pin goes only after the value that we send now
+            if owner == self.me:
+                self._count_in(self.find(some_object), to)
+            else:
+                effects.append(Send(owner, AddBorrowers([(some_object, to)])))
+
+    def tell(self, entry: Entry, process: ProcessId, effects: list[Effect]) -> None:
+        assert entry.value is not None
+        effects.append(Send(process, ObjectReady(entry.id, self.outgoing(entry.value, process, effects))))
+
+    def ask(self, entry: Entry, effects: list[Effect]) -> None:
+        """Borrowed and not there: ask its owner, once."""
+        if entry.owner != self.me and entry.value is None and entry.asked is None:
+            entry.asked = []
+            effects.append(Send(entry.owner, AskObjects([entry.id])))
+
+    # ------------------------------------------------------------------ letting go
+    def drop(self, entries: Iterable[Entry]) -> None:
+        """The process's ObjectRef of each of these died."""
+        for entry in entries:
+            if entry.weak is not None and entry.weak() is not None:
+                continue  # it came back in the meantime
+            entry.held = False
+            if entry.pins or entry.borrowers:
+                continue
+            if entry.value is not None or entry.owner != self.me or entry.index == ACTOR_INDEX:
+                self.free(entry)  # an own result that is not there yet goes when it comes
+
+    def unpin(self, entry: Entry) -> None:
+        entry.pins -= 1
+        assert entry.pins >= 0, entry
+        if not entry.pins and not entry.held and not entry.borrowers:
+            self.free(entry)
+
+    def free(self, entry: Entry) -> None:
+        """Nobody here holds it. Own: its bytes go. Borrowed: its owner hears of it."""
+        if entry._id is not None:
+            self.exported.pop(entry._id, None)
+        if entry.owner != self.me:
+            if entry.registered:
+                entry.registered = False
+                self._dropped.setdefault(entry.owner, []).append((entry.id, self.me))
+        elif entry.index == ACTOR_INDEX:
+            self._dropped.setdefault(HEAD, []).append((entry.id, self.me))
+        elif entry.value is not None and is_stored(entry.value):
+            self.stored.pop(entry.id, None)
+            for node in place(entry.value)[1]:
+                self._freed.setdefault(node, []).append(entry.id)
+        if entry.contained:
+            contained, entry.contained = entry.contained, None
+            for inner in contained:
+                self.unpin(inner)
+
+    def flush(self, effects: list[Effect]) -> None:
+        """Tell raylets and owners, in one message each, what was let go since the last time."""
+        if self._freed:
+            for node, objects in self._freed.items():
+                effects.append(Send(raylet_of(node), FreeObjects(objects)))
+            self._freed.clear()
+        if self._dropped:
+            for owner, pairs in self._dropped.items():
+                if owner == HEAD:
+                    for actor, _ in pairs:
+                        end = EndActor(actor[:24], "all its handles went out of scope", restart=False, gently=True)  # type: ignore[arg-type]
+                        effects.append(Send(HEAD, end))
+                else:
+                    effects.append(Send(owner, DropBorrowers(pairs)))
+            self._dropped.clear()
+
+    # ------------------------------------------------------------------ what others tell us
+    def _count_in(self, entry: Entry, process: ProcessId, by: int = 1) -> None:
+        if entry.borrowers is None:
+            entry.borrowers = {}
+        entry.borrowers[process] = entry.borrowers.get(process, 0) + by
+        if not entry.borrowers[process]:
+            del entry.borrowers[process]
+            if not entry.borrowers:
+                entry.borrowers = None
+
+    def counted(self, pairs: Iterable[tuple[ObjectId, ProcessId]], by: int) -> None:
+        """`AddBorrowers` (by 1) or `DropBorrowers` (by -1)."""
+        for some_object, process in pairs:
+            entry = self.exported.get(some_object)
+            if entry is None:
+                continue  # freed before: the borrower's process had died in between
+            self._count_in(entry, process, by)
+            if not entry.borrowers and not entry.held and not entry.pins:
+                self.free(entry)
+
+    def copied(self, message: CopyMade) -> None:
+        entry = self.stored.get(message.object)
+        if entry is None or entry.value is None:  # freed while the copy was made
+            self._freed.setdefault(message.node, []).append(message.object)
+            return
+        size, nodes = place(entry.value)
+        if message.node not in nodes:
+            self._restore(entry, (STORED, size, (*nodes, message.node)))
+
+    def _restore(self, entry: Entry, stored: Value) -> None:
+        """Exchange the locations inside a value, keeping its wrapper."""
+        if type(entry.value) is tuple and entry.value[0] == HOLDS:
+            entry.value = (HOLDS, stored, entry.value[2])
+        else:
+            entry.value = stored
+
+    def process_gone(self, process: ProcessId, why: str, effects: list[Effect]) -> None:
+        """It borrows nothing any more, and what it owned and we wait for will not come."""
+        for entry in list(self.exported.values()):
+            if entry.owner == process and entry.value is None and entry.index != ACTOR_INDEX:
+                entry.registered = False
+                sentence = f"object {entry.id.hex()}: the process that owned it ({process.hex()}) is gone: {why}"
+                self.settle(entry, (FAILED, "OwnerDiedError", sentence), effects)
+            elif entry.borrowers and process in entry.borrowers:
+                self._count_in(entry, process, -entry.borrowers[process])
+                if not entry.borrowers and not entry.held and not entry.pins:
+                    self.free(entry)
+
+    def node_gone(self, node: NodeId, why: str, effects: list[Effect]) -> None:
+        owners = {entry.owner for entry in self.exported.values() if node_of(entry.owner) == node}
+        borrowers = {
+            process for entry in self.exported.values() for process in entry.borrowers or () if node_of(process) == node
+        }
+        for process in owners | borrowers:
+            self.process_gone(process, why, effects)
+        for entry in list(self.stored.values()):
+            assert entry.value is not None
+            size, nodes = place(entry.value)
+            if node in nodes:
+                left = tuple(other for other in nodes if other != node)
+                if left:
+                    self._restore(entry, (STORED, size, left))
+                else:
+                    del self.stored[entry.id]
+                    sentence = (
+                        f"object {entry.id.hex()} ({size} bytes) was only on node {node.hex()}, which died: {why}"
+                    )
+                    entry.value = (FAILED, "ObjectLostError", sentence)

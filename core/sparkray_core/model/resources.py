@@ -1,0 +1,93 @@
+"""Exact arithmetic on amounts of CPU, GPU, memory and whatever a node offers.
+
+Amounts are whole thousandths, so that a node that gave out and got back a million shares ends with what it began
+with. A name that is absent and one of amount zero mean the same; results leave zeros out, except that `minus` keeps a
+name that went below zero (only a worker that unblocks can do that, see `node_claims`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from fractions import Fraction
+
+from sparkray_core.messages import Resources
+
+UNIT = 1000
+CPU = "CPU"
+_IN_BYTES = frozenset({"memory", "object_store_memory"})
+
+
+def from_floats(amounts: Mapping[str, float]) -> Resources:
+    """What the user wrote, in thousandths. Anything finer is rounded up: a share is never smaller than was asked.
+
+    Raises:
+        ValueError: an amount is negative, infinite or not a number; the sentence names it.
+    """
+    exact: Resources = {}
+    for name, amount in amounts.items():
+        if not math.isfinite(amount) or amount < 0:
+            raise ValueError(f"{name}={amount!r}: an amount of a resource is a number of at least 0")
+        # By way of the decimal text: 0.29 * 1000 is 290.00000000000006 somewhere, and would round up to 291.
+        thousandths = math.ceil(Fraction(repr(float(amount))) * UNIT)
+        if thousandths:
+            exact[name] = thousandths
+    return exact
+
+
+def fits(wanted: Resources, free: Resources) -> bool:
+    """Whether all of it is there. Nothing fits into anything, even where amounts are below zero."""
+    return all(amount <= 0 or amount <= free.get(name, 0) for name, amount in wanted.items())
+
+
+def plus(some: Resources, more: Resources) -> Resources:
+    total = dict(some)
+    for name, amount in more.items():
+        total[name] = total.get(name, 0) + amount
+    return {name: amount for name, amount in total.items() if amount}
+
+
+def minus(some: Resources, less: Resources) -> Resources:
+    left = dict(some)
+    for name, amount in less.items():
+        left[name] = left.get(name, 0) - amount
+    return {name: amount for name, amount in left.items() if amount}
+
+
+def larger(some: Resources, other: Resources) -> Resources:
+    """Of each name the larger amount."""
+    return {name: max(some.get(name, 0), other.get(name, 0)) for name in {**some, **other}}
+
+
+def short_of(wanted: Resources, free: Resources) -> list[str]:
+    """The names of which there is not enough."""
+    return [name for name, amount in wanted.items() if amount > 0 and amount > free.get(name, 0)]
+
+
+def times(wanted: Resources, free: Resources) -> int | None:
+    """How often it fits; None for without end, because nothing is wanted."""
+    counts = [free.get(name, 0) // amount for name, amount in wanted.items() if amount > 0]
+    return max(0, min(counts)) if counts else None
+
+
+def show(amounts: Resources) -> str:
+    """In words, for errors and status: "1.5 CPU, 4 GiB memory"; "nothing" for none."""
+    return ", ".join(_show(name, amount) for name, amount in sorted(amounts.items()) if amount) or "nothing"
+
+
+def _show(name: str, amount: int) -> str:
+    if name in _IN_BYTES:
+        return f"{show_bytes(amount // UNIT)} {name}"
+    whole, rest = divmod(abs(amount), UNIT)
+    sign = "-" if amount < 0 else ""
+    return f"{sign}{whole}{f'.{rest:03}'.rstrip('0') if rest else ''} {name}"
+
+
+def show_bytes(size: int) -> str:
+    """In the largest unit that leaves a number of at least 1: "512 B", "1.5 GiB"."""
+    amount = float(size)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(amount) < 1024:
+            return f"{amount:.4g} {unit}"
+        amount /= 1024
+    return f"{amount:.4g} TiB"

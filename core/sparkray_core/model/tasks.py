@@ -1,0 +1,172 @@
+"""What an owner keeps for its own tasks and for the workers it has on lease. Records only; `owner.py` decides.
+
+a task:   waiting for arguments -> queued -> pushed to a worker -> answered
+                                     ^            |
+                                     +------------+  returned unbegun, or its worker died and a retry is left
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sparkray_core.ids import ActorId, FunctionId, LeaseId, NodeId, ProcessId
+from sparkray_core.messages import Resources, Value
+from sparkray_core.model.entries import Entry
+
+
+@dataclass(frozen=True, slots=True)
+class OwnerLimits:
+    """How the owner paces itself."""
+
+    ahead_s: float = 0.005  # seconds of work pushed to a worker ahead: hides the round trip, keeps stealing rare
+    most_ahead: int = 1000  # tasks; bounds what a crash makes suspect
+    most_push_bytes: int = 1 << 20  # of payload in one message, so that a worker gets going
+    most_requests: int = 64  # lease requests under way per kind of task
+    linger_s: float = 0.25  # an idle lease is kept this long: `get(f.remote())` in a loop then needs none
+    steal_after_s: float = 0.005  # how long one lease idles beside a loaded one before it is given half the load
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """A remote function or actor class as it travels: once to each worker."""
+
+    id: FunctionId
+    name: str
+    blob: bytes
+
+
+class Task:
+    """One call of a remote function, or of an actor's method."""
+
+    __slots__ = (
+        "actor",
+        "count",
+        "function",
+        "missing",
+        "nested",
+        "num_returns",
+        "on_runnable",
+        "payload",
+        "refs",
+        "retries",
+        "returns",
+        "shape",
+        "solo",
+    )
+
+    def __init__(
+        self,
+        count: int,
+        function: Function,
+        payload: Value,
+        refs: list[tuple[int | str, Entry]] | None,
+        nested: list[Entry] | None,
+        returns: list[Entry],
+        retries: int,
+        shape: Shape | None,
+        actor: Actor | None = None,
+    ) -> None:
+        self.count = count
+        self.function = function
+        self.payload = payload
+        self.refs = refs  # arguments that are references: (position or keyword, entry)
+        self.nested = nested  # references inside the arguments
+        self.returns = returns
+        self.num_returns = len(returns)
+        self.retries = retries  # left; -1 is without end
+        self.shape = shape
+        self.actor = actor
+        self.missing = 0  # arguments not there yet
+        self.solo = False  # was in flight when a worker died: it runs with nobody behind it
+        self.on_runnable: Callable[[Task], None] | None = None
+
+    def entry_ready(self, entry: Entry) -> None:
+        self.missing -= 1
+        if not self.missing and self.on_runnable:
+            self.on_runnable(self)
+
+
+class Shape:
+    """Tasks that any lease of these resources can run; one queue per node where their arguments lie."""
+
+    __slots__ = ("fresh", "hungry", "mean_s", "queues", "resources")
+
+    def __init__(self, resources: Resources, retriable: bool) -> None:
+        self.resources = resources
+        self.queues: dict[NodeId | None, Queue] = {}
+        self.mean_s: float | None = None  # running mean of a task's duration, seconds
+        # A task without retries may not be run twice: it is never put behind another, where a crash leaves open
+        # whether it began.
+        self.fresh = not retriable
+        self.hungry = True  # a new task should be handed in at once; otherwise an event will come that takes it along
+
+    def heard(self, tasks: int, busy_s: float) -> None:
+        """Take a batch's duration into the mean; quicker to believe that tasks are short (a first one imports)."""
+        mean = busy_s / tasks
+        if self.mean_s is None:
+            self.mean_s = mean
+        else:
+            self.mean_s += (mean - self.mean_s) * (0.5 if mean < self.mean_s else 0.2)
+
+    def depth(self, limits: OwnerLimits) -> int:
+        """How many tasks a worker may have at once."""
+        if self.fresh or self.mean_s is None:
+            return 1
+        return max(1, min(limits.most_ahead, int(limits.ahead_s / max(self.mean_s, 1e-6))))
+
+
+class Queue:
+    """Tasks of one shape whose arguments lie on one node (or nowhere in particular)."""
+
+    __slots__ = ("leases", "prefer", "requests", "shape", "tasks")
+
+    def __init__(self, shape: Shape, prefer: NodeId | None) -> None:
+        self.shape = shape
+        self.prefer = prefer
+        self.tasks: deque[Task] = deque()
+        self.leases: list[Lease] = []
+        self.requests: set[LeaseId] = set()
+
+
+class Lease:
+    """A worker that is ours for a while."""
+
+    __slots__ = ("blocked", "id", "idle_since", "inflight", "queue", "reclaimed", "stealing", "worker")
+
+    def __init__(self, lease: LeaseId, worker: ProcessId, queue: Queue, now: float) -> None:
+        self.id = lease
+        self.worker = worker
+        self.queue = queue
+        self.inflight: dict[int, Task] = {}  # in the order pushed
+        self.idle_since = now
+        self.blocked = False  # its task waits for something; nothing more is pushed
+        self.stealing = False  # a StealTasks is under way
+        self.reclaimed = False  # others want it: nothing more is pushed, and it goes back when idle
+
+    @property
+    def open(self) -> bool:
+        return not (self.blocked or self.reclaimed)
+
+    @property
+    def idle(self) -> bool:
+        return not (self.inflight or self.blocked)
+
+
+class Actor:
+    """An actor as one of its callers sees it."""
+
+    __slots__ = ("entry", "error", "hungry", "id", "incarnation", "inflight", "queue", "state", "why", "worker")
+
+    def __init__(self, actor: ActorId, entry: Entry) -> None:
+        self.id = actor
+        self.entry = entry  # counts the handles
+        self.state = "pending"  # "pending", "alive", "restarting", "dead", as in `ActorChanged`
+        self.incarnation = -1
+        self.worker: ProcessId | None = None
+        self.queue: deque[Task] = deque()  # in the order of the calls; the first may wait for its arguments
+        self.inflight: dict[int, Task] = {}
+        self.why = ""
+        self.error: Value | None = None
+        self.hungry = True

@@ -1,0 +1,34 @@
+"""How every child of the keeper begins, and how it tells the keeper that it is ready."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+from typing import Any
+
+from sparkray_core.run import processes
+from sparkray_core.run.config import NodeConfig
+
+
+def begin(name: str, config: NodeConfig, keeper: int) -> None:
+    """Take the name, send output to the log of that name, and be ended when `keeper`, our parent, dies.
+
+    The caller has set its handler for SIGTERM before, if it wants one: the signal may come during this call.
+    """
+    processes.set_name(f"sparkray-{name}")
+    processes.redirect_output(config.log_path(name))
+    logging.basicConfig(level=config.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the driver
+    processes.die_with_parent(signal.SIGTERM, keeper)
+
+
+def tell_keeper(tell: int, facts: dict[str, Any]) -> None:
+    """Write the one line that the keeper waits for, and close the pipe."""
+    try:
+        os.write(tell, json.dumps(facts).encode() + b"\n")
+    except BrokenPipeError:
+        pass  # it does not wait any more: the lifeline will say so
+    finally:
+        os.close(tell)

@@ -1,0 +1,141 @@
+"""Running one task or call: arguments in, values out. Here user code runs, and its errors become values."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import traceback
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from sparkray_core import errors
+from sparkray_core.ids import ObjectId, ProcessId, object_id, task_id
+from sparkray_core.messages import ERROR, HOLDS, STORED, TaskTuple, Value
+from sparkray_core.model.effects import Effect
+from sparkray_core.model.entries import Entry
+from sparkray_core.wire import values
+
+if TYPE_CHECKING:
+    from sparkray_core.run.core import Core
+
+NO_ARGUMENTS = b""  # the payload of a call without any: nothing to pickle on either side
+
+
+def arguments(
+    core: Core, payload: Value, refs: list[tuple[int | str, Value, ObjectId]] | None, found: list[Any]
+) -> tuple[Any, dict[str, Any]]:
+    """The positional and keyword arguments, with the values of those that were passed as references.
+
+    `found` gets the references inside them, which their caller keeps alive only until the task ends.
+    """
+    args: Any = ()
+    kwargs: dict[str, Any] = {}
+    if payload != NO_ARGUMENTS:
+        args, kwargs = values.from_inline(payload, found.append)
+    if refs:
+        args = list(args)
+        for where, value, some_object in refs:
+            if type(value) is tuple and value[0] == STORED:
+                loaded = core.read(some_object, list(value[2]))
+            else:
+                loaded = values.from_inline(value, found.append)
+            if isinstance(where, str):
+                kwargs[where] = loaded
+            else:
+                args[where] = loaded
+    return args, kwargs
+
+
+def run(core: Core, caller: ProcessId, function: Callable[..., Any], name: str, task: TaskTuple) -> tuple[Any, ...]:
+    """Run one task; the tuple is the answer to its owner (`ResultTuple`)."""
+    count, _, num_returns, payload, refs = task
+    found: list[Any] = []
+    try:
+        args, kwargs = arguments(core, payload, refs, found)
+        result = function(*args, **kwargs)
+        if inspect.iscoroutine(result):
+            result.close()
+            raise TypeError(f"{name}() is a coroutine function; async tasks and actors are not there yet")
+        del args, kwargs  # may hold references, which are counted below
+        if num_returns == 1:
+            answer = [_pack(core, caller, count, 0, result)]
+        else:
+            answer = _pack_many(core, caller, name, count, num_returns, result)
+        result = None
+    except Exception as error:  # noqa: BLE001 - the user's code: whatever it raises goes to whoever asks for the value
+        answer = [failure(name, error)] * num_returns
+    return count, answer, _still_held(core, found) if found else None
+
+
+def _pack_many(core: Core, caller: ProcessId, name: str, count: int, num_returns: int, result: Any) -> list[Value]:
+    if num_returns == 0:
+        return []
+    try:
+        items = list(result)
+    except TypeError:
+        raise ValueError(
+            f"Task {name} must return {num_returns} values because num_returns={num_returns}, "
+            f"but it returned one {type(result).__name__}"
+        ) from None
+    if len(items) != num_returns:
+        raise ValueError(f"Task returned {len(items)} objects, but num_returns={num_returns}.")
+    return [_pack(core, caller, count, index, item) for index, item in enumerate(items)]
+
+
+def _pack(core: Core, caller: ProcessId, count: int, index: int, result: Any) -> Value:
+    """One returned value as it travels to the caller, who owns it."""
+    serialized = values.serialize(result)
+    value = core.store(object_id(task_id(caller, count), index), serialized)
+    if serialized.refs:
+        inner = tuple(ref._entry.id for ref in serialized.refs)
+        effects: list[Effect] = []
+        with core.lock:
+            core.owner.refs.lend(inner, caller, effects)
+            core._perform(effects)
+        return (HOLDS, value, inner)
+    return value
+
+
+def _still_held(core: Core, found: list[Any]) -> list[ObjectId] | None:
+    """Of the references that came in the arguments, those that outlive the task: the caller counts us in for them."""
+    entries: list[Entry] = []
+    for ref in found:
+        entry = ref._entry
+        if entry.owner != core.me and not entry.registered and entry not in entries:
+            entries.append(entry)
+    found.clear()
+    del ref
+    still = [entry for entry in entries if entry.pins or (entry.weak is not None and entry.weak() is not None)]
+    for entry in still:
+        entry.registered = True
+    return [entry.id for entry in still] or None
+
+
+def failure_text(name: str, error: BaseException) -> str:
+    """What was raised, where, as the caller will read it."""
+    return f"ray::{name}() (pid={os.getpid()}, ip=127.0.0.1)\n{_remote_traceback(error)}"
+
+
+def failure(name: str, error: BaseException) -> Value:
+    """What the task raised, with the traceback of where, as a value."""
+    text = _remote_traceback(error)
+    if isinstance(error, errors.RayTaskError):  # an argument's or a nested task's: its own story is told in `text`
+        error = error.cause
+    wrapped = errors.RayTaskError(name, text, error, os.getpid(), "127.0.0.1")
+    try:
+        serialized = values.serialize(wrapped)
+        values.from_inline(values.to_inline(serialized))
+    except Exception as unpicklable:  # noqa: BLE001 - the user's exception class decides what its pickling raises
+        substitute = errors.RayError(
+            f"Exception {type(error).__name__} isn't serializable ({unpicklable}). Original exception:\n{text}"
+        )
+        serialized = values.serialize(errors.RayTaskError(name, text, substitute, os.getpid(), "127.0.0.1"))
+    return (ERROR, *map(bytes, serialized.parts))
+
+
+def _remote_traceback(error: BaseException) -> str:
+    """The traceback as the user wrote the code: from below our frames."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
+        trace = trace.tb_next
+    return "".join(traceback.format_exception(type(error), error, trace)).rstrip()

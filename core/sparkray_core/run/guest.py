@@ -1,0 +1,199 @@
+"""A visitor's half of the engine: a Spark Python worker that stores and reads objects on its executor's node.
+
+A guest owns nothing and borrows nothing: the objects that it writes have ids of another process, the driver. It is
+blocking and has no thread; a Spark task connects, does its work, and closes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Any
+
+from sparkray_core.errors import NodeDiedError, ObjectLostError, ObjectStoreFullError
+from sparkray_core.ids import NodeId, ObjectId, new_process_id, raylet_of
+from sparkray_core.messages import (
+    AllocateObject,
+    EndSession,
+    Message,
+    ObjectAllocated,
+    ObjectGone,
+    ObjectPinned,
+    ObjectRefused,
+    PinObject,
+    Registered,
+    RegisterProcess,
+    SealObjects,
+    UnpinObjects,
+)
+from sparkray_core.store.segment import Segment
+from sparkray_core.wire import hello, values
+from sparkray_core.wire.codec import ENVELOPE_BYTES, decode, encode
+from sparkray_core.wire.frames import Connection, ConnectionLost
+
+ROLE = "guest"
+SOCKET_NAME = "raylet.sock"
+# Room is refused after seconds; an object of a node far away may take a minute to come.
+REPLY_LIMIT_S = 120.0
+
+
+class Guest:
+    """A connection to the raylet of one node, from its construction to `close`. For one thread.
+
+    When it closes, or dies, the raylet takes back the room that was not sealed and the pins that were not let go.
+    """
+
+    def __init__(self, folder: str, token: bytes, node: NodeId) -> None:
+        """
+        Args:
+            folder: the node's, where its raylet listens.
+
+        Raises:
+            NodeDiedError: nobody listens there, or our token was refused.
+        """
+        self.node = node
+        self.folder = folder
+        self._me = new_process_id(node)
+        self._raylet = raylet_of(node)
+        self._unpins: deque[ObjectId] = deque()  # filled by destructors
+        try:
+            self._connection = hello.connect(os.path.join(folder, SOCKET_NAME), token, self._me, ROLE, self._raylet)
+        except ConnectionLost as lost:
+            raise self._died(lost.why) from None
+        try:
+            fd = hello.recv_fd(self._connection.sock, self._raylet)
+            try:
+                welcome = self._ask(RegisterProcess(ROLE, os.getpid()), Registered)
+            except BaseException:
+                os.close(fd)
+                raise
+            self._segment = Segment.attach(fd, welcome.store_bytes)
+        except ConnectionLost as lost:
+            self._connection.close()
+            raise self._died(lost.why) from None
+        except BaseException:
+            self._connection.close()
+            raise
+        self.store_bytes: int = welcome.store_bytes  # of the whole node
+
+    # ------------------------------------------------------------------ writing
+    @contextlib.contextmanager
+    def room(self, some: ObjectId, size: int) -> Iterator[memoryview]:
+        """Space in the segment to write one object to. Sealed when the block ends; if it raises, given back at `close`.
+
+        Raises:
+            ObjectStoreFullError: no room was made within seconds, or it can never fit; the text has the sizes.
+            NodeDiedError: the raylet is gone.
+        """
+        answer = self._ask(AllocateObject(some, size), ObjectAllocated, ObjectRefused)
+        if isinstance(answer, ObjectRefused):
+            raise ObjectStoreFullError(answer.why)
+        with self._segment.write_view(answer.offset, size) as view:
+            yield view
+        self._tell(SealObjects([some]))
+
+    def write(self, some: ObjectId, serialized: values.Serialized) -> int:
+        """Store a value under an id that its owner gave out, to be told to the owner as `STORED` here.
+
+        Returns:
+            The bytes that it takes in the store. Raises like `room`.
+        """
+        size = values.segment_size(serialized)
+        with self.room(some, size) as view:
+            values.write_to(view, serialized)
+        return size
+
+    # ------------------------------------------------------------------ reading
+    def read(self, some: ObjectId, nodes: Sequence[NodeId]) -> Any:
+        """A stored value, in place: pinned until the last view of it died. Fetched here first if it is elsewhere.
+
+        Args:
+            nodes: that have it, as far as the caller knows.
+
+        Raises:
+            ObjectLostError: none of the nodes has it any more.
+            ObjectStoreFullError: it is elsewhere, and there is no room here for a copy.
+            NodeDiedError: the raylet is gone.
+        """
+        answer = self._ask(PinObject(some, list(nodes)), ObjectPinned, ObjectGone, ObjectRefused)
+        if isinstance(answer, ObjectRefused):
+            raise ObjectStoreFullError(answer.why)
+        if isinstance(answer, ObjectGone):
+            raise ObjectLostError(f"object {some.hex()} is lost: {answer.why}")
+        unpins = self._unpins
+
+        def release() -> None:
+            unpins.append(some)
+
+        kind, parts = values.read_from(self._segment.pinned_view(answer.offset, answer.size, release))
+        return values.deserialize(kind, parts)
+
+    # ------------------------------------------------------------------ the end
+    def close(self) -> None:
+        """Leave. Views of what was read stay readable in this process, but their memory may be given to others."""
+        with contextlib.suppress(NodeDiedError):
+            self._flush()
+        self._connection.close()
+        self._segment.close()
+
+    def __enter__(self) -> Guest:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # ------------------------------------------------------------------ the wire
+    def _ask(self, message: Message, *answers: type[Message]) -> Any:
+        """Send, and wait for a message of one of these classes. One question at a time, so there is no mistaking it."""
+        self._tell(message)
+        deadline = time.monotonic() + REPLY_LIMIT_S
+        waiting = select.poll()  # not select: there may be more than 1,024 descriptors
+        waiting.register(self._connection.fileno(), select.POLLIN)
+        while True:
+            try:
+                frames = self._connection.receive()
+            except ConnectionLost as lost:
+                raise self._died(lost.why) from None
+            for frame in frames:
+                received = decode(frame, ENVELOPE_BYTES)
+                if isinstance(received, answers):
+                    return received
+                if isinstance(received, EndSession):
+                    raise self._died(received.why)
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise self._died(f"it did not answer {type(message).__name__} within {REPLY_LIMIT_S:g} s")
+            if not frames:
+                waiting.poll(left * 1000)
+
+    def _tell(self, message: Message) -> None:
+        if self._unpins:
+            unpins = [self._unpins.popleft() for _ in range(len(self._unpins))]
+            self._connection.send(self._frame(UnpinObjects(unpins)))
+        self._connection.send(self._frame(message))
+        self._flush()
+
+    def _frame(self, message: Message) -> bytes:
+        return self._raylet + self._me + encode(message)
+
+    def _flush(self) -> None:
+        """Until the kernel has taken everything: what we tell last must be out before we close."""
+        connection: Connection = self._connection
+        waiting = select.poll()
+        waiting.register(connection.fileno(), select.POLLOUT)
+        deadline = time.monotonic() + REPLY_LIMIT_S
+        while connection.wants_write:
+            if time.monotonic() > deadline:
+                raise self._died(f"it read nothing for {REPLY_LIMIT_S:g} s")
+            waiting.poll(1000)
+            connection.flush()
+
+    def _died(self, why: str) -> NodeDiedError:
+        return NodeDiedError(f"the node in {self.folder} cannot be used from this process: {why}")

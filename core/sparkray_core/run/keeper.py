@@ -1,0 +1,238 @@
+"""The RayManager: parent of a node's processes, and the one that ends them all when any of them, or its tie, goes.
+
+    python -m sparkray_core.run.keeper < one line of NodeConfig as JSON; with a StdinTie, stdin then stays open
+
+It forks, in a session of its own (a Ctrl-C in a notebook does not reach it), zygote, head (on one node) and raylet;
+prints one JSON line, {"ready": true, ...} or {"ready": false, "why": ...}; and waits for the first of: end of the
+tie, end of a child, SIGTERM. A keeper killed by SIGKILL is noticed by its children: they hold the lifeline, a pipe
+of which it alone has the other end, and have PR_SET_PDEATHSIG.
+
+It imports what the children need before it forks them, and has no thread and no zmq context, so that forking is safe.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Collection
+from dataclasses import replace
+from typing import Any
+
+from sparkray_core.run import folders, processes, zygote
+from sparkray_core.run.config import BadConfig, NodeConfig
+from sparkray_core.run.tie import Tie
+
+GRACE_S = 1.0  # from SIGTERM to SIGKILL
+HEAD_START_S = 10.0  # the head has only to bind a port
+JOIN_S = 30.0  # the raylet has to reach the head, which on another machine may be up a little later
+TIE_POLL_S = 0.5  # where the system has no pidfd
+_LONGEST_LINE = 1 << 20  # bytes
+
+
+class Ended(Exception):
+    """Something without which the node cannot, or need not, go on. `meant`: nothing failed."""
+
+    def __init__(self, why: str, meant: bool = False) -> None:
+        super().__init__(why, meant)
+        self.why, self.meant = why, meant
+
+
+def main() -> int:
+    """Exit code: 0 when the node was told to end or its session ended, 1 when something failed, 2 for a bad config."""
+    started = time.monotonic()
+    with contextlib.suppress(PermissionError):  # the leader of a group cannot: its launcher has seen to it
+        os.setsid()
+    processes.set_name("sparkray-keeper")
+    gc.disable()  # what imports leave is no garbage, and collecting it would unshare its pages
+    try:
+        config = NodeConfig.from_json(_read_line(0))
+        if config.curve_public is None and not config.is_head:
+            raise BadConfig("curve keys are made on the head's node only; another node must be given them")
+        tie = Tie(config.tie)
+        folder = folders.make_node_folder(config.base_folder, config.session, os.path.basename(config.folder))
+    except (BadConfig, OSError) as error:
+        _say({"ready": False, "why": str(error)})
+        return 2
+    keeper = Keeper(config, tie, started)
+    try:
+        return keeper.run()
+    finally:
+        keeper.end_children()
+        folders.remove_node_folder(folder)
+
+
+def _read_line(descriptor: int) -> bytes:
+    line = b""
+    while not line.endswith(b"\n"):
+        more = os.read(descriptor, 1 << 16)
+        line += more
+        if not more or len(line) > _LONGEST_LINE:
+            raise BadConfig(f"stdin ended, or went on, after {len(line)} bytes that are not one line")
+    return line
+
+
+def _say(facts: dict[str, Any]) -> None:
+    with contextlib.suppress(BrokenPipeError):  # nobody waits for it any more; the tie will tell
+        os.write(1, json.dumps(facts).encode() + b"\n")
+
+
+class Keeper:
+    """The children of this process, and the one place where it waits."""
+
+    def __init__(self, config: NodeConfig, tie: Tie, started: float) -> None:
+        self._config = config
+        self._tie = tie
+        self._lap_began = started
+        self._laps: dict[str, float] = {}  # seconds of each phase of the start, for the ready line
+        self._children: dict[int, str] = {}
+        self._signals: list[str] = []
+        self._lifeline, self._lifeline_end = os.pipe()  # children watch the first; nobody writes to the second
+        self._wake, self._wake_end = os.pipe()
+        self._poll = select.poll()
+        for descriptor in (self._wake, *tie.descriptors):
+            self._poll.register(descriptor, select.POLLIN)
+
+    def run(self) -> int:
+        self._catch_signals()
+        processes.adopt_orphans()
+        ready = False
+        try:
+            facts = self._start()
+            _say({"ready": True, "pid": os.getpid(), "folder": self._config.folder, "seconds": self._laps, **facts})
+            ready = True
+            processes.redirect_output(self._config.log_path("keeper"))
+            folders.sweep(self._config.base_folder)
+            while True:
+                self._wait()
+        except Ended as end:
+            if not ready:
+                _say({"ready": False, "why": end.why, "log": folders.log_tail(self._config.folder)})
+            return 0 if end.meant else 1
+
+    def end_children(self) -> None:
+        processes.end_tree(self._children, GRACE_S)
+
+    # ------------------------------------------------------------------------------ the start
+    def _start(self) -> dict[str, Any]:
+        """Fork all children and wait until the node has joined; what the ready line tells of it comes back.
+
+        Raises:
+            Ended: a child or the tie did not live that long.
+        """
+        me = processes.identify(os.getpid())
+        assert me is not None
+        folders.mark_folder(self._config.folder, me)  # children inherit the lock, and so hold it with us
+        self._lap("config")
+        to_zygote, to_raylet = socket.socketpair()
+        zygote_pid = self._fork(
+            "zygote", zygote.main, self._config.without_curve_keys(), to_raylet, self._lifeline, os.getpid()
+        )
+        to_raylet.close()
+        self._lap("fork zygote")
+        # After the zygote, which needs neither, and makes its own imports on another core meanwhile.
+        from sparkray_core.run import head_main, raylet_main
+
+        self._lap("imports")
+        facts: dict[str, Any] = {}
+        config = self._config
+        if config.curve_public is None:
+            from sparkray_core.wire.zmq_transport import new_session_keys
+
+            public, secret = new_session_keys()
+            config = replace(config, curve_public=public, curve_secret=secret)
+            facts |= {"curve_public": public.hex(), "curve_secret": secret.hex()}
+        if config.is_head:
+            said = self._fork_and_hear("head", HEAD_START_S, head_main.main, config, self._lifeline, os.getpid())
+            config = replace(config, head_address=said["address"])
+            self._lap("head")
+        zygote_identity = processes.identify(zygote_pid)
+        said = self._fork_and_hear(
+            "raylet", JOIN_S, raylet_main.main, config, to_zygote, zygote_identity, self._lifeline, os.getpid()
+        )
+        to_zygote.close()
+        self._lap("raylet")
+        gc.enable()
+        return facts | {"address": said["address"], "head_address": config.head_address}
+
+    def _fork_and_hear(self, name: str, limit: float, main: Callable[..., object], *args: Any) -> dict[str, Any]:
+        """Fork a child that gets, as last argument, a pipe to write one JSON line to; and return that line."""
+        hear, tell = os.pipe()
+        pid = self._fork(name, main, *args, tell, close=(hear,))
+        os.close(tell)
+        deadline = time.monotonic() + limit
+        line = b""
+        self._poll.register(hear, select.POLLIN)
+        try:
+            while not line.endswith(b"\n"):
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise Ended(f"the {name} was not ready after {limit:.0f} s")
+                if hear in self._wait(left):
+                    more = os.read(hear, 1 << 16)
+                    line += more
+                    if not more:  # it is ending; the signal says how
+                        self._poll.unregister(hear)
+                        self._wait(left)
+        finally:
+            with contextlib.suppress(KeyError):
+                self._poll.unregister(hear)
+            os.close(hear)
+        said: dict[str, Any] = json.loads(line)
+        if "failed" in said:
+            raise Ended(f"the {name} (pid {pid}) cannot start: {said['failed']}")
+        return said
+
+    def _fork(self, name: str, main: Callable[..., object], *args: Any, close: Collection[int] = ()) -> int:
+        pid = processes.fork(
+            main, *args, close=(self._lifeline_end, self._wake, self._wake_end, *self._tie.descriptors, *close)
+        )
+        self._children[pid] = name
+        return pid
+
+    def _lap(self, name: str) -> None:
+        now = time.monotonic()
+        self._laps[name] = round(now - self._lap_began, 4)
+        self._lap_began = now
+
+    # ------------------------------------------------------------------------------ waiting
+    def _catch_signals(self) -> None:
+        for descriptor in (self._wake, self._wake_end):
+            os.set_blocking(descriptor, False)
+        signal.set_wakeup_fd(self._wake_end, warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, lambda number, _: self._signals.append(signal.Signals(number).name))
+        signal.signal(signal.SIGCHLD, lambda *_: None)  # it has only to wake the poll
+
+    def _wait(self, limit: float | None = None) -> set[int]:
+        """Wait until something happens; which of the descriptors that others registered have something to read.
+
+        Raises:
+            Ended: the tie, a child, or a signal says that it is over.
+        """
+        if self._tie.needs_asking:
+            limit = TIE_POLL_S if limit is None else min(limit, TIE_POLL_S)
+        readable = {descriptor for descriptor, _ in self._poll.poll(None if limit is None else limit * 1000)}
+        if self._wake in readable:
+            with contextlib.suppress(BlockingIOError):
+                os.read(self._wake, 4096)
+        if self._signals:
+            raise Ended(f"the keeper got {self._signals[0]}", meant=True)
+        for pid, code in processes.reap():
+            name = self._children.pop(pid, None)  # None: an adopted orphan
+            if name is not None:
+                raise Ended(f"the {name} (pid {pid}) ended: {processes.exit_in_words(code)}", meant=code == 0)
+        why = self._tie.why_gone(readable)
+        if why is not None:
+            raise Ended(why, meant=True)
+        return readable
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,94 @@
+"""References as the user holds them. One process has at most one `ObjectRef` per object, so identity is equality."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import weakref
+from collections import deque
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from sparkray_core.ids import OBJECT_ID_BYTES, ObjectId
+from sparkray_core.model.entries import Entry
+from sparkray_core.wire import values
+
+if TYPE_CHECKING:
+    from sparkray_core.run.core import Core
+
+T = TypeVar("T")
+
+# The process's core; None when no session is up. One per process: `connect` sets it, `close` clears it.
+current: Core | None = None
+# Entries whose ObjectRef died, for the core to take up. Appended to in destructors, which may run anywhere.
+dropped: deque[Entry] = deque()
+
+
+def core() -> Core:
+    if current is None:
+        raise RuntimeError("sparkray is not initialized in this process: call sparkray.init() first")
+    return current
+
+
+class ObjectRef(Generic[T]):
+    """A reference to a value that exists, or will. It keeps the value alive, on whatever node it is.
+
+    `ray.get(ref)` waits for the value. Passed to a remote function as an argument the value is passed; inside a list,
+    dict or object the reference is.
+    """
+
+    __slots__ = ("__weakref__", "_entry")
+
+    def __init__(self, entry: Entry) -> None:
+        self._entry = entry
+
+    def __del__(self) -> None:
+        dropped.append(self._entry)
+        if current is not None and current.pump.asleep:
+            current.pump.wake()
+
+    def binary(self) -> bytes:
+        """The id: 28 bytes."""
+        return self._entry.id
+
+    def hex(self) -> str:
+        return self._entry.id.hex()
+
+    def is_nil(self) -> bool:
+        return False
+
+    def task_id(self) -> bytes:
+        """The id of the task that makes the value: 24 bytes."""
+        return self._entry.id[:24]
+
+    @classmethod
+    def size(cls) -> int:
+        return OBJECT_ID_BYTES
+
+    def __repr__(self) -> str:
+        return f"ObjectRef({self.hex()})"
+
+    def __reduce__(self) -> Any:
+        values.note_ref(self)
+        core().export(self)
+        return rebuild, (self._entry.id,)
+
+    def future(self) -> concurrent.futures.Future[T]:
+        """A future of the value. Cancelling it does not cancel the task."""
+        return core().future(self)
+
+    def __await__(self) -> Any:
+        import asyncio
+
+        return asyncio.wrap_future(self.future()).__await__()
+
+
+def rebuild(some_object: bytes) -> ObjectRef[Any]:
+    """The ObjectRef of an id that came from another process."""
+    ref = core().ref_of(ObjectId(some_object))
+    values.found_ref(ref)
+    return ref
+
+
+def remember(ref: ObjectRef[Any]) -> None:
+    """Make the ref findable by its entry, so that the same id gives the same ref."""
+    if ref._entry.weak is None or ref._entry.weak() is None:
+        ref._entry.weak = weakref.ref(ref)

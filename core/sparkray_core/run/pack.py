@@ -1,0 +1,90 @@
+"""A call's arguments as they travel, and the function as it travels once."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+from sparkray_core.ids import FunctionId
+from sparkray_core.messages import Value
+from sparkray_core.model.entries import Entry
+from sparkray_core.model.owner import Function
+from sparkray_core.run.execute import NO_ARGUMENTS
+from sparkray_core.run.limits import INLINE_BYTES
+from sparkray_core.run.object_ref import ObjectRef
+from sparkray_core.wire import values
+
+if TYPE_CHECKING:
+    from sparkray_core.run.core import Core
+
+FUNCTION_LIMIT_BYTES = 95 << 20  # Ray's limit: a larger closure has captured data that should be a reference
+
+Packed = tuple[Value, "list[tuple[int | str, Entry]] | None", "list[Entry] | None"]
+
+
+def pack(core: Core, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Packed:
+    """(payload, arguments that are references, references inside the arguments).
+
+    A snapshot: what the caller does to the arguments afterwards is not seen. Large arguments become objects of their
+    own, so that they are written once to shared memory and read in place.
+
+    Raises:
+        TypeError: an argument cannot be pickled; the text names it.
+    """
+    if not args and not kwargs:
+        return NO_ARGUMENTS, None, None
+    refs: list[tuple[int | str, Entry]] | None = None
+    if ObjectRef in map(type, args) or (kwargs and ObjectRef in map(type, kwargs.values())):
+        args, kwargs, refs = _take_refs(args, kwargs)
+    serialized = values.serialize((args, kwargs))
+    if serialized.size > INLINE_BYTES:
+        args, kwargs, refs = _take_large(core, args, kwargs, refs or [])
+        serialized = values.serialize((args, kwargs))
+    nested = [ref._entry for ref in serialized.refs] if serialized.refs else None
+    return values.to_inline(serialized), refs, nested
+
+
+def _take_refs(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any, list[tuple[int | str, Entry]]]:
+    refs: list[tuple[int | str, Entry]] = []
+    left = list(args)
+    for position, value in enumerate(args):
+        if type(value) is ObjectRef:
+            refs.append((position, value._entry))
+            left[position] = None
+    kept = dict(kwargs)
+    for name, value in kwargs.items():
+        if type(value) is ObjectRef:
+            refs.append((name, value._entry))
+            kept[name] = None
+    return tuple(left), kept, refs
+
+
+def _take_large(
+    core: Core, args: tuple[Any, ...], kwargs: dict[str, Any], refs: list[tuple[int | str, Entry]]
+) -> tuple[Any, Any, list[tuple[int | str, Entry]] | None]:
+    """Each argument that is large by itself goes to the store."""
+    left, kept = list(args), dict(kwargs)
+    holders: list[tuple[Any, Any, Any]] = [(left, position, value) for position, value in enumerate(args)]
+    holders += [(kept, name, value) for name, value in kwargs.items()]
+    for holder, where, value in holders:
+        if value is not None and values.serialize(value).size > INLINE_BYTES:
+            refs.append((where, core.put(value)._entry))
+            holder[where] = None
+    return tuple(left), kept, refs or None
+
+
+def pack_function(function: Any, name: str) -> tuple[Function, list[Any]]:
+    """A function or class as it travels, and the references that it has captured (which must outlive it).
+
+    Raises:
+        TypeError: it cannot be pickled.
+        ValueError: it is larger than 95 MiB.
+    """
+    blob, refs = values.serialize_in_band(function)  # captured arrays too: one blob holds everything
+    if len(blob) > FUNCTION_LIMIT_BYTES:
+        raise ValueError(
+            f"the function {name} is {len(blob) >> 20} MiB when pickled, and {FUNCTION_LIMIT_BYTES >> 20} MiB is the "
+            f"limit. It captures large objects: store them with put() and pass the references."
+        )
+    digest = hashlib.blake2b(blob, digest_size=16, key=name.encode()[:64])
+    return Function(FunctionId(digest.digest()), name, blob), refs

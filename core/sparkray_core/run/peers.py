@@ -1,0 +1,184 @@
+"""The other nodes and the head: a link to each, over the one transport of this process.
+
+A connection of the transport carries packets one way, so a peer can answer only once it knows our address. Raylets
+read each other's in the head's table, but the head does not know a raylet before it has received its first message,
+which a link does not deliver before both ends have answered each other. Therefore an *introduction*, our address,
+goes ahead of every packet to a peer that was not heard yet. Who receives one was reached by an owner of the session's
+keys, and needs nothing else to believe it.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import os
+from collections.abc import Callable, Iterable
+
+from sparkray_core.ids import NodeId
+from sparkray_core.model.link import ACK_DELAY_S, Deliver, Link, LinkEffect, PeerRestarted, PeerSilent, Transmit
+from sparkray_core.run.config import NodeConfig
+from sparkray_core.run.loop import Loop
+from sparkray_core.wire.transport import Transport
+from sparkray_core.wire.zmq_transport import ZmqTransport
+
+SILENCE_S = 5.0  # a peer that owed an answer for so long is reported as lost
+_INTRODUCTION = b"sparkray lives at "  # no link packet begins so: those begin with 8 random bytes
+_HELD_FRAMES = 10_000  # for a node whose address is not known yet; more is a bug of whoever sends there
+
+OnPayloads = Callable[[NodeId, "list[bytes]"], None]
+OnLost = Callable[[NodeId, str], None]
+log = logging.getLogger(__name__)
+
+
+class Peers:
+    """What is sent in one turn of the loop goes out, one batch to each peer, with `flush`."""
+
+    def __init__(
+        self, loop: Loop, transport: Transport, address: str, on_payloads: OnPayloads, on_lost: OnLost
+    ) -> None:
+        """
+        Args:
+            address: the transport's, as others reach it.
+            on_payloads: gets what one peer sent, in order, nothing twice.
+            on_lost: the peer is silent though it should answer, or another life of it answers.
+        """
+        self.address = address
+        self._loop = loop
+        self._transport = transport
+        self._on_payloads = on_payloads
+        self._on_lost = on_lost
+        self._links: dict[NodeId, Link] = {}
+        self._outgoing: dict[NodeId, list[bytes]] = {}
+        self._reachable: set[NodeId] = set()
+        self._heard: set[NodeId] = set()
+        self._forgotten: set[NodeId] = set()
+        self._timer = loop.timer(self._on_clock)
+        self._wakes: list[tuple[float, NodeId]] = []  # a heap; a link may have several entries, only the first counts
+        self._next_wake: dict[NodeId, float] = {}
+        loop.watch(transport.fileno(), self._on_readable)
+
+    @classmethod
+    def open(cls, config: NodeConfig, me: NodeId, loop: Loop, on_payloads: OnPayloads, on_lost: OnLost) -> Peers:
+        """Over TCP, as the configuration says.
+
+        Raises:
+            CannotListen: the address cannot be bound.
+        """
+        assert config.curve_public is not None
+        assert config.curve_secret is not None
+        keys = config.curve_public, config.curve_secret
+        transport = ZmqTransport(me, os.urandom(8), keys, config.bind_host)
+        port = transport.address.rpartition(":")[2]
+        return cls(loop, transport, f"tcp://{config.host}:{port}", on_payloads, on_lost)
+
+    # ------------------------------------------------------------------------------ who
+    def connect(self, node: NodeId, address: str) -> None:
+        """The node is reached there; what waited for that goes out with the next `flush`. Ids are used once, so one
+        that was forgotten stays so."""
+        if node not in self._forgotten:
+            self._transport.connect(node, address)
+            self._reachable.add(node)
+
+    def forget(self, node: NodeId) -> None:
+        """Send what was meant for it, then drop the link; what it still sends is not looked at."""
+        self._flush_to(node)
+        self._forgotten.add(node)
+        self._reachable.discard(node)
+        self._links.pop(node, None)
+        self._outgoing.pop(node, None)
+        self._next_wake.pop(node, None)
+        self._transport.disconnect(node)
+
+    # ------------------------------------------------------------------------------ writing
+    def send(self, node: NodeId, frame: bytes) -> None:
+        """To be delivered there, after all that was sent there before, unless the peer is lost."""
+        if node in self._forgotten:
+            return
+        frames = self._outgoing.setdefault(node, [])
+        if node not in self._reachable and len(frames) >= _HELD_FRAMES:
+            log.error("dropped a frame for node %s, of which nobody has told the address", node.hex())
+            return
+        frames.append(frame)
+
+    def flush(self) -> None:
+        for node in list(self._outgoing):
+            self._flush_to(node)
+
+    @property
+    def unacknowledged(self) -> bool:
+        """Whether anything is under way that its receiver has not confirmed."""
+        return bool(self._outgoing) or any(link.unacked_bytes for link in self._links.values())
+
+    def close(self) -> None:
+        """Send what is left and confirm what was received, without waiting for answers."""
+        self.flush()
+        now = self._loop.clock()
+        for node, link in list(self._links.items()):
+            self._perform(node, link.tick(now + ACK_DELAY_S))
+        self._loop.forget(self._transport.fileno())
+        self._transport.close()
+
+    def _flush_to(self, node: NodeId) -> None:
+        if node in self._reachable:
+            frames = self._outgoing.pop(node, None)
+            if frames:
+                self._perform(node, self._link(node).send(frames, self._loop.clock()))
+
+    # ------------------------------------------------------------------------------ reading
+    def _on_readable(self) -> None:
+        while True:
+            for node, packet in self._transport.receive():
+                self._receive(node, packet)
+            if not self._transport.pending():
+                return
+
+    def _receive(self, node: NodeId, packet: bytes) -> None:
+        if node in self._forgotten:
+            return
+        if packet.startswith(_INTRODUCTION):
+            if node not in self._reachable:
+                self.connect(node, packet[len(_INTRODUCTION) :].decode("ascii", "replace"))
+            return
+        self._heard.add(node)
+        self._perform(node, self._link(node).received(packet, self._loop.clock()))
+
+    def _on_clock(self) -> None:
+        now = self._loop.clock()
+        while self._wakes and self._wakes[0][0] <= now:
+            at, node = heapq.heappop(self._wakes)
+            link = self._links.get(node)
+            if link is not None and self._next_wake.get(node) == at:
+                del self._next_wake[node]
+                self._perform(node, link.tick(now))
+        if self._wakes:
+            self._timer.wake_at(self._wakes[0][0])
+
+    # ------------------------------------------------------------------------------ links
+    def _link(self, node: NodeId) -> Link:
+        link = self._links.get(node)
+        if link is None:
+            link = self._links[node] = Link(os.urandom(8), self._loop.clock(), silence_s=SILENCE_S)
+        return link
+
+    def _perform(self, node: NodeId, effects: Iterable[LinkEffect]) -> None:
+        for effect in effects:
+            match effect:
+                case Transmit(packet):
+                    if node not in self._heard:
+                        self._transport.send(node, _INTRODUCTION + self.address.encode("ascii"))
+                    self._transport.send(node, packet)
+                case Deliver(payloads):
+                    self._on_payloads(node, payloads)
+                case PeerRestarted(unacknowledged):
+                    self._on_lost(node, f"it came back as another; {unacknowledged} messages to it may be lost")
+                case PeerSilent(seconds):
+                    self._on_lost(node, f"it has not answered for {seconds:.1f} s")
+        self._schedule(node)
+
+    def _schedule(self, node: NodeId) -> None:
+        link = self._links.get(node)
+        wake = link.next_wake() if link is not None else None
+        if wake is not None and wake < self._next_wake.get(node, float("inf")):
+            self._next_wake[node] = wake
+            heapq.heappush(self._wakes, (wake, node))
+            self._timer.wake_at(wake)

@@ -1,0 +1,221 @@
+"""Who reads the sockets of a driver or worker: whoever waits, and otherwise one side thread.
+
+A hop from an I/O thread to the thread that waits costs some 50 us, more than the message itself. So a thread that has
+to wait *leads*: it polls the sockets itself and handles what comes, until its own condition holds. While nobody
+leads, the side thread does, so that leases, steals and other people's questions are answered while user code runs.
+
+The hand-over must not cost a thread switch. There are two epolls: `inner` holds the sockets, `outer` holds `inner` and
+a wake-up descriptor, and the side thread sleeps in `outer`. A leader takes `inner` out of `outer` (the gate) and puts
+it back at the end: two system calls, and the side thread never wakes up.
+
+    gate open    side thread:  outer.poll -> turn
+    gate closed  leader:       turn -> turn -> ... -> gate open
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+now = time.monotonic
+
+QUIET_POLL_S = 0.002  # how often the side thread looks while there is something under way that nobody waits for
+QUIET_TURNS = 50  # looks in vain, after which it sleeps until it is woken
+LEAD_WAIT_S = 0.001  # a thread that has to wait gives the present leader this long to finish its turn
+
+
+class Getter:
+    """One thread's wait for some entries. `entry_ready` is called with the core's lock held."""
+
+    __slots__ = ("fail_fast", "failed", "gate", "missing")
+
+    def __init__(self, missing: int, fail_fast: Callable[[Any], bool] | None = None) -> None:
+        self.missing = missing  # entries to come until the wait is over
+        self.fail_fast = fail_fast
+        self.failed: Any = None  # the first entry that `fail_fast` said ends the wait
+        self.gate: threading.Lock | None = None  # held while a follower waits
+
+    def entry_ready(self, entry: Any) -> None:
+        self.missing -= 1
+        if self.fail_fast is not None and self.failed is None and self.fail_fast(entry):
+            self.failed = entry
+            self.missing = 0
+        if self.missing <= 0 and self.gate is not None and self.gate.locked():
+            self.gate.release()
+
+    def finish(self) -> None:
+        """Over, whatever is missing."""
+        self.missing = 0
+        if self.gate is not None and self.gate.locked():
+            self.gate.release()
+
+
+class Pump:
+    """The two epolls, the leader's lock and the side thread."""
+
+    def __init__(self, name: str, turn: Callable[[float | None], bool]) -> None:
+        """
+        Args:
+            turn: polls `inner` for at most so many seconds (None: until something comes) and handles what came; it
+                returns whether anything did. Only called by the leader.
+        """
+        self.inner = select.epoll()
+        self.outer = select.epoll()
+        self.asleep = False  # the side thread sleeps without limit: what needs it must call `wake`
+        self.next_wake: float | None = None  # the model's own alarm
+        self._turn = turn
+        self._leader = threading.Lock()
+        self._closed = False
+        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self.outer.register(self._wake_read, select.EPOLLIN)
+        self.outer.register(self.inner.fileno(), select.EPOLLIN)
+        self._thread = threading.Thread(target=self._side, name=name, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def register(self, fd: int) -> None:
+        self.inner.register(fd, select.EPOLLIN)
+
+    def want_write(self, fd: int, wanted: bool) -> None:
+        self.inner.modify(fd, select.EPOLLIN | (select.EPOLLOUT if wanted else 0))
+
+    def unregister(self, fd: int) -> None:
+        self.inner.unregister(fd)
+
+    def wake(self) -> None:
+        """Have the side thread look soon. Safe anywhere, also in a destructor."""
+        self.asleep = False
+        with contextlib.suppress(OSError):  # full: it is awake anyhow. Closed: nobody is left to wake
+            os.write(self._wake_write, b"w")
+
+    def lead(self, getter: Getter, deadline: float | None) -> None:
+        """Wait until nothing is missing to `getter`, or the deadline (monotonic seconds) passed."""
+        while getter.missing > 0 and not self._closed:
+            if deadline is not None and now() >= deadline:
+                return
+            if self._leader.acquire(timeout=LEAD_WAIT_S):
+                try:
+                    self._lead(getter, deadline)
+                finally:
+                    self._leader.release()
+            else:
+                self._follow(getter, deadline)
+
+    def poll_once(self) -> None:
+        """Handle what has arrived, without waiting, unless another thread is at it."""
+        if self._leader.acquire(blocking=False):
+            try:
+                self._turn(0)
+            finally:
+                self._leader.release()
+
+    def _lead(self, getter: Getter, deadline: float | None) -> None:
+        interrupts = _Interrupts()
+        self.outer.modify(self.inner.fileno(), 0)
+        try:
+            while getter.missing > 0 and not self._closed:
+                timeout = None
+                if deadline is not None or self.next_wake is not None:
+                    moment = now()
+                    if deadline is not None:
+                        if moment >= deadline:
+                            return
+                        timeout = deadline - moment
+                    if self.next_wake is not None:
+                        alarm = max(0.0, self.next_wake - moment)
+                        timeout = alarm if timeout is None or alarm < timeout else timeout
+                self._turn(timeout)
+                interrupts.check()
+        finally:
+            if not self._closed:
+                self.outer.modify(self.inner.fileno(), select.EPOLLIN)
+            interrupts.restore()
+            if self.asleep:
+                self.wake()
+
+    def _follow(self, getter: Getter, deadline: float | None) -> None:
+        gate = threading.Lock()
+        gate.acquire()
+        getter.gate = gate
+        # The leader may leave at any time, and the side thread then serves us; look up now and then all the same.
+        limit = 0.1 if deadline is None else max(0.0, min(0.1, deadline - now()))
+        if getter.missing > 0:
+            gate.acquire(timeout=limit)
+        getter.gate = None
+
+    def _side(self) -> None:
+        quiet = 0
+        while not self._closed:
+            timeout: float | None = QUIET_POLL_S
+            if quiet >= QUIET_TURNS:
+                self.asleep = True
+                timeout = None if self.next_wake is None else max(0.0, self.next_wake - now())
+            for fd, _ in self.outer.poll(timeout):
+                if fd == self._wake_read:
+                    quiet = 0
+                    with contextlib.suppress(BlockingIOError):
+                        os.read(self._wake_read, 4096)
+            self.asleep = False
+            if self._closed:
+                return
+            if self._leader.acquire(blocking=False):
+                try:
+                    busy = self._turn(0)
+                finally:
+                    self._leader.release()
+                quiet = 0 if busy else quiet + 1
+            else:
+                quiet += 1
+
+    def close(self) -> None:
+        """End the side thread and wait for it; close the descriptors."""
+        if self._closed:
+            return
+        self._closed = True
+        self.wake()
+        if self._thread.is_alive() and threading.current_thread() is not self._thread:
+            self._thread.join()
+        with self._leader:
+            self.inner.close()
+            self.outer.close()
+            os.close(self._wake_read)
+            os.close(self._wake_write)
+
+
+class _Interrupts:
+    """Ctrl-C while this thread leads: noted at once, raised between two turns, never in the middle of one.
+
+    Only the main thread gets signals; elsewhere this does nothing. The user's own handler is called, not replaced.
+    """
+
+    __slots__ = ("_previous", "_seen")
+
+    def __init__(self) -> None:
+        self._seen: tuple[int, FrameType | None] | None = None
+        self._previous: Any = None
+        if threading.current_thread() is threading.main_thread():
+            previous = signal.getsignal(signal.SIGINT)
+            if callable(previous):
+                self._previous = previous
+                signal.signal(signal.SIGINT, self._note)
+
+    def _note(self, signum: int, frame: FrameType | None) -> None:
+        self._seen = (signum, frame)
+
+    def check(self) -> None:
+        if self._seen is not None:
+            seen, self._seen = self._seen, None
+            self._previous(*seen)
+
+    def restore(self) -> None:
+        if self._previous is not None:
+            signal.signal(signal.SIGINT, self._previous)
+            self.check()

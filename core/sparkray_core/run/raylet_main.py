@@ -1,0 +1,194 @@
+"""The raylet: the process that speaks for a node. It relays frames, and performs what the node's model decides."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import logging
+import os
+import signal
+import socket
+import time
+
+from sparkray_core.ids import HEAD, HEAD_NODE, NodeId, ProcessId, node_of, raylet_of
+from sparkray_core.messages import NodeGone
+from sparkray_core.model.effects import Send
+from sparkray_core.model.events import ClockTicked, ConnectionLost, Event, PeerLost, Received, WorkerExited
+from sparkray_core.model.limits import NodeLimits
+from sparkray_core.model.node import Node
+from sparkray_core.model.node_info import NodeInfo
+from sparkray_core.run import child, folders, processes
+from sparkray_core.run.config import NodeConfig
+from sparkray_core.run.local_peers import LocalPeers
+from sparkray_core.run.loop import Loop
+from sparkray_core.run.peers import Peers
+from sparkray_core.run.perform import NodePerformer
+from sparkray_core.run.processes import Identity
+from sparkray_core.run.zygote_client import ZygoteClient, ZygoteGone
+from sparkray_core.store.allocator import Allocator
+from sparkray_core.store.segment import Segment
+from sparkray_core.wire import codec, hello
+
+ZYGOTE_END_S = (
+    1.5  # the zygote ends its workers within 0.5 s; what is over that is a worker in an uninterruptible sleep
+)
+
+log = logging.getLogger(__name__)
+
+
+def main(
+    config: NodeConfig, zygote: socket.socket, zygote_is: Identity | None, lifeline: int, keeper: int, tell: int
+) -> None:
+    """The raylet's life, right after the keeper forked it.
+
+    Args:
+        zygote: our end of the pair; closing it ends the zygote and all workers.
+        zygote_is: to see whether it has ended, should the keeper not be there to do so.
+        lifeline: a pipe that the keeper holds open.
+        tell: where to write, once the node has joined, the line that the keeper waits for.
+    """
+    loop = Loop()
+    loop.catch({signal.SIGTERM: loop.stop})
+    child.begin("raylet", config, keeper)
+    gc.freeze()
+    gc.enable()
+    loop.watch(lifeline, loop.stop)
+    raylet = Raylet(config, loop, zygote, keeper, tell)
+    try:
+        raylet.run()
+    finally:
+        raylet.close()
+        if os.getppid() != keeper:  # nobody else will do it
+            _clean_up(config.folder, zygote_is)
+
+
+def _clean_up(folder: str, zygote: Identity | None) -> None:
+    deadline = time.monotonic() + ZYGOTE_END_S
+    while zygote is not None and processes.is_alive(zygote):
+        if time.monotonic() > deadline:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(zygote.pid, signal.SIGKILL)
+        time.sleep(0.01)
+    folders.remove_node_folder(folder)
+
+
+class Raylet:
+    """The model and everything around it. Whatever happens ends in `_handle`."""
+
+    def __init__(self, config: NodeConfig, loop: Loop, zygote: socket.socket, keeper: int, tell: int) -> None:
+        self._loop = loop
+        self._node_id = config.node
+        self._me = raylet_of(config.node)
+        self._tell: int | None = tell
+        self._zygote = ZygoteClient(zygote)
+        self._segment = Segment.create(config.store_bytes, config.folder)
+        self._peers = Peers.open(config, config.node, loop, self._on_payloads, self._on_peer_lost)
+        assert config.head_address is not None
+        self._peers.connect(HEAD_NODE, config.head_address)
+        info = NodeInfo(
+            config.node,
+            self._peers.address,
+            config.host,
+            keeper,
+            config.resources,
+            config.labels,
+            config.store_bytes,
+            config.folder,
+        )
+        self._node = Node(info, config.session, Allocator(config.store_bytes), NodeLimits(warm_workers=config.prestart))
+        self._local = LocalPeers(
+            loop,
+            config.node,
+            hello.listen(config.socket_path),
+            config.token,
+            self._segment.fileno(),
+            self._on_frames,
+            self._on_process_lost,
+        )
+        timer = loop.timer(self._on_clock)
+        self._perform = NodePerformer(self._me, loop, timer, self._peers, self._local, self._zygote, self._segment)
+        loop.watch(self._zygote.fileno(), self._on_zygote)
+
+    def run(self) -> None:
+        self._perform(self._node.start(self._loop.clock()))
+        self._loop.run(after=self._flush)
+        if self._perform.stopped is None:  # the keeper ends the node; the session may go on without it
+            self._perform([Send(HEAD, NodeGone(self._node_id, "its node was ended"))])
+        if self._tell is not None:
+            child.tell_keeper(self._tell, {"failed": self._perform.stopped or "it was told to end"})
+        self._flush()
+
+    def close(self) -> None:
+        self._zygote.close()
+        self._local.close()
+        self._peers.close()
+        self._segment.close()
+
+    def _handle(self, event: Event) -> None:
+        self._perform(self._node.handle(event, self._loop.clock()))
+
+    def _flush(self) -> None:
+        self._local.flush()
+        self._peers.flush()
+
+    # ------------------------------------------------------------------------------ what happens
+    def _on_frames(self, sender: ProcessId, frames: list[bytes]) -> None:
+        """From a process of this node. Raises `BadFrame`: what came before has been handled."""
+        me = self._me
+        for frame in frames:
+            to = codec.addressed_to(frame)
+            if codec.sent_by(frame) != sender:
+                raise codec.BadFrame(f"process {sender.hex()} sent it in the name of another")
+            if to == me:
+                self._handle(Received(sender, codec.decode(frame, codec.ENVELOPE_BYTES)))
+            else:
+                self._perform.route(to, frame)
+
+    def _on_payloads(self, node: NodeId, payloads: list[bytes]) -> None:
+        """From another node or the head: each is a frame for this raylet or for a process of this node."""
+        for frame in payloads:
+            to = ProcessId(frame[:16])
+            if to != self._me and node_of(to) == self._node_id:
+                self._local.send(to, frame)
+            else:
+                self._on_message(node, frame)
+
+    def _on_message(self, node: NodeId, frame: bytes) -> None:
+        try:
+            to, sender, message = (
+                codec.addressed_to(frame),
+                codec.sent_by(frame),
+                codec.decode(frame, codec.ENVELOPE_BYTES),
+            )
+        except codec.BadFrame as error:
+            log.error("dropped, from node %s: %s", node.hex(), error)
+            return
+        if to != self._me:
+            log.error("node %s sent %s for %s, which is not here", node.hex(), message, to.hex())
+            return
+        self._handle(Received(sender, message))
+        self._report_joining()
+
+    def _report_joining(self) -> None:
+        if self._tell is not None and self._node_id in self._node.table:
+            child.tell_keeper(self._tell, {"address": self._peers.address})
+            self._tell = None
+
+    def _on_peer_lost(self, node: NodeId, why: str) -> None:
+        self._handle(PeerLost(node, why))
+
+    def _on_process_lost(self, process: ProcessId) -> None:
+        self._handle(ConnectionLost(process))
+
+    def _on_zygote(self) -> None:
+        try:
+            for exited in self._zygote.receive():
+                log.info("worker %s: %s", exited.worker.hex(), exited.why)
+                self._local.end(exited.worker)  # what it sent came before its end
+                self._handle(WorkerExited(exited.worker, exited.why))
+        except ZygoteGone:
+            log.error("the zygote is gone, and all workers with it")
+            self._loop.stop()
+
+    def _on_clock(self) -> None:
+        self._handle(ClockTicked())

@@ -1,0 +1,178 @@
+"""Starting a node and ending it, from a process that wants one: a driver, or a task of Spark in an executor.
+
+This runs in the user's own process, which may have threads and other children, so it imports no zmq and forks nothing
+itself: it starts the keeper as a fresh Python, tells it everything through stdin, and hears one line back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from typing import IO, Any
+
+from sparkray_core.errors import RaySystemError
+from sparkray_core.run import processes
+from sparkray_core.run.config import NodeConfig, StdinTie
+from sparkray_core.run.folders import sweep
+from sparkray_core.wire.hello import TOKEN_BYTES
+
+__all__ = ["NodeStartError", "StartedNode", "new_session_name", "new_token", "start_node", "sweep"]
+
+START_LIMIT_S = 60.0  # from a cold disk on a busy machine; the usual is 0.2
+STOP_LIMIT_S = 10.0
+_SHOWN_CHARACTERS = 4000  # of a failed node's output
+
+# Our own folder comes after the standard library, which nothing of ours may hide, and before what is installed, which
+# may be another version of us. The empty entry, the current folder, goes: a file there would hide the library too.
+_BOOTSTRAP = """\
+import sys
+path = [entry for entry in sys.path if entry]
+path.insert(next((i for i, entry in enumerate(path) if entry.endswith("-packages")), len(path)), sys.argv.pop(1))
+sys.path[:] = path
+from sparkray_core.run.keeper import main
+sys.exit(main())
+"""
+
+
+class NodeStartError(RaySystemError):
+    """The node did not come up; nothing of it is left behind."""
+
+    def __init__(self, why: str, log: str) -> None:
+        super().__init__(why, log)
+        self.why, self.log = why, log
+
+    def __str__(self) -> str:
+        return f"the node did not start: {self.why}" + (f"\n{self.log}" if self.log else "")
+
+
+def new_session_name() -> str:
+    """Sorts by the time of its start; short, because it is part of the sockets' paths."""
+    return f"{time.strftime('%m%d-%H%M%S')}-{os.urandom(3).hex()}"
+
+
+def new_token() -> bytes:
+    return os.urandom(TOKEN_BYTES)
+
+
+class StartedNode:
+    """A node that this process started. With a `StdinTie` it ends when this object's pipe, or this process, does."""
+
+    def __init__(self, keeper: subprocess.Popen[bytes], config: NodeConfig, facts: dict[str, Any]) -> None:
+        self._keeper = keeper
+        self.config = config  # with the head's address and, where the keeper made them, the curve keys
+        self.pid = keeper.pid
+        self.folder: str = facts["folder"]
+        self.address: str = facts["address"]  # tcp://host:port of the raylet
+        self.head_address: str = facts["head_address"]
+        self.seconds: dict[str, float] = facts["seconds"]  # of each phase of the keeper's start
+
+    def is_running(self) -> bool:
+        return self._keeper.poll() is None
+
+    def stop(self, timeout: float = STOP_LIMIT_S) -> bool:
+        """Tell the keeper to end the node, and wait for it, `timeout` seconds at most.
+
+        Returns:
+            Whether all is gone, processes and folder. Calling it again asks again.
+        """
+        stdin = self._keeper.stdin
+        assert stdin is not None
+        stdin.close()
+        if not isinstance(self.config.tie, StdinTie) and self.is_running():
+            self._keeper.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._keeper.wait(timeout)
+        return not self.is_running() and not os.path.exists(self.folder)
+
+    def __enter__(self) -> StartedNode:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+def start_node(config: NodeConfig, python: str = sys.executable, timeout: float = START_LIMIT_S) -> StartedNode:
+    """Start a node and wait until it has joined its head.
+
+    Args:
+        python: the interpreter of the node's processes.
+        timeout: seconds.
+
+    Raises:
+        NodeStartError: it failed, or was not ready in time; its processes have been ended.
+    """
+    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    try:
+        keeper = subprocess.Popen(
+            [python, "-c", _BOOTSTRAP, root],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,  # before the node is ready; then they go to its logs
+            bufsize=0,
+            env=processes.scrub_environment(os.environ),
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise NodeStartError(f"{python} cannot be run: {error.strerror}", "") from error
+    assert keeper.stdin is not None
+    assert keeper.stdout is not None
+    with keeper.stdout:
+        try:
+            with contextlib.suppress(BrokenPipeError):  # it ended already: what it printed says why
+                keeper.stdin.write(config.to_json().encode() + b"\n")
+            if not isinstance(config.tie, StdinTie):
+                keeper.stdin.close()
+            facts, printed = _hear(keeper.stdout, time.monotonic() + timeout)
+        except BaseException:  # a Ctrl-C while we wait
+            _give_up(keeper)
+            raise
+    if facts is None or not facts["ready"]:
+        _give_up(keeper)
+        if facts is not None:
+            raise NodeStartError(facts["why"], facts.get("log", ""))
+        ended = keeper.returncode is not None and keeper.returncode >= 0
+        why = "its keeper ended at once" if ended else f"it was not ready within {timeout:g} s"
+        raise NodeStartError(why, printed[-_SHOWN_CHARACTERS:])
+    config = replace(config, head_address=facts["head_address"])
+    if config.curve_public is None:
+        public, secret = (bytes.fromhex(facts[name]) for name in ("curve_public", "curve_secret"))
+        config = replace(config, curve_public=public, curve_secret=secret)
+    return StartedNode(keeper, config, facts)
+
+
+def _hear(stdout: IO[bytes], deadline: float) -> tuple[dict[str, Any] | None, str]:
+    """The keeper's one line, or None when it closed or time is up; and whatever else was printed."""
+    text = b""
+    poll = select.poll()  # not select: a driver may have more than 1,024 descriptors
+    poll.register(stdout, select.POLLIN)
+    while (left := deadline - time.monotonic()) > 0:
+        if not poll.poll(left * 1000):
+            break
+        more = os.read(stdout.fileno(), 1 << 16)
+        text += more
+        for line in text.splitlines(keepends=True):
+            if line.startswith(b'{"ready":') and line.endswith(b"\n"):
+                return json.loads(line), text.decode(errors="replace")
+        if not more:
+            break
+    return None, text.decode(errors="replace").strip()
+
+
+def _give_up(keeper: subprocess.Popen[bytes]) -> None:
+    assert keeper.stdin is not None
+    keeper.stdin.close()
+    try:
+        keeper.wait(timeout=0.2)  # it may be ending by itself, and then tells by its exit code how
+    except subprocess.TimeoutExpired:
+        keeper.terminate()
+        try:
+            keeper.wait(timeout=STOP_LIMIT_S)
+        except subprocess.TimeoutExpired:
+            keeper.kill()
+            keeper.wait()

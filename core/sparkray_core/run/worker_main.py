@@ -1,0 +1,244 @@
+"""A worker: runs the tasks that owners push to it, or is one actor.
+
+The main thread runs user code and, when it has none, leads the pump: a task that arrives is read and run by the same
+thread. While user code runs, the side thread answers steals and questions and sends off results that lie too long.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import cloudpickle  # type: ignore[import-untyped]
+
+from sparkray_core.ids import HEAD, ActorId, FunctionId, ProcessId
+from sparkray_core.messages import (
+    FAILED,
+    ActorFailed,
+    ActorReady,
+    ExitWorker,
+    PushCalls,
+    PushTasks,
+    StartActor,
+    StealTasks,
+    StopActor,
+    TaskResults,
+    TasksReturned,
+    TaskTuple,
+    WorkerBlocked,
+    WorkerUnblocked,
+)
+from sparkray_core.run import execute
+from sparkray_core.run.core import Core
+from sparkray_core.run.pump import Getter
+
+if TYPE_CHECKING:
+    from sparkray_core.run.config import NodeConfig
+
+FLUSH_S = 0.001  # results of short tasks wait this long for company
+FLUSH_RESULTS = 256  # or until there are so many
+
+
+def main(config: NodeConfig, process: ProcessId) -> None:
+    """Serve until told to end. Never raises: the zygote's child has nobody to catch it."""
+    core = Core(process, config.folder, config.token, "worker")
+    worker = Worker(core)
+    core.listen()
+    core.connect()
+    worker.serve()
+
+
+class Worker:
+    """The queue of what was pushed here, and its execution."""
+
+    def __init__(self, core: Core) -> None:
+        self.core = core
+        self.queue: deque[tuple[ProcessId, TaskTuple]] = deque()
+        self.functions: dict[FunctionId, tuple[str, Callable[..., Any]]] = {}
+        self.results: deque[tuple[ProcessId, Any]] = deque()
+        self.instance: Any = None
+        self.actor: StartActor | None = None
+        self.leaving: str | None = None  # why this worker ends once its queue is empty
+        self._idle: Getter | None = None
+        self._flushed_at = 0.0
+        self._running = False
+        core.handlers |= {
+            PushTasks: self._on_tasks,
+            PushCalls: self._on_calls,
+            StealTasks: self._on_steal,
+            StartActor: self._on_start_actor,
+            StopActor: self._on_leave,
+            ExitWorker: self._on_leave,
+        }
+        core.on_block = self._block
+        core.on_quiet = self._flush_late
+
+    # ------------------------------------------------------------------ messages (the core's lock is held)
+    def _on_tasks(self, sender: ProcessId, message: PushTasks) -> None:
+        for function_id, name, blob in message.functions:
+            self.functions[function_id] = (name, _Unloaded(blob))
+        self._extend((sender, task) for task in message.tasks)
+
+    def _on_calls(self, sender: ProcessId, message: PushCalls) -> None:
+        self._extend((sender, call) for call in message.calls)
+
+    def _on_start_actor(self, sender: ProcessId, message: StartActor) -> None:
+        self._extend([(sender, message)])
+
+    def _on_leave(self, sender: ProcessId, message: StopActor | ExitWorker) -> None:
+        self.leaving = message.why
+        self._extend(())
+
+    def _extend(self, items: Any) -> None:
+        self.queue.extend(items)
+        if self._idle is not None:
+            self._idle.finish()
+
+    def _on_steal(self, sender: ProcessId, message: StealTasks) -> None:
+        """Give back from the end, so that what runs next is still here."""
+        counts: list[int] = []
+        kept: deque[tuple[ProcessId, TaskTuple]] = deque()
+        while self.queue and len(counts) < message.most:
+            owner, task = self.queue.pop()
+            if owner == sender and type(task) is tuple:
+                counts.append(task[0])
+            else:
+                kept.appendleft((owner, task))
+        self.queue.extend(kept)
+        counts.reverse()
+        self.core._send(sender, TasksReturned(counts, blocked=False))
+
+    # ------------------------------------------------------------------ running
+    def serve(self) -> None:
+        queue = self.queue
+        self._flushed_at = time.perf_counter()
+        while True:
+            try:
+                sender, task = queue.popleft()
+            except IndexError:
+                self.flush()
+                if self.leaving is not None:
+                    self._leave()
+                self._wait()
+                continue
+            if type(task) is tuple:
+                self.results.append((sender, self._run(sender, task)))
+                if len(self.results) >= FLUSH_RESULTS or time.perf_counter() - self._flushed_at > FLUSH_S:
+                    self.flush()
+            else:
+                self._become(task)  # type: ignore[arg-type]
+
+    def _run(self, sender: ProcessId, task: TaskTuple) -> Any:
+        if self.actor is not None:
+            name = task[1].decode()
+            method = getattr(self.instance, name, None)
+            if method is None:
+                error = AttributeError(f"{self.actor.name} has no method {name!r}")
+                return task[0], [execute.failure(name, error)] * task[2], None
+            return execute.run(self.core, sender, method, f"{self.actor.name}.{name}", task)
+        name, function = self.functions[FunctionId(task[1])]
+        if type(function) is _Unloaded:
+            try:
+                function = cloudpickle.loads(function.blob)
+            except Exception as error:  # noqa: BLE001 - user code: the modules that it names are imported here
+                return task[0], [execute.failure(name, error)] * task[2], None
+            self.functions[FunctionId(task[1])] = (name, function)
+        return execute.run(self.core, sender, function, name, task)
+
+    def _wait(self) -> None:
+        """Lead the pump until there is something to run."""
+        idle = Getter(1)
+        with self.core.lock:
+            if self.queue or self.leaving is not None:
+                return
+            self._idle = idle
+        self._running = False
+        self.core.pump.lead(idle, None)
+        self._running = True
+        self._idle = None
+        if len(self.queue) > 1 and self.core.pump.asleep:
+            self.core.pump.wake()  # it looks after results that lie behind a long task
+        self._flushed_at = time.perf_counter()
+
+    def flush(self) -> None:
+        """Send what is done, one message for each owner."""
+        if not self.results:
+            return
+        with self.core.lock:
+            self._flush()
+
+    def _flush(self) -> None:
+        by_owner: dict[ProcessId, list[Any]] = {}
+        results = self.results
+        while results:
+            sender, result = results.popleft()
+            by_owner.setdefault(sender, []).append(result)
+        moment = time.perf_counter()
+        busy, self._flushed_at = moment - self._flushed_at, moment
+        for owner, done in by_owner.items():
+            self.core._send(owner, TaskResults(done, busy))
+
+    def _flush_late(self) -> None:
+        """From the side thread: the task that runs now takes long, and results wait behind it."""
+        if self._running and self.results and time.perf_counter() - self._flushed_at > FLUSH_S:
+            self.flush()
+
+    # ------------------------------------------------------------------ waiting inside user code
+    def _block(self) -> Callable[[], None] | None:
+        """User code waits: lend the CPU, and give back what was pushed behind it; it may be what is waited for."""
+        core = self.core
+        with core.lock:
+            self._flush()
+            if self.actor is None:
+                back: dict[ProcessId, list[int]] = {}
+                while self.queue:
+                    owner, task = self.queue.popleft()
+                    back.setdefault(owner, []).append(task[0])
+                for owner, counts in back.items():
+                    core._send(owner, TasksReturned(counts, blocked=True))
+            core._send(core.raylet_id, WorkerBlocked())
+
+        def unblock() -> None:
+            core.send(core.raylet_id, WorkerUnblocked())
+
+        return unblock
+
+    # ------------------------------------------------------------------ actors
+    def _become(self, start: StartActor) -> None:
+        core = self.core
+        self.actor = start
+        found: list[Any] = []
+        try:
+            cls = cloudpickle.loads(start.blob)
+            args, kwargs = execute.arguments(core, start.payload, start.refs, found)
+            self.instance = cls(*args, **kwargs)
+        except Exception as error:  # noqa: BLE001 - the user's constructor
+            text = execute.failure_text(f"{start.name}.__init__", error)
+            why = f"The actor died because of an error raised in its creation task, {text}"
+            core.send(HEAD, ActorFailed(start.actor, start.incarnation, (FAILED, "ActorDiedError", why)))
+            self.leaving = "its constructor raised"
+            return
+        core.send(HEAD, ActorReady(start.actor, start.incarnation))
+
+    def _leave(self) -> None:
+        self.core.close(self.leaving or "")
+        os._exit(0)
+
+    @property
+    def actor_id(self) -> ActorId | None:
+        return self.actor.actor if self.actor is not None else None
+
+
+class _Unloaded:
+    """A function that has come but was not called yet."""
+
+    __slots__ = ("blob",)
+
+    def __init__(self, blob: bytes) -> None:
+        self.blob = blob
+
+    def __call__(self, *_: Any, **__: Any) -> Any:
+        raise AssertionError("loaded before it is called")

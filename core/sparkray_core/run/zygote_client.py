@@ -1,0 +1,71 @@
+"""The raylet's end of its conversation with the zygote."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from dataclasses import dataclass
+
+from sparkray_core.ids import ProcessId
+from sparkray_core.run import processes
+from sparkray_core.run.zygote import EXITED, FORK, KILL, NOT_FORKED, REPORT, REQUEST
+
+
+class ZygoteGone(Exception):
+    """The zygote ended, and the workers with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exited:
+    worker: ProcessId
+    why: str  # "exit code 1", "killed by SIGKILL", "not forked: Cannot allocate memory"
+
+
+class ZygoteClient:
+    """Asks for workers and reads what became of them. Never blocks: a request is a few bytes."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._received = b""
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
+
+    def fork(self, worker: ProcessId) -> None:
+        self._ask(FORK, worker)
+
+    def kill(self, worker: ProcessId) -> None:
+        """SIGKILL, unless it has ended."""
+        self._ask(KILL, worker)
+
+    def receive(self) -> list[Exited]:
+        """What the zygote reported; to be called when the socket is readable.
+
+        Raises:
+            ZygoteGone
+        """
+        try:
+            arrived = self._sock.recv(1 << 16)
+        except ConnectionResetError:
+            arrived = b""
+        if not arrived:
+            raise ZygoteGone
+        self._received += arrived
+        whole = len(self._received) - len(self._received) % REPORT.size
+        reports, self._received = self._received[:whole], self._received[whole:]
+        exits = []
+        for kind, worker, number in REPORT.iter_unpack(reports):
+            if kind == EXITED:
+                exits.append(Exited(ProcessId(worker), processes.exit_in_words(number)))
+            elif kind == NOT_FORKED:
+                exits.append(Exited(ProcessId(worker), f"not forked: {os.strerror(number)}"))
+        return exits
+
+    def close(self) -> None:
+        """Which ends the zygote and all workers."""
+        self._sock.close()
+
+    def _ask(self, kind: int, worker: ProcessId) -> None:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # `receive` says so
+            self._sock.sendall(REQUEST.pack(kind, worker))

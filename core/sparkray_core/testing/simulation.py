@@ -1,0 +1,305 @@
+"""A whole session in one thread, clock in hand: head, raylets, workers, drivers, and a network that does its worst.
+
+The models are the real ones, and so are the links between nodes and the encoding of messages. Inside a node frames
+come in the order in which they were sent; between nodes `network` decides, and `model.link` mends it. After each event
+the model's invariants are checked. All dice are thrown here, from one seed: the same seed gives the same trace.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+from collections.abc import Callable, Sequence
+from random import Random
+
+from sparkray_core.ids import HEAD, HEAD_NODE, NodeId, ProcessId, node_of, raylet_of
+from sparkray_core.messages import Message, ObjectChunk
+from sparkray_core.model.effects import (
+    ConnectPeer,
+    Effect,
+    ForgetPeer,
+    KillWorker,
+    PunchHole,
+    Send,
+    SendChunk,
+    SendFrom,
+    StartWorker,
+    Stop,
+    WakeAt,
+    WriteChunk,
+)
+from sparkray_core.model.events import ClockTicked, ConnectionLost, Event, PeerLost, Received, WorkerExited
+from sparkray_core.model.head import Head
+from sparkray_core.model.invariants import check
+from sparkray_core.model.limits import HeadLimits, NodeLimits
+from sparkray_core.model.link import Deliver, Link, LinkEffect, PeerSilent, Transmit
+from sparkray_core.model.node import Node
+from sparkray_core.model.node_info import NodeInfo
+from sparkray_core.store.allocator import Allocator
+from sparkray_core.testing.network import Conditions, Network
+from sparkray_core.testing.sim_processes import Leave, ProcessEffect, SimProcess, SimWorker
+from sparkray_core.wire import codec
+
+LINK_SILENCE_S = 4.0  # a little over the head's patience, so that both ways to notice a death are taken
+LINK_BEAT_S = 0.5
+LOCAL_DELAY_S = (0.00002, 0.0002)  # of a frame on a Unix socket
+FORK_S = (0.001, 0.02)
+LEFTOVER = 0xDD  # what a punched hole reads as
+
+
+class Host:
+    """Where one model lives: the head, or a node with its processes and its segment."""
+
+    def __init__(self, node: NodeId, model: Head | Node) -> None:
+        self.node = node
+        self.me = HEAD if node == HEAD_NODE else raylet_of(node)
+        self.model = model
+        self.links: dict[NodeId, Link] = {}
+        self.link_wakes: dict[NodeId, float] = {}
+        self.forgotten: set[NodeId] = set()
+        self.processes: dict[ProcessId, SimProcess] = {}
+        self.channels: dict[tuple[ProcessId, ProcessId], float] = {}  # when the last frame between these arrives
+        self.segment = bytearray(model.info.store_bytes) if isinstance(model, Node) else bytearray()
+        self.stopped = ""  # why, once it is
+
+    @property
+    def name(self) -> str:
+        return "head" if self.node == HEAD_NODE else self.node.decode().strip(".")
+
+
+class Simulation:
+    def __init__(
+        self,
+        seed: int,
+        conditions: Conditions | None = None,
+        node_limits: NodeLimits | None = None,
+        head_limits: HeadLimits | None = None,
+        bad_starts: float = 0.0,
+    ) -> None:
+        """
+        Args:
+            bad_starts: share of workers that end before they register.
+        """
+        self.dice = Random(seed)
+        self.network = Network(self.dice, conditions or Conditions())
+        self.node_limits = node_limits or NodeLimits()
+        self.bad_starts = bad_starts
+        self.now = 0.0
+        self.steps = 0
+        self.hosts: dict[NodeId, Host] = {}
+        self.trace: list[str] | None = None  # set to a list to keep the lines
+        self._digest = hashlib.blake2b(digest_size=16)
+        self._agenda: list[tuple[float, int, Callable[[], None]]] = []
+        self._ties = 0
+        self.head = Head("simulated", head_limits)
+        self._add(Host(HEAD_NODE, self.head))
+        self._perform(self.hosts[HEAD_NODE], self.head.start(self.now))
+
+    # ------------------------------------------------------------------ setting up, and faults
+    def add_node(self, info: NodeInfo) -> Host:
+        host = Host(info.node, node := Node(info, "simulated", Allocator(info.store_bytes), self.node_limits))
+        self._add(host)
+        self._link(host, HEAD_NODE)
+        self._perform(host, node.start(self.now))
+        return host
+
+    def add_process(self, process: SimProcess) -> None:
+        host = self.hosts[node_of(process.id)]
+        host.processes[process.id] = process
+        self._process_effects(host, process, process.start(self.now))
+
+    def kill_process(self, host: Host, process: ProcessId, why: str = "killed by SIGKILL") -> None:
+        """What it sent arrives; then its end is seen, by the raylet's socket and by the zygote in either order."""
+        gone = host.processes.pop(process, None)
+        if gone is None:
+            return
+        self.at(self._channel_time(host, process, host.me), lambda: self._event(host, ConnectionLost(process)))
+        if isinstance(gone, SimWorker):
+            later = self.now + self.dice.uniform(0, 0.002)
+            self.at(later, lambda: self._event(host, WorkerExited(process, why)))
+
+    def kill_host(self, host: Host, why: str = "power cut") -> None:
+        host.stopped = host.stopped or why
+        host.processes.clear()
+        self.note(host, f"stopped: {why}")
+
+    def cut(self, one: Host, other: Host, seconds: float) -> None:
+        self.note(one, f"cut from {other.name} for {seconds:.3f} s")
+        self.network.cut(one.node, other.node, self.now + seconds)
+
+    # ------------------------------------------------------------------ running
+    def at(self, when: float, do: Callable[[], None]) -> None:
+        self._ties += 1
+        heapq.heappush(self._agenda, (when, self._ties, do))
+
+    def run(self, until: float, done: Callable[[], bool] = lambda: False) -> bool:
+        """Whether `done` held before the clock came there."""
+        while self._agenda and self._agenda[0][0] <= until:
+            self.now, _, do = heapq.heappop(self._agenda)
+            do()
+            self.steps += 1
+            if self.steps % 64 == 0 and done():
+                return True
+        self.now = until
+        return done()
+
+    def live_nodes(self) -> list[Host]:
+        return [host for host in self.hosts.values() if not host.stopped and host.node != HEAD_NODE]
+
+    def note(self, host: Host, line: str) -> None:
+        text = f"{self.now:.6f} {host.name} {line}"
+        self._digest.update(text.encode() + b"\n")
+        if self.trace is not None:
+            self.trace.append(text)
+
+    def digest(self) -> str:
+        """Of everything that happened."""
+        return self._digest.hexdigest()
+
+    def _add(self, host: Host) -> None:
+        self.hosts[host.node] = host
+
+    # ------------------------------------------------------------------ a model's events and effects
+    def _event(self, host: Host, event: Event) -> None:
+        if host.stopped:
+            return
+        effects = host.model.handle(event, self.now)
+        self.note(host, f"< {event}")
+        for effect in effects:
+            self.note(host, f"    > {effect}")
+        check(host.model)
+        self._perform(host, effects)
+
+    def _perform(self, host: Host, effects: Sequence[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Send(to, message):
+                    self._route(host, to, host.me, message)
+                case SendFrom(to, sender, message):
+                    self._route(host, to, sender, message)
+                case WakeAt(at):
+                    self.at(max(at, self.now), lambda: self._event(host, ClockTicked()))
+                case StartWorker(worker):
+                    self.at(self.now + self.dice.uniform(*FORK_S), lambda worker=worker: self._forked(host, worker))  # type: ignore[misc]
+                case KillWorker(worker):
+                    self._kill_soon(host, worker)
+                case SendChunk(to, some, offset, first, length, size):
+                    data = bytes(host.segment[offset + first : offset + first + length])
+                    self._route(host, to, host.me, ObjectChunk(some, first, size, data))
+                case WriteChunk(offset, data):
+                    host.segment[offset : offset + len(data)] = data
+                case PunchHole(offset, size):
+                    host.segment[offset : offset + size] = bytes([LEFTOVER]) * size
+                case ConnectPeer(node):
+                    self._link(host, node)
+                case ForgetPeer(node):
+                    host.links.pop(node, None)
+                    host.forgotten.add(node)
+                case Stop(why):
+                    self.kill_host(host, why)
+
+    def _forked(self, host: Host, worker: ProcessId) -> None:
+        if host.stopped:
+            return
+        if self.dice.random() < self.bad_starts:
+            self._event(host, WorkerExited(worker, "exit code 1"))
+        else:
+            self.add_process(SimWorker(worker, host.segment))
+
+    def _kill_soon(self, host: Host, worker: ProcessId) -> None:
+        if worker in host.processes:
+            self.at(self.now + 0.001, lambda: self.kill_process(host, worker))
+
+    # ------------------------------------------------------------------ frames
+    def _route(self, host: Host, to: ProcessId, sender: ProcessId, message: Message) -> None:
+        """From the raylet or the head on: to a process of this node, or over a link."""
+        body = codec.encode(message)
+        if node_of(to) == host.node:
+            self._hand_over(host, host.me, to, sender, body)
+        elif node_of(to) in host.links:
+            link = host.links[node_of(to)]
+            self._link_effects(host, node_of(to), link.send([to + sender + body], self.now))
+        else:
+            self.note(host, f"no way to {to.hex()} for {type(message).__name__}")
+
+    def _hand_over(self, host: Host, source: ProcessId, to: ProcessId, sender: ProcessId, body: bytes) -> None:
+        """Over a socket inside the node, in order."""
+        self.at(self._channel_time(host, source, to), lambda: self._arrived(host, to, sender, body))
+
+    def _channel_time(self, host: Host, source: ProcessId, to: ProcessId) -> float:
+        at = max(host.channels.get((source, to), 0.0), self.now + self.dice.uniform(*LOCAL_DELAY_S))
+        host.channels[source, to] = at
+        return at
+
+    def _arrived(self, host: Host, to: ProcessId, sender: ProcessId, body: bytes) -> None:
+        message = codec.decode(body)
+        if to == host.me:
+            self._event(host, Received(sender, message))
+        elif to in host.processes:
+            process = host.processes[to]
+            self._process_effects(host, process, process.handle(sender, message, self.now))
+
+    def _process_effects(self, host: Host, process: SimProcess, effects: Sequence[ProcessEffect]) -> None:
+        me = process.id
+        for effect in effects:
+            if isinstance(effect, WakeAt):
+                self.at(max(effect.at, self.now), lambda: self._process_tick(host, process))
+            elif isinstance(effect, Leave):
+                self.kill_process(host, me, effect.why)
+            elif node_of(effect.to) == host.node:
+                self._hand_over(host, me, effect.to, me, codec.encode(effect.message))
+            else:
+                self._relay(host, me, effect.to, effect.message)
+
+    def _relay(self, host: Host, me: ProcessId, to: ProcessId, message: Message) -> None:
+        """By way of the own raylet, in order with what is for the raylet itself."""
+        self.at(self._channel_time(host, me, host.me), lambda: host.stopped or self._route(host, to, me, message))
+
+    def _process_tick(self, host: Host, process: SimProcess) -> None:
+        if host.processes.get(process.id) is process:
+            self._process_effects(host, process, process.tick(self.now))
+
+    # ------------------------------------------------------------------ links and packets
+    def _link(self, host: Host, peer: NodeId) -> Link:
+        if peer not in host.links:
+            incarnation = self.dice.randbytes(8)
+            host.links[peer] = Link(incarnation, self.now, silence_s=LINK_SILENCE_S, heartbeat_s=LINK_BEAT_S)
+            self._tick_link(host, peer)
+        return host.links[peer]
+
+    def _link_effects(self, host: Host, peer: NodeId, effects: Sequence[LinkEffect]) -> None:
+        for effect in effects:
+            if isinstance(effect, Transmit):
+                for at in self.network.arrivals(host.node, peer, self.now):
+                    self.at(at, lambda packet=effect.packet: self._packet(peer, host.node, packet))  # type: ignore[misc]
+            elif isinstance(effect, Deliver):
+                for payload in effect.payloads:
+                    self._payload(host, payload)
+            elif isinstance(effect, PeerSilent):
+                self._event(host, PeerLost(peer, f"silent for {effect.seconds:.1f} s"))
+        self._wake_link(host, peer)
+
+    def _wake_link(self, host: Host, peer: NodeId) -> None:
+        link = host.links.get(peer)
+        wake = link.next_wake() if link is not None else None
+        if wake is not None and wake < host.link_wakes.get(peer, float("inf")):
+            host.link_wakes[peer] = wake
+            self.at(max(wake, self.now), lambda: self._tick_link(host, peer))
+
+    def _tick_link(self, host: Host, peer: NodeId) -> None:
+        host.link_wakes.pop(peer, None)
+        link = host.links.get(peer)
+        if link is not None and not host.stopped:
+            self._link_effects(host, peer, link.tick(self.now))
+
+    def _packet(self, target: NodeId, source: NodeId, packet: bytes) -> None:
+        host = self.hosts[target]
+        if not host.stopped and source not in host.forgotten:
+            self._link_effects(host, source, self._link(host, source).received(packet, self.now))
+
+    def _payload(self, host: Host, payload: bytes) -> None:
+        to, sender, body = codec.unwrap(payload)
+        if to == host.me:
+            self._event(host, Received(sender, codec.decode(body)))
+        elif not host.stopped:
+            self._hand_over(host, host.me, to, sender, body)

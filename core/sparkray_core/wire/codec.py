@@ -1,0 +1,124 @@
+"""Messages as bytes, and the envelope that a raylet relays them by.
+
+A body is the pickle of `(number, *fields)`, fields being primitives. It is decoded by an unpickler that finds no class
+and no function at all, so that a body can build nothing but primitives; user values lie in it as bytes.
+Every frame on a Unix socket is an envelope: receiver and sender, 16 bytes each, then the body. A raylet passes on
+what is not for itself by the first 16 bytes, without decoding.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Callable
+from dataclasses import fields
+from operator import attrgetter
+from typing import Any, NoReturn
+
+from sparkray_core.ids import ProcessId
+from sparkray_core.messages import MESSAGES, Message
+
+ENVELOPE_BYTES = 32
+# Up to here one copy of the body behind its envelope is cheaper than a frame in two parts.
+_COPY_BYTES = 16 << 10
+
+
+class BadFrame(Exception):
+    """The bytes are no message of ours: cut short, of another version, or made by something else."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(why)
+        self.why = why
+
+    def __str__(self) -> str:
+        return f"a frame cannot be read: {self.why}"
+
+
+def _getter(message_type: type[Message]) -> Callable[[Any], tuple[Any, ...]]:
+    names = [field.name for field in fields(message_type)]
+    if len(names) > 1:
+        return attrgetter(*names)
+    if names:
+        only = attrgetter(names[0])
+        return lambda message: (only(message),)
+    return lambda message: ()
+
+
+_ENCODE = {kind: ((number,), _getter(kind)) for number, kind in MESSAGES.items()}
+_DECODE = {number: (kind, len(fields(kind)) + 1) for number, kind in MESSAGES.items()}
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module_name: str, global_name: str, /) -> NoReturn:
+        raise pickle.UnpicklingError(f"it names {module_name}.{global_name}")
+
+
+# All that the C unpickler was seen to raise on mutated and random bytes (tests/wire/test_codec.py), by base class.
+_UNPICKLING_ERRORS = (
+    pickle.UnpicklingError,
+    EOFError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    ArithmeticError,
+    MemoryError,
+    RecursionError,
+)
+
+
+def encode(message: Message) -> bytes:
+    """The message's body. Fields must be primitives: a class instance would be pickled here and refused over there."""
+    number, values = _ENCODE[type(message)]
+    return pickle.dumps(number + values(message), 5)
+
+
+def decode(frame: bytes, start: int = 0) -> Message:
+    """The message that lies in `frame` from byte `start` on; `ENVELOPE_BYTES` spares a copy of an envelope's body.
+
+    Raises:
+        BadFrame: whatever is wrong with it. The types of the fields are not looked at.
+    """
+    file = io.BytesIO(frame)
+    if start:
+        file.seek(start)
+    try:
+        values = _Unpickler(file).load()
+    except _UNPICKLING_ERRORS as error:
+        raise BadFrame(f"{type(error).__name__}: {error}") from None
+    if type(values) is not tuple or not values or type(values[0]) is not int:
+        raise BadFrame("it holds no message")
+    found = _DECODE.get(values[0])
+    if found is None:
+        raise BadFrame(f"message number {values[0]} is not known")
+    kind, count = found
+    if len(values) != count:
+        raise BadFrame(f"{kind.__name__} has {count - 1} fields, not {len(values) - 1}")
+    return kind(*values[1:])
+
+
+def wrap(to: ProcessId, sender: ProcessId, body: bytes) -> bytes | list[bytes]:
+    """A frame for `Connection.send`: the body in its envelope, in two parts if the body is large."""
+    if len(body) <= _COPY_BYTES:
+        return to + sender + body
+    return [to + sender, body]
+
+
+def unwrap(frame: bytes) -> tuple[ProcessId, ProcessId, bytes]:
+    """Receiver, sender and a copy of the body. Raises `BadFrame` when it is too short for an envelope."""
+    if len(frame) < ENVELOPE_BYTES:
+        raise BadFrame(f"{len(frame)} bytes are too few for an envelope")
+    return ProcessId(frame[:16]), ProcessId(frame[16:32]), frame[32:]
+
+
+def addressed_to(frame: bytes) -> ProcessId:
+    """Who is to receive the frame: all that a relay needs. Raises `BadFrame` like `unwrap`."""
+    if len(frame) < ENVELOPE_BYTES:
+        raise BadFrame(f"{len(frame)} bytes are too few for an envelope")
+    return ProcessId(frame[:16])
+
+
+def sent_by(frame: bytes) -> ProcessId:
+    """Who sent it, by its own account; the receiving end of a connection knows better."""
+    return ProcessId(frame[16:32])

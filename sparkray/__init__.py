@@ -1,0 +1,59 @@
+"""sparkray: Ray's API, on one machine or inside a Spark cluster.
+
+import sparkray as ray
+
+ray.init()                                  # this machine; or, in a Spark job:
+ctx = ray.RayContext(sc).init()             # the executors of a SparkContext
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sparkray import exceptions
+from sparkray.actor_handle import ActorClass, ActorHandle
+from sparkray.api import cluster_resources, get, kill, nodes, put, remote, wait
+from sparkray.remote_function import RemoteFunction
+from sparkray.session import init, is_initialized, shutdown
+from sparkray_core.run.object_ref import ObjectRef
+
+if TYPE_CHECKING:
+    from sparkray import data
+    from sparkray.cluster import RayContext
+    from sparkray.spark_session import init_spark_on_local
+
+__version__ = "0.1.0.dev0"
+
+__all__ = [
+    "ActorClass",
+    "ActorHandle",
+    "ObjectRef",
+    "RayContext",
+    "RemoteFunction",
+    "cluster_resources",
+    "data",
+    "exceptions",
+    "get",
+    "init",
+    "init_spark_on_local",
+    "is_initialized",
+    "kill",
+    "nodes",
+    "put",
+    "remote",
+    "shutdown",
+    "wait",
+]
+
+# What needs PySpark, pandas or pyarrow is imported when it is asked for: `import sparkray` stays quick.
+_LATER = {"RayContext": "sparkray.cluster", "init_spark_on_local": "sparkray.spark_session", "data": "sparkray.data"}
+
+
+def __getattr__(name: str) -> Any:
+    module_name = _LATER.get(name)
+    if module_name is None:
+        raise AttributeError(f"module 'sparkray' has no attribute {name!r}")
+    import importlib
+
+    module = importlib.import_module(module_name)
+    return module if module_name.endswith(f".{name}") else getattr(module, name)

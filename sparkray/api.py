@@ -1,0 +1,164 @@
+"""The functions of the public API: Ray's names, arguments and semantics."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any, TypeVar, overload
+
+from sparkray.actor_handle import ActorClass, ActorHandle
+from sparkray.options import Options
+from sparkray.remote_function import RemoteFunction
+from sparkray.session import core
+from sparkray_core.run.object_ref import ObjectRef
+
+T = TypeVar("T")
+
+
+def remote(*args: Any, **options: Any) -> Any:
+    """Make a function or class remote: `@remote`, `@remote(num_cpus=2)` or `remote(f)`.
+
+    Raises:
+        TypeError: not a function or class.
+        ValueError: an unknown option.
+    """
+    if len(args) == 1 and not options:
+        return _make(args[0], {})
+    if args:
+        raise TypeError("remote() takes either one function or class, or options by keyword: @remote(num_cpus=2)")
+    return lambda target: _make(target, options)
+
+
+def _make(target: Any, options: dict[str, Any]) -> Any:
+    if inspect.isclass(target):
+        return ActorClass(target, Options().updated(options, "actor"))
+    if inspect.iscoroutinefunction(target):
+        raise ValueError("'async def' functions cannot be tasks yet")
+    if inspect.isfunction(target) or inspect.isbuiltin(target):
+        return RemoteFunction(target, Options().updated(options, "task"))
+    raise TypeError(f"remote() takes a function or a class, not {target!r}")
+
+
+@overload
+def get(refs: ObjectRef[T], *, timeout: float | None = None) -> T: ...
+@overload
+def get(refs: Sequence[ObjectRef[T]], *, timeout: float | None = None) -> list[T]: ...
+def get(refs: Any, *, timeout: float | None = None) -> Any:
+    """The value of a reference, or of each in a list.
+
+    Args:
+        timeout: seconds; None waits without limit, 0 asks whether it is there.
+
+    Raises:
+        GetTimeoutError: not there in time; the task runs on.
+        RayTaskError: the task raised. What is raised here is an instance of the task's own exception class too.
+        RayError: the system failed; see `sparkray.exceptions`.
+    """
+    if type(refs) is ObjectRef:
+        return core().get([refs._entry], timeout)[0]
+    if not isinstance(refs, list):
+        raise ValueError(f"get() takes an ObjectRef or a list of ObjectRefs, not {type(refs).__name__}")
+    for ref in refs:
+        if type(ref) is not ObjectRef:
+            raise TypeError(f"get() takes ObjectRefs; there is a {type(ref).__name__} in the list")
+    return core().get([ref._entry for ref in refs], timeout)
+
+
+def put(value: T) -> ObjectRef[T]:
+    """Store an immutable snapshot of the value and return a reference to it.
+
+    Raises:
+        TypeError: the value is an ObjectRef (put it into a list to store a reference), or cannot be pickled.
+        ObjectStoreFullError: there is no room for it.
+    """
+    if type(value) is ObjectRef:
+        raise TypeError(
+            "Calling 'put' on an ObjectRef is not allowed. To store a reference, wrap it in a list: put([ref])."
+        )
+    return core().put(value)
+
+
+def wait(
+    refs: list[ObjectRef[T]], *, num_returns: int = 1, timeout: float | None = None, fetch_local: bool = True
+) -> tuple[list[ObjectRef[T]], list[ObjectRef[T]]]:
+    """Wait until `num_returns` of the references have their value or error.
+
+    Args:
+        timeout: seconds; None waits without limit, 0 asks.
+        fetch_local: accepted for Ray's sake; values are fetched when they are read.
+
+    Returns:
+        (ready, rest), both in the order given; at most `num_returns` are in the first.
+
+    Raises:
+        TypeError: not a list of ObjectRefs.
+        ValueError: duplicates, or num_returns or timeout out of range.
+    """
+    if not isinstance(refs, list):
+        raise TypeError(f"wait() takes a list of ObjectRefs, not {type(refs).__name__}")
+    if not refs:
+        return [], []
+    if set(map(type, refs)) != {ObjectRef}:
+        raise TypeError("wait() takes a list of ObjectRefs; there is something else in the list")
+    if len(set(refs)) != len(refs):
+        raise ValueError("wait() takes a list of unique ObjectRefs; there are duplicates in it")
+    if not 0 < num_returns <= len(refs):
+        raise ValueError(f"num_returns must be from 1 to {len(refs)}, the number of references; it is {num_returns}")
+    if timeout is not None and timeout < 0:
+        raise ValueError(f"timeout must not be negative; it is {timeout}")
+    core().wait([ref._entry for ref in refs], num_returns, timeout)
+    ready: list[ObjectRef[T]] = []
+    rest: list[ObjectRef[T]] = []
+    for ref in refs:
+        if ref._entry.value is not None and len(ready) < num_returns:
+            ready.append(ref)
+        else:
+            rest.append(ref)
+    return ready, rest
+
+
+def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:
+    """End an actor at once. Its running and later calls raise `ActorDiedError`.
+
+    Args:
+        no_restart: False lets it use one of its `max_restarts`.
+
+    Raises:
+        ValueError: not an actor handle.
+    """
+    if not isinstance(actor, ActorHandle):
+        raise ValueError(f"kill() takes an actor handle, not {type(actor).__name__}")
+    here = core()
+    with here.lock:
+        here._kick()
+        here._perform(here.owner.calls.kill(actor._actor, restart=not no_restart))
+
+
+def nodes() -> list[dict[str, Any]]:
+    """The nodes that are or were in the cluster, as Ray describes them; resources in whole units."""
+    here = core()
+    return [_describe(facts) for facts in here.ask(here.raylet_id, "nodes")]
+
+
+def cluster_resources() -> dict[str, float]:
+    """All that the live nodes have together."""
+    total: dict[str, float] = {}
+    for node in nodes():
+        if node["Alive"]:
+            for name, amount in node["Resources"].items():
+                total[name] = total.get(name, 0.0) + amount
+    return total
+
+
+def _describe(facts: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "NodeID": facts["node"].hex(),
+        "Alive": facts["alive"],
+        "NodeManagerAddress": facts["host"],
+        "NodeManagerHostname": facts["host"],
+        "RayletSocketName": facts["folder"] + "/raylet.sock",
+        "Address": facts["address"],
+        "ObjectStoreMemory": facts["store_bytes"],
+        "Resources": {name: amount / 1000 for name, amount in facts["resources"].items()},
+        "Labels": facts["labels"],
+    }

@@ -1,0 +1,109 @@
+"""The keywords of `@remote` and `.options`, checked when they are given and not when a task fails for them."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from sparkray_core.messages import Resources
+
+DEFAULT_RETRIES = 3  # after the death of a worker or node; Ray's default
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a task or actor asks for. None: not given."""
+
+    num_cpus: float | None = None
+    num_gpus: float | None = None
+    resources: Mapping[str, float] = field(default_factory=dict)
+    num_returns: int | None = None
+    max_retries: int | None = None
+    max_restarts: int | None = None
+    name: str | None = None
+
+    def updated(self, given: Mapping[str, Any], kind: str) -> Options:
+        """These options with some replaced.
+
+        Args:
+            kind: "task", "actor" or "method".
+
+        Raises:
+            ValueError: a keyword that `kind` does not have, or a value out of range.
+            TypeError: a value of the wrong type.
+        """
+        for keyword, value in given.items():
+            check = CHECKS[kind].get(keyword)
+            if check is None:
+                valid = ", ".join(sorted(CHECKS[kind]))
+                raise ValueError(f"Invalid option keyword {keyword!r} for a {kind}. Valid ones are: {valid}.")
+            check(keyword, value)
+        return replace(self, **given)
+
+    def task_resources(self) -> Resources:
+        return self._resources(1 if self.num_cpus is None else self.num_cpus)
+
+    def actor_resources(self) -> tuple[Resources, Resources]:
+        """(held for life, needed when it is placed): an actor for which nothing was asked needs a free CPU to be
+        placed and then holds none."""
+        if self.num_cpus is None and self.num_gpus is None and not self.resources:
+            return {}, {"CPU": 1000}
+        held = self._resources(1 if self.num_cpus is None else self.num_cpus)
+        return held, held
+
+    def _resources(self, cpus: float) -> Resources:
+        asked = {"CPU": cpus, "GPU": self.num_gpus or 0, **self.resources}
+        return {name: thousandths(amount) for name, amount in asked.items() if amount}
+
+
+def thousandths(amount: float) -> int:
+    """Whole thousandths, rounded up so that nobody gets more than was counted."""
+    return math.ceil(round(amount * 1000, 6))
+
+
+def _amount(keyword: str, value: Any) -> None:
+    if value is None:
+        return
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        raise TypeError(f"{keyword} must be a number, not {value!r}")
+    if value < 0 or not math.isfinite(value):
+        raise ValueError(f"{keyword} must be finite and not below 0, not {value!r}")
+
+
+def _resources(keyword: str, value: Any) -> None:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{keyword} must be a dict of names and amounts, not {value!r}")
+    for name, amount in value.items():
+        if name in ("CPU", "GPU"):
+            raise ValueError(f"{name} does not go into resources: use num_{name.lower()}s")
+        if not isinstance(name, str):
+            raise TypeError(f"the names in {keyword} must be strings, not {name!r}")
+        _amount(f"{keyword}[{name!r}]", amount)
+
+
+def _whole(least: int) -> Any:
+    def check(keyword: str, value: Any) -> None:
+        if value is None:
+            return
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise TypeError(f"{keyword} must be a whole number, not {value!r}")
+        if value < least:
+            raise ValueError(f"{keyword} must be at least {least}, not {value}")
+
+    return check
+
+
+def _text(keyword: str, value: Any) -> None:
+    if value is not None and not isinstance(value, str):
+        raise TypeError(f"{keyword} must be a string, not {value!r}")
+
+
+_COMMON: dict[str, Any] = {"num_cpus": _amount, "num_gpus": _amount, "resources": _resources, "name": _text}
+CHECKS: Mapping[str, dict[str, Any]] = {
+    "task": {**_COMMON, "num_returns": _whole(0), "max_retries": _whole(-1)},
+    "actor": {**_COMMON, "max_restarts": _whole(-1)},
+    "method": {"num_returns": _whole(0), "name": _text},
+}

@@ -1,0 +1,130 @@
+"""`@remote` functions."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+from sparkray.options import DEFAULT_RETRIES, Options
+from sparkray.session import core
+from sparkray_core.model.entries import Entry
+from sparkray_core.model.owner import Function, Shape, Task
+from sparkray_core.run.core import Core
+from sparkray_core.run.object_ref import ObjectRef
+from sparkray_core.run.pack import pack, pack_function
+
+R = TypeVar("R")
+
+
+class _Prepared:
+    """A function made ready for one session: pickled, with its shape looked up."""
+
+    __slots__ = ("captured", "core", "function", "retries", "returns", "shape")
+
+    def __init__(
+        self, core: Core, function: Function, captured: list[Any], shape: Shape, returns: int, retries: int
+    ) -> None:
+        self.core = core
+        self.function = function
+        self.captured = captured  # references in its closure; they live as long as it may be called
+        self.shape = shape
+        self.returns = returns
+        self.retries = retries
+
+
+class RemoteFunction(Generic[R]):
+    """A function that runs elsewhere: `f.remote(...)` returns a reference to its result at once."""
+
+    def __init__(self, function: Callable[..., R], options: Options) -> None:
+        self._function = function
+        self._options = options
+        self._prepared: _Prepared | None = None
+        self._signature = Signature(function)
+        self.__name__ = getattr(function, "__name__", type(function).__name__)
+        self.__doc__ = function.__doc__
+        self.__module__ = function.__module__
+
+    def __call__(self, *args: Any, **kwargs: Any) -> R:
+        raise TypeError(
+            f"Remote functions cannot be called directly. Instead of running '{self.__name__}()', "
+            f"try '{self.__name__}.remote()'."
+        )
+
+    def options(self, **given: Any) -> RemoteFunction[R]:
+        """The same function with other options: num_cpus, num_gpus, resources, num_returns, max_retries, name."""
+        return RemoteFunction(self._function, self._options.updated(given, "task"))
+
+    def remote(self, *args: Any, **kwargs: Any) -> Any:
+        """Submit a call.
+
+        Returns:
+            A reference to the result; with num_returns=n a list of n, with num_returns=0 None.
+
+        Raises:
+            TypeError: the arguments do not fit the signature, or one cannot be pickled.
+        """
+        here = core()
+        prepared = self._prepared
+        if prepared is None or prepared.core is not here:
+            prepared = self._prepare(here)
+        self._signature.check(args, kwargs)
+        payload, refs, nested = pack(here, args, kwargs)
+        count = next(here.counter)
+        if prepared.returns == 1:
+            entry = Entry(here.me, count)
+            ref: ObjectRef[R] = ObjectRef(entry)
+            here.submit(
+                Task(count, prepared.function, payload, refs, nested, [entry], prepared.retries, prepared.shape)
+            )
+            return ref
+        entries = [Entry(here.me, count, index) for index in range(prepared.returns)]
+        made = [ObjectRef[R](entry) for entry in entries]
+        here.submit(Task(count, prepared.function, payload, refs, nested, entries, prepared.retries, prepared.shape))
+        return made or None
+
+    def _prepare(self, here: Core) -> _Prepared:
+        options = self._options
+        function, captured = pack_function(self._function, options.name or self.__name__)
+        retries = DEFAULT_RETRIES if options.max_retries is None else options.max_retries
+        with here.lock:
+            shape = here.owner.leasing.shape(options.task_resources(), retries != 0)
+        returns = 1 if options.num_returns is None else options.num_returns
+        self._prepared = _Prepared(here, function, captured, shape, returns, retries)
+        return self._prepared
+
+    def __reduce__(self) -> Any:
+        return RemoteFunction, (self._function, self._options)
+
+    def __repr__(self) -> str:
+        return f"<remote function {self.__name__}>"
+
+
+class Signature:
+    """Checks arguments in the caller; by counting where that is enough (binding takes 5 us, counting 0.1)."""
+
+    __slots__ = ("_least", "_most", "_signature")
+
+    def __init__(self, function: Callable[..., Any], skip_first: bool = False) -> None:
+        self._least, self._most = 0, -1  # no call fits: always bind
+        try:
+            signature = inspect.signature(function)
+        except (ValueError, TypeError):  # some builtins have none
+            self._signature = None
+            return
+        parameters = list(signature.parameters.values())[1 if skip_first else 0 :]
+        self._signature = signature.replace(parameters=parameters)
+        positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        needs_name = any(p.kind is p.KEYWORD_ONLY and p.default is p.empty for p in parameters)
+        if not needs_name:
+            self._least = sum(p.default is p.empty for p in positional)
+            self._most = len(positional)
+            if any(p.kind is p.VAR_POSITIONAL for p in parameters):
+                self._most = 1 << 30
+
+    def check(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Raises `TypeError` with Python's own words when the call does not fit."""
+        if not kwargs and self._least <= len(args) <= self._most:
+            return
+        if self._signature is not None:
+            self._signature.bind(*args, **kwargs)

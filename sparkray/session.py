@@ -1,0 +1,191 @@
+"""The session of this process: `init` starts an engine here, `shutdown` ends it. (Spark's way is `RayContext`.)"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from sparkray.options import thousandths
+from sparkray_core.ids import new_node_id, new_process_id
+from sparkray_core.run import object_ref
+from sparkray_core.run.config import NodeConfig
+from sparkray_core.run.core import Core
+from sparkray_core.run.start import StartedNode, new_session_name, new_token, start_node, sweep
+
+log = logging.getLogger(__name__)
+
+STORE_SHARE = 0.3  # of the machine's memory, as Ray has it; only what is written is taken from the system
+_lock = threading.Lock()
+_session: Session | None = None
+
+
+class Session(Mapping[str, Any]):
+    """What `init` returns: a mapping of addresses, and a context manager that shuts down."""
+
+    def __init__(self, core: Core, node: StartedNode) -> None:
+        self.core = core
+        self.node = node
+        self.address_info = {
+            "address": node.head_address,
+            "gcs_address": node.head_address,
+            "node_id": core.node.hex(),
+            "node_ip_address": node.config.host,
+            "session_dir": node.folder,
+            "raylet_socket_name": os.path.join(node.folder, "raylet.sock"),
+            "object_store_address": os.path.join(node.folder, "raylet.sock"),
+            "webui_url": "",
+        }
+
+    def __getitem__(self, key: str) -> Any:
+        return self.address_info[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.address_info)
+
+    def __len__(self) -> int:
+        return len(self.address_info)
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.disconnect()
+
+    def disconnect(self) -> None:
+        """The same as `sparkray.shutdown()`, if this is still the session."""
+        if _session is self:
+            shutdown()
+
+    def end(self) -> bool:
+        """Close our half and stop the node. Returns whether all of it is gone."""
+        self.core.close()
+        return self.node.stop()
+
+
+def init(
+    *,
+    num_cpus: float | None = None,
+    num_gpus: float | None = None,
+    resources: Mapping[str, float] | None = None,
+    labels: Mapping[str, str] | None = None,
+    object_store_memory: int | None = None,
+    ignore_reinit_error: bool = False,
+    **unknown: Any,
+) -> Session:
+    """Start the engine on this machine: a head, a raylet with its store, and a worker per CPU.
+
+    Args:
+        num_cpus: CPUs to hand out; as many as this process may use, if not given.
+        num_gpus: GPUs to hand out (they are only counted).
+        resources: further resources by name, to be asked for with `resources=`.
+        labels: names and values that describe this node.
+        object_store_memory: bytes of the shared-memory store; 30 % of the machine's memory if not given. Memory is
+            taken as it is written to.
+        ignore_reinit_error: return the session that is up, instead of raising.
+
+    Raises:
+        RuntimeError: a session is up already, or a keyword is not known.
+        NodeStartError: the engine did not come up; the text says why.
+    """
+    global _session
+    if unknown:
+        raise RuntimeError(f"Unknown keyword argument(s) to init(): {', '.join(sorted(unknown))}")
+    with _lock:
+        if _session is not None:
+            if ignore_reinit_error:
+                return _session
+            raise RuntimeError(
+                "Maybe you called init() twice by accident? A session is up. Call shutdown() first, or pass "
+                "ignore_reinit_error=True."
+            )
+        if object_ref.current is not None:
+            raise RuntimeError(
+                f"this process is a {object_ref.current.role} of a running session; it cannot start another"
+            )
+        cpus = _cpus() if num_cpus is None else num_cpus
+        amounts = {"CPU": cpus, "GPU": num_gpus or 0, **(resources or {})}
+        config = NodeConfig(
+            session=new_session_name(),
+            node=new_node_id(),
+            token=new_token(),
+            is_head=True,
+            head_address=None,
+            resources={name: thousandths(amount) for name, amount in amounts.items() if amount},
+            labels=dict(labels or {}),
+            store_bytes=object_store_memory or int(_memory() * STORE_SHARE),
+            prestart=int(cpus),
+            sys_path=tuple(_worker_path()),
+            cwd=os.getcwd(),
+        )
+        sweep(config.base_folder)
+        node = start_node(config)
+        try:
+            core = Core(new_process_id(config.node), node.folder, config.token, "driver")
+            core.connect()
+        except BaseException:
+            node.stop()
+            raise
+        _session = Session(core, node)
+        return _session
+
+
+def adopt(session: Any) -> None:
+    """Make a session that `RayContext` started the one of this process."""
+    global _session
+    with _lock:
+        if _session is not None:
+            raise RuntimeError(
+                "a session is up in this process already: call sparkray.shutdown() or RayContext.stop() first"
+            )
+        _session = session
+
+
+def release(session: Any) -> None:
+    """The session ended by itself or by its `RayContext`."""
+    global _session
+    with _lock:
+        if _session is session:
+            _session = None
+
+
+def shutdown() -> None:
+    """End the session; nothing of it is left when this returns. Without a session nothing happens."""
+    global _session
+    with _lock:
+        session, _session = _session, None
+    if session is not None and not session.end():
+        log.warning("not all of the session's processes were gone in time; the next start sweeps what is left")
+
+
+def is_initialized() -> bool:
+    return object_ref.current is not None
+
+
+def core() -> Core:
+    """This process's core; a driver without a session gets one, as with Ray."""
+    if object_ref.current is None:
+        init()
+    assert object_ref.current is not None
+    return object_ref.current
+
+
+def _cpus() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _memory() -> int:
+    """Bytes of the machine."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _worker_path() -> list[str]:
+    """Where the driver finds its modules: workers look there too, the script's folder first."""
+    return [os.path.abspath(entry) if entry else os.getcwd() for entry in sys.path]
+
+
+atexit.register(shutdown)

@@ -1,0 +1,229 @@
+"""How many nodes, and how large: Spark's settings and facts about hosts in, a plan out. Arithmetic only, no I/O."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from sparkray_core.errors import RaySystemError
+
+STORE_SHARE = 0.3  # of the memory of a host or container, for all the stores in it; Ray's default
+_YARN_K8S_INSTANCES = 2  # Spark's default of spark.executor.instances there
+_LOCAL = re.compile(r"local(?:\[\s*(\d+|\*)\s*(?:,\s*\d+\s*)?\])?")
+_LOCAL_CLUSTER = re.compile(r"local-cluster\[\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*\]")
+_MEMORY = re.compile(r"(\d+)\s*(?:([bkmgtp])b?)?")
+_POWERS = {"b": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
+
+
+class UnfitSpark(RaySystemError):
+    """This SparkContext cannot host the nodes that were asked for. The sentence names the setting to change."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What the user said. None: not said."""
+
+    nodes: int | None = None
+    cores: int | None = None  # of each node
+    store_bytes: int | None = None  # of each node
+
+
+@dataclass(frozen=True, slots=True)
+class Spark:
+    """What the SparkContext says of itself."""
+
+    master: str
+    settings: Mapping[str, str]
+    executors: int = 0  # registered now, the driver not counted
+    slots: int = 0  # of all registered executors, busy ones too
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """The machine or container of one process."""
+
+    cpus: int  # that the process may use
+    memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class NodePlan:
+    in_driver: bool  # local mode: one JVM, so one node, and the driver starts it itself
+    same_machine: bool  # the executors run where the driver does
+    nodes: int
+    executors: int  # that Spark will have, of which `nodes` get a node
+    cores: int | None  # CPUs that each node hands out; None: those of its host
+    slots_each: int | None  # tasks that one executor runs at a time; None: not known before they are there
+    store_bytes: int | None  # of each node; None: by `store_bytes_on`
+
+    def tasks_for_all_slots(self, slots: int) -> int:
+        """Tasks of a barrier stage that must reach every executor, because no slot is left out."""
+        return max(slots, self.nodes)
+
+
+def plan(spark: Spark, host: Host, wishes: Wishes) -> NodePlan:
+    """
+    Args:
+        host: the driver's.
+
+    Raises:
+        UnfitSpark: more was asked for than Spark will ever have, or a setting is in the way.
+        ValueError: a wish is no positive number.
+    """
+    for name, wish in (("num_ray_nodes", wishes.nodes), ("ray_node_cpu_cores", wishes.cores)):
+        if wish is not None and (isinstance(wish, bool) or not isinstance(wish, int) or wish < 1):
+            raise ValueError(f"{name} must be a whole number above 0, not {wish!r}")
+    local = _LOCAL.fullmatch(spark.master.strip())
+    if local is not None:
+        return _plan_local(spark.master, local.group(1), host, wishes)
+    if _is_true(spark.settings.get("spark.dynamicAllocation.enabled")):
+        raise UnfitSpark(
+            "spark.dynamicAllocation.enabled is true, and a barrier stage, by which sparkray starts its nodes, cannot "
+            "run then [SPARK-24942]. Set spark.dynamicAllocation.enabled=false and spark.executor.instances to the "
+            "number of executors that you want"
+        )
+    local_cluster = _LOCAL_CLUSTER.fullmatch(spark.master.strip())
+    task_cpus = _whole(spark.settings, "spark.task.cpus") or 1
+    cores = _whole(spark.settings, "spark.executor.cores")
+    if local_cluster is not None and cores is None:
+        cores = int(local_cluster.group(2))
+    executors, because = _executors(spark, local_cluster, cores)
+    nodes = executors if wishes.nodes is None else wishes.nodes
+    if because and nodes > executors:
+        raise UnfitSpark(
+            f"{nodes} nodes were asked for (num_ray_nodes), one to an executor, and Spark has {executors} executors: "
+            f"{because}. Ask for fewer nodes, or for more executors there"
+        )
+    if nodes < 1:
+        raise UnfitSpark("Spark has no executor yet, and no setting says how many there will be: set num_ray_nodes")
+    if cores is None and spark.executors:
+        cores = spark.slots * task_cpus // spark.executors or None
+    return NodePlan(
+        in_driver=False,
+        same_machine=local_cluster is not None,
+        nodes=nodes,
+        executors=max(executors, nodes),
+        cores=wishes.cores or cores,
+        slots_each=None if cores is None else max(cores // task_cpus, 1),
+        store_bytes=wishes.store_bytes,
+    )
+
+
+def _plan_local(master: str, cores: str | None, host: Host, wishes: Wishes) -> NodePlan:
+    if wishes.nodes is not None and wishes.nodes > 1:
+        raise UnfitSpark(
+            f"{wishes.nodes} nodes were asked for (num_ray_nodes), and with the master {master} there is one executor, "
+            f"so one node. For more nodes on one machine use the master local-cluster[{wishes.nodes},cores,MiB]"
+        )
+    slots = host.cpus if cores == "*" else int(cores or 1)
+    return NodePlan(
+        in_driver=True,
+        same_machine=True,
+        nodes=1,
+        executors=1,
+        cores=wishes.cores or slots,
+        slots_each=slots,
+        store_bytes=wishes.store_bytes,
+    )
+
+
+def _executors(spark: Spark, local_cluster: re.Match[str] | None, cores: int | None) -> tuple[int, str]:
+    """How many there will be, and which setting says so; "" when it is only a count of those that are there."""
+    settings = spark.settings
+    most = _whole(settings, "spark.cores.max")
+    limit = most // cores if most is not None and cores else None
+    if local_cluster is not None:
+        workers, worker_cores = int(local_cluster.group(1)), int(local_cluster.group(2))
+        each = max(worker_cores // cores, 1) if cores else 1
+        there = workers * each if limit is None else min(workers * each, limit)
+        return there, f"so says the master, {spark.master}" + ("" if limit is None else f", with spark.cores.max={most}")
+    instances = _whole(settings, "spark.executor.instances")
+    if instances is not None:
+        return instances, f"spark.executor.instances={instances}"
+    if spark.master.startswith(("yarn", "k8s")):
+        return _YARN_K8S_INSTANCES, f"spark.executor.instances is not set, and {_YARN_K8S_INSTANCES} is its default"
+    if limit is not None:
+        return limit, f"spark.cores.max={most} and spark.executor.cores={cores}"
+    return spark.executors, ""
+
+
+def store_bytes_on(host: Host, stores: int, wished: int | None) -> int:
+    """The size of each of the stores that share a host.
+
+    Memory is taken as it is written to, so a large store costs nothing by itself.
+
+    Raises:
+        UnfitSpark: `wished` for each is more than the host has for all.
+    """
+    if wished is None:
+        return max(int(host.memory_bytes * STORE_SHARE) // max(stores, 1), 1 << 20)
+    if wished * stores > host.memory_bytes:
+        raise UnfitSpark(
+            f"object_store_memory is {show_bytes(wished)} for each node, and {stores} of them share a host or container "
+            f"with {show_bytes(host.memory_bytes)} of memory: ask for less"
+        )
+    return wished
+
+
+def elect(addresses: Sequence[str], nodes: int) -> list[int]:
+    """Which tasks of a barrier stage start a node: the first on each executor.
+
+    Args:
+        addresses: of each task's executor, by partition. "host:port"; the port is the executor's own, so two equal
+            addresses are one executor, and two executors on one host are two.
+
+    Returns:
+        `nodes` partitions on as many executors; none when the tasks are on fewer executors than that.
+    """
+    first: dict[str, int] = {}
+    for partition, address in enumerate(addresses):
+        first.setdefault(address, partition)
+    chosen = list(first.values())[:nodes]
+    return chosen if len(chosen) == nodes else []
+
+
+def host_of(address: str) -> str:
+    """The host of "host:port"; that of an IPv6 address without its brackets."""
+    return address.rpartition(":")[0].strip("[]")
+
+
+def memory_bytes(given: int | str | None, name: str = "object_store_memory") -> int | None:
+    """Bytes, from a number of bytes or a size as Spark writes it: "512m", "4g". The units are binary: 1k is 1024.
+
+    Raises:
+        ValueError: neither, or not above 0.
+    """
+    if given is None:
+        return None
+    if isinstance(given, int) and not isinstance(given, bool):
+        size = given
+    else:
+        match = _MEMORY.fullmatch(given.strip().lower()) if isinstance(given, str) else None
+        if match is None:
+            raise ValueError(f'{name} must be a number of bytes, or a size like "512m" or "4g", not {given!r}')
+        size = int(match.group(1)) << 10 * _POWERS[match.group(2) or "b"]
+    if size < 1:
+        raise ValueError(f"{name} must be above 0, not {given!r}")
+    return size
+
+
+def show_bytes(size: int) -> str:
+    for unit, power in (("GiB", 30), ("MiB", 20), ("KiB", 10)):
+        if size >= 1 << power:
+            return f"{size / (1 << power):.4g} {unit}"
+    return f"{size} bytes"
+
+
+def _whole(settings: Mapping[str, str], name: str) -> int | None:
+    value = settings.get(name)
+    if value is None:
+        return None
+    try:
+        return int(value)
+    except ValueError:
+        raise UnfitSpark(f"{name} is {value!r}, which is no whole number") from None
+
+
+def _is_true(value: str | None) -> bool:
+    return value is not None and value.strip().lower() == "true"

@@ -1,0 +1,467 @@
+"""The owner's model: what a driver or worker decides about its own tasks, leases, calls and objects."""
+
+from __future__ import annotations
+
+import pytest
+
+from sparkray_core.ids import HEAD, FunctionId, LeaseId, NodeId, ObjectId, ProcessId, object_id, raylet_of, task_id
+from sparkray_core.messages import (
+    FAILED,
+    HOLDS,
+    STORED,
+    ActorChanged,
+    AddBorrowers,
+    AskObjects,
+    CopyMade,
+    CreateActor,
+    DropBorrowers,
+    EndActor,
+    EndSession,
+    FreeObjects,
+    LeaseGranted,
+    LeaseLost,
+    LeaseRefused,
+    NodeGone,
+    ObjectReady,
+    ProcessGone,
+    PushCalls,
+    PushTasks,
+    ReclaimLeases,
+    RequestLeases,
+    ReturnLeases,
+    StealTasks,
+    TaskResults,
+    TasksReturned,
+    TaskTuple,
+    Value,
+)
+from sparkray_core.model.effects import Effect, Send, WakeAt
+from sparkray_core.model.entries import Entry
+from sparkray_core.model.owner import Actor, Function, Owner, Task
+
+NODE = NodeId(b"node-one")
+OTHER_NODE = NodeId(b"node-two")
+ME = ProcessId(NODE + b"driver..")
+WORKER = ProcessId(NODE + b"worker-1")
+SECOND = ProcessId(NODE + b"worker-2")
+REMOTE = ProcessId(OTHER_NODE + b"worker-3")
+RAYLET = raylet_of(NODE)
+F = Function(FunctionId(b"f" * 16), "f", b"pickle of f")
+ONE_CPU = {"CPU": 1000}
+
+
+class Bench:
+    """An owner, a clock in the hand, and short words for what happens to it."""
+
+    def __init__(self) -> None:
+        self.owner = Owner(ME)
+        self.now = 0.0
+        self.count = 0
+
+    def task(
+        self,
+        refs: list[Entry] | None = None,
+        nested: list[Entry] | None = None,
+        retries: int = 3,
+        actor: Actor | None = None,
+    ) -> Task:
+        self.count += 1
+        returns = [Entry(ME, self.count)]
+        shape = None if actor else self.owner.leasing.shape(ONE_CPU, retries != 0)
+        wired: list[tuple[int | str, Entry]] | None = list(enumerate(refs)) if refs else None
+        return Task(self.count, F, b"args", wired, nested, returns, retries, shape, actor)
+
+    def submit(self, *tasks: Task) -> list[Effect]:
+        return self.owner.submit(tasks, self.now)
+
+    def hear(self, message: object, sender: ProcessId = RAYLET) -> list[Effect]:
+        return self.owner.handle(sender, message, self.now)
+
+    def lease(self, number: int, worker: ProcessId = WORKER) -> list[Effect]:
+        return self.hear(LeaseGranted(lease_id(number), worker))
+
+    def done(
+        self, *tasks: Task, worker: ProcessId = WORKER, value: Value = b"value", busy_s: float = 1e-5
+    ) -> list[Effect]:
+        return self.hear(TaskResults([(task.count, [value], None) for task in tasks], busy_s * len(tasks)), worker)
+
+    def running(self, retries: int = 3) -> Task:
+        """A task that is on WORKER now, under lease 1."""
+        task = self.task(retries=retries)
+        self.submit(task)
+        self.lease(1)
+        return task
+
+
+def lease_id(number: int) -> LeaseId:
+    return LeaseId(task_id(ME, number))
+
+
+def wire(task: Task) -> TaskTuple:
+    return (task.count, F.id, 1, b"args", None)
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+def test_a_first_task_asks_for_a_lease_and_goes_to_its_worker(bench: Bench) -> None:
+    task = bench.task()
+
+    assert bench.submit(task) == [Send(RAYLET, RequestLeases([lease_id(1)], ONE_CPU, []))]
+    assert bench.lease(1) == [Send(WORKER, PushTasks([(F.id, "f", b"pickle of f")], [wire(task)]))]
+    assert bench.done(task) == [WakeAt(bench.owner.leasing.limits.linger_s)]
+    assert task.returns[0].value == b"value"
+    assert not bench.owner.book.tasks
+
+
+def test_the_function_travels_once_to_each_worker(bench: Bench) -> None:
+    first, second = bench.running(), bench.task()
+    bench.done(first)
+
+    assert bench.submit(second) == [Send(WORKER, PushTasks([], [wire(second)]))]
+
+
+def test_an_idle_lease_goes_back_after_a_while_and_not_before(bench: Bench) -> None:
+    bench.done(bench.running())
+
+    bench.now = 0.2
+    assert ReturnLeases not in [type(e.message) for e in bench.owner.tick(bench.now) if isinstance(e, Send)]
+    bench.now = 0.3
+    assert bench.owner.tick(bench.now) == [Send(RAYLET, ReturnLeases([lease_id(1)]))]
+
+
+def test_short_tasks_are_pushed_deep_and_long_ones_one_by_one(bench: Bench) -> None:
+    bench.done(bench.running(), busy_s=2**-17)
+    many = [bench.task() for _ in range(800)]
+    (push,) = [e for e in bench.submit(*many) if isinstance(e, Send) and isinstance(e.message, PushTasks)]
+    assert isinstance(push.message, PushTasks)
+    assert len(push.message.tasks) == 655  # 5 ms of work at 7.6 us each
+
+    slow = Bench()
+    slow.done(slow.running(), busy_s=1.0)
+    tasks = [slow.task() for _ in range(3)]
+    (push,) = [e for e in slow.submit(*tasks) if isinstance(e, Send) and isinstance(e.message, PushTasks)]
+    assert push.message == PushTasks([], [wire(tasks[0])])
+
+
+def test_a_task_waits_for_its_arguments_and_then_carries_their_values(bench: Bench) -> None:
+    maker = bench.running()
+    user = bench.task(refs=[maker.returns[0]])
+    assert bench.submit(user) == []
+
+    effects = bench.done(maker)
+
+    arg = (0, b"value", object_id(task_id(ME, maker.count)))
+    assert effects == [Send(WORKER, PushTasks([], [(user.count, F.id, 1, b"args", [arg])]))]
+
+
+def test_a_failed_argument_fails_the_tasks_that_depend_on_it(bench: Bench) -> None:
+    maker = bench.running()
+    user = bench.task(refs=[maker.returns[0]])
+    last = bench.task(refs=[user.returns[0]])
+    bench.submit(user, last)
+
+    failure: Value = (FAILED, "WorkerCrashedError", "it died")
+    bench.done(maker, value=failure)
+
+    assert [user.returns[0].value, last.returns[0].value] == [failure, failure]
+    assert not bench.owner.book.tasks
+
+
+def test_a_lost_worker_s_task_is_retried_alone_and_fails_when_no_retry_is_left(bench: Bench) -> None:
+    task = bench.running(retries=1)
+
+    assert bench.hear(LeaseLost(lease_id(1), "killed by SIGKILL")) == [
+        Send(RAYLET, RequestLeases([lease_id(2)], ONE_CPU, []))
+    ]
+    assert bench.lease(2, SECOND) == [Send(SECOND, PushTasks([(F.id, "f", b"pickle of f")], [wire(task)]))]
+    bench.hear(LeaseLost(lease_id(2), "killed by SIGKILL"))
+
+    value = task.returns[0].value
+    assert isinstance(value, tuple)
+    assert value[:2] == (FAILED, "WorkerCrashedError")
+    assert "killed by SIGKILL" in value[2]
+
+
+def test_tasks_behind_the_one_that_crashed_lose_no_retry(bench: Bench) -> None:
+    bench.done(bench.running(), busy_s=1e-5)
+    tasks = [bench.task(retries=1) for _ in range(3)]
+    bench.submit(*tasks)
+
+    bench.hear(LeaseLost(lease_id(1), "killed by SIGSEGV"))
+
+    assert [task.retries for task in tasks] == [0, 1, 1]
+    assert all(task.solo for task in tasks)
+    pushed = bench.lease(2, SECOND)
+    assert pushed[0] == Send(SECOND, PushTasks([(F.id, "f", b"pickle of f")], [wire(tasks[0])]))
+
+
+def test_tasks_that_may_not_run_twice_are_never_pushed_ahead(bench: Bench) -> None:
+    bench.done(bench.running(retries=0), busy_s=1e-6)
+    first, second = bench.task(retries=0), bench.task(retries=0)
+
+    effects = bench.submit(first, second)
+
+    assert Send(WORKER, PushTasks([], [wire(first)])) in effects
+    assert second.count not in bench.owner.leasing.by_worker[WORKER].inflight
+
+
+def test_a_blocked_worker_s_unbegun_tasks_go_elsewhere(bench: Bench) -> None:
+    bench.done(bench.running(), busy_s=1e-5)
+    first, second = bench.task(), bench.task()
+    bench.submit(first, second)
+
+    effects = bench.hear(TasksReturned([second.count], blocked=True), WORKER)
+
+    assert effects == [Send(RAYLET, RequestLeases([lease_id(2)], ONE_CPU, []))]
+    assert bench.lease(2, SECOND) == [Send(SECOND, PushTasks([(F.id, "f", b"pickle of f")], [wire(second)]))]
+
+
+def test_an_idle_worker_steals_half_from_a_loaded_one(bench: Bench) -> None:
+    bench.done(bench.running(), busy_s=1e-3)  # 5 ahead
+    tasks = [bench.task() for _ in range(8)]
+    bench.submit(*tasks)
+    bench.lease(2, SECOND)
+    rest = list(bench.owner.leasing.by_worker[SECOND].inflight.values())
+    bench.done(*rest, worker=SECOND, busy_s=1e-3)
+
+    bench.now += 0.01
+    effects = bench.owner.tick(bench.now)
+
+    assert Send(WORKER, StealTasks(2)) in effects
+
+
+def test_a_reclaimed_lease_goes_back_as_soon_as_it_is_idle(bench: Bench) -> None:
+    task = bench.running()
+    assert bench.hear(ReclaimLeases([lease_id(1)])) == []
+    more = bench.task()
+    assert bench.submit(more) == [Send(RAYLET, RequestLeases([lease_id(2)], ONE_CPU, []))]
+
+    assert Send(RAYLET, ReturnLeases([lease_id(1)])) in bench.done(task)
+
+
+def test_a_refused_lease_fails_its_tasks_with_the_reason(bench: Bench) -> None:
+    task = bench.task()
+    bench.submit(task)
+
+    bench.hear(LeaseRefused(lease_id(1), "no node has 1000 GPUs"))
+
+    assert task.returns[0].value == (FAILED, "TaskUnschedulableError", "no node has 1000 GPUs")
+
+
+def test_a_grant_that_nobody_waits_for_goes_back(bench: Bench) -> None:
+    assert bench.lease(9) == [Send(RAYLET, ReturnLeases([lease_id(9)]))]
+
+
+def test_a_stored_object_is_freed_on_every_node_that_has_it_once_nobody_holds_it(bench: Bench) -> None:
+    entry = Entry(ME, 77)
+    bench.owner.put(entry, (STORED, 1000, (NODE,)), [])
+    bench.hear(CopyMade(entry.id, OTHER_NODE), raylet_of(OTHER_NODE))
+
+    assert bench.owner.drop([entry]) == [
+        Send(RAYLET, FreeObjects([entry.id])),
+        Send(raylet_of(OTHER_NODE), FreeObjects([entry.id])),
+    ]
+    assert not bench.owner.refs.stored
+
+
+def test_an_argument_lives_until_its_task_is_done_even_if_its_ref_dies(bench: Bench) -> None:
+    entry = Entry(ME, 77)
+    bench.owner.put(entry, (STORED, 1000, (NODE,)), [])
+    task = bench.task(refs=[entry])
+    bench.submit(task)
+    bench.lease(1)
+
+    assert bench.owner.drop([entry]) == []
+    assert Send(RAYLET, FreeObjects([entry.id])) in bench.done(task)
+
+
+def test_what_a_worker_still_holds_keeps_an_object_until_it_lets_go(bench: Bench) -> None:
+    entry = Entry(ME, 77)
+    bench.owner.put(entry, (STORED, 1000, (NODE,)), [])
+    task = bench.task(nested=[entry])
+    bench.submit(task)
+    bench.lease(1)
+    bench.hear(TaskResults([(task.count, [b"value"], [entry.id])], 1e-5), WORKER)
+
+    assert bench.owner.drop([entry]) == []
+    assert bench.hear(DropBorrowers([(entry.id, WORKER)]), WORKER) == [Send(RAYLET, FreeObjects([entry.id]))]
+
+
+def test_a_dead_borrower_holds_nothing(bench: Bench) -> None:
+    entry = Entry(ME, 77)
+    bench.owner.put(entry, (STORED, 1000, (NODE,)), [])
+    bench.owner.refs.export(entry)
+    bench.hear(AddBorrowers([(entry.id, REMOTE)]))
+    assert bench.owner.drop([entry]) == []
+
+    assert bench.hear(ProcessGone(REMOTE, "killed")) == [Send(RAYLET, FreeObjects([entry.id]))]
+
+
+def test_a_drop_that_overtakes_its_add_does_not_leave_the_object_held_for_ever(bench: Bench) -> None:
+    entry = Entry(ME, 77)
+    bench.owner.put(entry, (STORED, 1000, (NODE,)), [])
+    bench.owner.refs.export(entry)
+    bench.hear(DropBorrowers([(entry.id, REMOTE)]))
+    bench.hear(AddBorrowers([(entry.id, REMOTE)]))
+
+    assert bench.owner.drop([entry]) == [Send(RAYLET, FreeObjects([entry.id]))]
+
+
+def test_a_result_with_a_reference_inside_lets_the_owner_know_when_it_is_dropped(bench: Bench) -> None:
+    theirs = object_id(task_id(WORKER, 5))
+    task = bench.running()
+    bench.done(task, value=(HOLDS, b"value", (theirs,)))
+    assert theirs in bench.owner.refs.exported
+
+    assert bench.owner.drop(task.returns) == [Send(WORKER, DropBorrowers([(theirs, ME)]))]
+
+
+def test_a_borrowed_object_is_asked_for_once_and_answers_all_who_wait(bench: Bench) -> None:
+    theirs = object_id(task_id(REMOTE, 5))
+    entry = bench.owner.refs.find(theirs)
+    first, second = bench.task(refs=[entry]), bench.task(refs=[entry])
+
+    assert bench.submit(first, second) == [Send(REMOTE, AskObjects([theirs]))]
+    assert bench.hear(ObjectReady(theirs, b"value"), REMOTE) == [
+        Send(RAYLET, RequestLeases([lease_id(1), lease_id(2)], ONE_CPU, []))
+    ]
+
+
+def test_an_object_whose_owner_died_fails_instead_of_waiting_for_ever(bench: Bench) -> None:
+    entry = bench.owner.refs.find(object_id(task_id(REMOTE, 5)))
+    task = bench.task(refs=[entry])
+    bench.submit(task)
+
+    bench.hear(NodeGone(OTHER_NODE, "silent for 3 s"))
+
+    value = task.returns[0].value
+    assert isinstance(value, tuple)
+    assert value[:2] == (FAILED, "OwnerDiedError")
+
+
+def test_an_object_is_lost_with_its_only_node_and_lives_on_with_a_copy(bench: Bench) -> None:
+    alone, copied = Entry(ME, 1), Entry(ME, 2)
+    bench.owner.put(alone, (STORED, 10, (OTHER_NODE,)), [])
+    bench.owner.put(copied, (STORED, 10, (OTHER_NODE, NODE)), [])
+
+    bench.hear(NodeGone(OTHER_NODE, "silent"))
+
+    assert isinstance(alone.value, tuple)
+    assert alone.value[:2] == (FAILED, "ObjectLostError")
+    assert copied.value == (STORED, 10, (NODE,))
+
+
+def test_a_borrower_is_told_when_the_value_comes(bench: Bench) -> None:
+    task = bench.running()
+    asked = object_id(task_id(ME, task.count))
+    bench.owner.refs.export(task.returns[0])
+    assert bench.hear(AskObjects([asked]), REMOTE) == []
+
+    assert Send(REMOTE, ObjectReady(asked, b"value")) in bench.done(task)
+
+
+# ---------------------------------------------------------------------------------- actors
+def make_actor(bench: Bench) -> Actor:
+    bench.count += 1
+
+    def message(actor_id: object) -> CreateActor:
+        return CreateActor(actor_id, "A", F.id, b"blob", b"", None, {}, ONE_CPU, 0)  # type: ignore[arg-type]
+
+    actor, effects = bench.owner.calls.create(bench.count, message)
+    assert [type(e.message) for e in effects if isinstance(e, Send)] == [CreateActor]
+    return actor
+
+
+def alive(actor: Actor, worker: ProcessId = WORKER, incarnation: int = 0) -> ActorChanged:
+    return ActorChanged(actor.id, "alive", incarnation, worker, "", None)
+
+
+def call(task: Task) -> TaskTuple:
+    return (task.count, F.id, 1, b"args", None)
+
+
+def test_calls_wait_for_the_actor_and_then_go_in_one_message_in_order(bench: Bench) -> None:
+    actor = make_actor(bench)
+    calls = [bench.task(actor=actor) for _ in range(3)]
+    assert bench.submit(*calls) == []
+
+    assert bench.hear(alive(actor), HEAD) == [Send(WORKER, PushCalls(actor.id, [call(task) for task in calls]))]
+
+
+def test_a_call_whose_argument_is_not_there_holds_up_the_calls_behind_it(bench: Bench) -> None:
+    maker = bench.running()
+    actor = make_actor(bench)
+    bench.hear(alive(actor, SECOND), HEAD)
+    first = bench.task(refs=[maker.returns[0]], actor=actor)
+    second = bench.task(actor=actor)
+    assert bench.submit(first, second) == []
+
+    pushed = [e for e in bench.done(maker) if isinstance(e, Send) and isinstance(e.message, PushCalls)]
+
+    assert isinstance(pushed[0].message, PushCalls)
+    assert [c[0] for c in pushed[0].message.calls] == [first.count, second.count]
+
+
+def test_calls_in_flight_fail_when_the_actor_restarts_and_later_ones_wait(bench: Bench) -> None:
+    actor = make_actor(bench)
+    bench.hear(alive(actor), HEAD)
+    running, later = bench.task(actor=actor), bench.task(actor=actor)
+    bench.submit(running)
+
+    bench.hear(ActorChanged(actor.id, "restarting", 1, None, "killed by SIGKILL", None), HEAD)
+    bench.submit(later)
+
+    assert isinstance(running.returns[0].value, tuple)
+    assert running.returns[0].value[:2] == (FAILED, "ActorUnavailableError")
+    assert bench.hear(alive(actor, SECOND, 1), HEAD) == [Send(SECOND, PushCalls(actor.id, [call(later)]))]
+
+
+def test_every_call_to_a_dead_actor_fails_with_the_reason(bench: Bench) -> None:
+    actor = make_actor(bench)
+    early, late = bench.task(actor=actor), bench.task(actor=actor)
+    bench.submit(early)
+
+    bench.hear(ActorChanged(actor.id, "dead", 0, None, "killed by ray.kill()", None), HEAD)
+    bench.submit(late)
+
+    for task in (early, late):
+        value = task.returns[0].value
+        assert isinstance(value, tuple)
+        assert value[:2] == (FAILED, "ActorDiedError")
+        assert "killed by ray.kill()" in value[2]
+
+
+def test_an_actor_ends_when_its_last_handle_goes(bench: Bench) -> None:
+    actor = make_actor(bench)
+
+    (effect,) = bench.owner.drop([actor.entry])
+
+    assert effect == Send(HEAD, EndActor(actor.id, "all its handles went out of scope", restart=False, gently=True))
+
+
+def test_an_actor_lives_on_while_another_process_has_a_handle(bench: Bench) -> None:
+    actor = make_actor(bench)
+    bench.hear(AddBorrowers([(actor.entry.id, REMOTE)]))
+
+    assert bench.owner.drop([actor.entry]) == []
+    (effect,) = bench.hear(DropBorrowers([(actor.entry.id, REMOTE)]), REMOTE)
+    assert isinstance(effect, Send)
+    assert isinstance(effect.message, EndActor)
+
+
+# ---------------------------------------------------------------------------------- the end
+def test_whatever_waits_fails_when_the_session_ends_and_so_does_what_comes_later(bench: Bench) -> None:
+    actor = make_actor(bench)
+    task, called, borrowed = bench.task(), bench.task(actor=actor), bench.owner.refs.find(ObjectId(REMOTE + bytes(12)))
+    bench.submit(task, called)
+    bench.owner.want([borrowed])
+
+    bench.hear(EndSession("the driver left"), RAYLET)
+    later = bench.task()
+    bench.submit(later)
+
+    values = [task.returns[0].value, called.returns[0].value, borrowed.value, later.returns[0].value]
+    assert [value[1] for value in values if isinstance(value, tuple)] == ["RaySystemError"] * 4

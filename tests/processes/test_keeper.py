@@ -1,0 +1,439 @@
+"""A node's whole tree, with real processes: it comes up, joins, and is gone, whichever of its processes dies."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sparkray_core.ids import HEAD, NodeId, ProcessId, new_node_id, new_process_id, raylet_of
+from sparkray_core.messages import Answer, Ask, EndSession, Message, Registered, RegisterProcess
+from sparkray_core.run import processes
+from sparkray_core.run.config import NodeConfig, ProcessTie
+from sparkray_core.run.start import NodeStartError, StartedNode, new_session_name, new_token, start_node
+from sparkray_core.wire import codec, hello
+from sparkray_core.wire.frames import LENGTH, ConnectionLost
+
+GONE_S = 5.0  # for a node whose own process was killed
+PEER_GONE_S = 10.0  # for nodes that have to notice the silence of another
+
+
+def a_config(**changes: Any) -> NodeConfig:
+    facts: dict[str, Any] = {
+        "session": new_session_name(),
+        "node": new_node_id(),
+        "token": new_token(),
+        "is_head": True,
+        "head_address": None,
+        "resources": {"CPU": 1000},
+        "store_bytes": 1 << 20,
+        "prestart": 1,
+        "log_level": "DEBUG",
+    }
+    return NodeConfig(**facts | changes)
+
+
+def another(node: StartedNode) -> NodeConfig:
+    """The configuration of one more node of the same session."""
+    return replace(node.config, node=new_node_id(), is_head=False)
+
+
+@dataclass
+class Tree:
+    """The processes of a started node, found by their names below the keeper."""
+
+    node: StartedNode
+    identities: dict[str, list[processes.Identity]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        def find(pid: int) -> None:
+            identity = processes.identify(pid)
+            if identity is not None:
+                name = Path(f"/proc/{pid}/comm").read_text().strip().removeprefix("sparkray-")
+                self.identities.setdefault(name, []).append(identity)
+                for child in processes.children_of(pid):
+                    find(child)
+
+        find(self.node.pid)
+
+    def kill(self, name: str) -> None:
+        os.kill(self.identities[name][0].pid, signal.SIGKILL)
+
+    def wait_until_gone(self, limit: float = GONE_S) -> None:
+        def left() -> list[str]:
+            self.node.is_running()  # reaps
+            alive = [name for name, found in self.identities.items() if any(map(processes.is_alive, found))]
+            return alive + ([self.node.folder] if os.path.exists(self.node.folder) else [])
+
+        deadline = time.monotonic() + limit
+        while still := left():
+            assert time.monotonic() < deadline, f"after {limit} s there is still: {still}"
+            time.sleep(0.01)
+
+
+class Process:
+    """A process of a node, as the raylet sees it: said hello, and got the segment's descriptor."""
+
+    def __init__(self, node: StartedNode, role: str = "driver") -> None:
+        self.me = new_process_id(node.config.node)
+        self.raylet = raylet_of(node.config.node)
+        path = os.path.join(node.folder, "raylet.sock")
+        self.connection = hello.connect(path, node.config.token, self.me, role, self.raylet)
+        self.segment = hello.recv_fd(self.connection.sock, self.raylet)
+        self.connection.sock.setblocking(True)
+        self.connection.sock.settimeout(10)
+
+    def send(self, message: Message, to: ProcessId | None = None) -> None:
+        self.connection.send(codec.wrap(to or self.raylet, self.me, codec.encode(message)))
+
+    def receive(self, kind: type[Any]) -> Any:
+        """The next message of this kind; others are passed over."""
+        while True:
+            for frame in self.connection.receive():
+                message = codec.decode(frame, codec.ENVELOPE_BYTES)
+                if isinstance(message, kind):
+                    return message
+
+    def close(self) -> None:
+        self.connection.close()
+        os.close(self.segment)
+
+
+@pytest.fixture
+def process() -> Iterator[Callable[[StartedNode], Process]]:
+    made: list[Process] = []
+
+    def connect(node: StartedNode, role: str = "driver") -> Process:
+        made.append(Process(node, role))
+        return made[-1]
+
+    yield connect
+    for one in made:
+        one.close()
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[[NodeConfig], StartedNode]]:
+    started: list[StartedNode] = []
+
+    def begin(config: NodeConfig) -> StartedNode:
+        started.append(start_node(config))
+        return started[-1]
+
+    yield begin
+    for node in reversed(started):
+        assert node.stop()
+
+
+Start = Callable[[NodeConfig], StartedNode]
+Connect = Callable[[StartedNode], Process]
+
+
+def wait_for_workers(node: StartedNode, count: int) -> Tree:
+    deadline = time.monotonic() + 10
+    while len((tree := Tree(node)).identities.get("worker", [])) < count:
+        assert time.monotonic() < deadline, f"no {count} workers: {tree.identities}"
+        time.sleep(0.02)
+    return tree
+
+
+# ------------------------------------------------------------------------------------------ coming up
+def test_a_head_node_comes_up_with_all_its_processes(start: Start) -> None:
+    node = start(a_config())
+    tree = wait_for_workers(node, 1)
+
+    assert {name: len(found) for name, found in tree.identities.items()} == {
+        "keeper": 1,
+        "zygote": 1,
+        "head": 1,
+        "raylet": 1,
+        "worker": 1,
+    }
+    assert node.address.startswith("tcp://127.0.0.1:")
+    assert node.head_address.startswith("tcp://127.0.0.1:")
+    assert node.config.curve_public is not None
+    assert os.stat(node.folder).st_mode & 0o777 == 0o700
+
+
+def test_a_second_node_joins_and_both_tables_name_both(start: Start, process: Connect) -> None:
+    first = start(a_config())
+    second = start(another(first))
+    ids = {first.config.node, second.config.node}
+
+    for node in (first, second):
+        one = process(node)
+        one.send(RegisterProcess("driver", os.getpid()))
+        assert one.receive(Registered) == Registered(node.config.session, node.folder, 1 << 20)
+        one.send(Ask(1, "nodes"), to=HEAD)
+        answer = one.receive(Answer)
+        assert {NodeId(info["node"]) for info in answer.value if info["alive"]} == ids
+    assert second.head_address == first.head_address
+
+
+def test_process_is_handed_the_segment(start: Start, process: Connect) -> None:
+    node = start(a_config())
+    assert os.fstat(process(node).segment).st_size == 1 << 20
+
+
+def test_processes_have_no_secret_in_arguments_or_environment(start: Start) -> None:
+    node = start(a_config())
+    for found in Tree(node).identities.values():
+        for pid, _ in found:
+            for file in ("cmdline", "environ"):
+                content = Path(f"/proc/{pid}/{file}").read_bytes()
+                assert node.config.token.hex().encode() not in content
+                assert node.config.token not in content
+
+
+# ------------------------------------------------------------------------------------------ going down
+def test_stop_leaves_nothing_and_may_be_called_again(start: Start) -> None:
+    node = start(a_config())
+    tree = wait_for_workers(node, 1)
+
+    assert node.stop()
+    assert node.stop()
+    tree.wait_until_gone(0.1)
+    assert not os.path.exists(os.path.dirname(node.folder))
+
+
+@pytest.mark.parametrize("victim", ["keeper", "raylet", "head", "zygote"])
+def test_head_node_is_gone_whichever_process_is_killed(start: Start, victim: str) -> None:
+    node = start(a_config())
+    tree = wait_for_workers(node, 1)
+
+    tree.kill(victim)
+
+    tree.wait_until_gone()
+
+
+@pytest.mark.parametrize("victim", ["keeper", "raylet", "zygote"])
+def test_only_the_node_of_the_killed_process_is_gone(start: Start, process: Connect, victim: str) -> None:
+    first = start(a_config())
+    second = start(another(first))
+    tree = wait_for_workers(second, 1)
+
+    tree.kill(victim)
+
+    tree.wait_until_gone()
+    one = process(first)
+    one.send(RegisterProcess("driver", os.getpid()))
+    deadline = time.monotonic() + PEER_GONE_S
+    while True:
+        one.send(Ask(1, "nodes"), to=HEAD)
+        alive = {NodeId(info["node"]) for info in one.receive(Answer).value if info["alive"]}
+        if alive == {first.config.node}:
+            break
+        assert time.monotonic() < deadline, "the head still takes the dead node for alive"
+        time.sleep(0.05)
+    assert first.is_running()
+
+
+@pytest.mark.parametrize("victim", ["keeper", "raylet", "head", "zygote"])
+def test_other_nodes_end_with_the_head_s_node(start: Start, victim: str) -> None:
+    first = start(a_config())
+    second = start(another(first))
+    trees = [Tree(first), Tree(second)]
+
+    trees[0].kill(victim)
+
+    trees[0].wait_until_gone()
+    trees[1].wait_until_gone(PEER_GONE_S)
+
+
+def test_end_of_session_ends_every_node_with_exit_code_zero(start: Start, process: Connect) -> None:
+    nodes = [start(a_config())]
+    nodes.append(start(another(nodes[0])))
+    trees = [Tree(node) for node in nodes]
+    one = process(nodes[1])
+    one.send(RegisterProcess("driver", os.getpid()))
+
+    one.send(EndSession("the test is over"), to=HEAD)
+
+    assert one.receive(EndSession) == EndSession("the test is over")
+    for tree in trees:
+        tree.wait_until_gone()
+
+
+def test_a_node_that_leaves_is_missed_at_once(start: Start, process: Connect) -> None:
+    first = start(a_config())
+    second = start(another(first))
+    one = process(first)
+    one.send(RegisterProcess("driver", os.getpid()))
+
+    assert second.stop()
+
+    began = time.monotonic()
+    one.send(Ask(1, "nodes"), to=HEAD)
+    alive = {NodeId(info["node"]) for info in one.receive(Answer).value if info["alive"]}
+    assert alive == {first.config.node}
+    assert time.monotonic() - began < 1
+
+
+def test_node_ends_with_the_process_that_started_it() -> None:
+    """Even with the pipe held open by a child of that process."""
+    script = """
+import os, signal, sys, time
+from sparkray_core.run.config import NodeConfig
+from sparkray_core.run.start import start_node
+node = start_node(NodeConfig.from_json(sys.stdin.readline()))
+if os.fork() == 0:  # a child that holds the keeper's stdin, and nothing else of ours
+    os.dup2(os.open(os.devnull, os.O_RDWR), 1)
+    time.sleep(3)
+    os._exit(0)
+print(node.pid, node.folder, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    driver = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    printed, _ = driver.communicate(a_config().to_json() + "\n", timeout=30)
+    pid, folder = printed.split()
+    deadline = time.monotonic() + 2.5
+    while processes.identify(int(pid)) is not None or os.path.exists(folder):
+        assert time.monotonic() < deadline, "the node outlived its driver"
+        time.sleep(0.01)
+
+
+def test_node_tied_to_a_process_ends_with_it_and_not_with_stdin(start: Start) -> None:
+    with subprocess.Popen(["sleep", "60"]) as tied:
+        identity = processes.identify(tied.pid)
+        assert identity is not None
+        node = start(a_config(tie=ProcessTie(identity.pid, identity.start)))
+        tree = wait_for_workers(node, 1)
+        assert node.is_running(), "its stdin was closed long ago"
+
+        tied.kill()
+
+        tree.wait_until_gone()
+
+
+# ------------------------------------------------------------------------------------------ refusals
+def test_tie_to_a_dead_process_is_refused() -> None:
+    with pytest.raises(NodeStartError, match="process 1 has ended"):
+        start_node(a_config(tie=ProcessTie(1, 1.0)))
+
+
+def test_a_node_without_a_head_to_reach_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = a_config(is_head=False, head_address="tcp://127.0.0.1:1", curve_public=b"p" * 40, curve_secret=b"s" * 40)
+    with pytest.raises(NodeStartError):
+        start_node(config, timeout=3)
+
+
+def test_bad_config_is_told_in_a_sentence() -> None:
+    with pytest.raises(NodeStartError, match="curve keys"):
+        start_node(a_config(is_head=False, head_address="tcp://127.0.0.1:1"))
+
+
+def test_a_python_that_cannot_run_it_is_told_with_what_it_printed(tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\necho no such module\nexit 1\n")
+    python.chmod(0o700)
+
+    with pytest.raises(NodeStartError, match="no such module"):
+        start_node(a_config(), python=str(python))
+    with pytest.raises(NodeStartError, match="cannot be run"):
+        start_node(a_config(), python="/nowhere/python")
+
+
+def test_a_silent_python_is_given_up_in_time(tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nexec sleep 60\n")
+    python.chmod(0o700)
+
+    with pytest.raises(NodeStartError, match=r"not ready within 0\.2 s"):
+        start_node(a_config(), python=str(python), timeout=0.2)
+
+
+def test_folder_of_someone_else_is_told() -> None:
+    with pytest.raises(NodeStartError, match=r"belongs to user|open to other users"):
+        start_node(a_config(base_folder="/tmp"))
+
+
+# ------------------------------------------------------------------------------------------ garbage
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"GET / HTTP/1.1\r\n\r\n",
+        LENGTH.pack(1 << 31) + b"x",
+        LENGTH.pack(4) + b"junk",
+    ],
+)
+def test_who_says_no_hello_is_cut_off_and_the_raylet_goes_on(start: Start, process: Connect, sent: bytes) -> None:
+    node = start(a_config())
+    with socket.socket(socket.AF_UNIX) as stranger:
+        stranger.settimeout(5)
+        stranger.connect(os.path.join(node.folder, "raylet.sock"))
+        stranger.sendall(sent)
+        with contextlib.suppress(ConnectionResetError):
+            assert stranger.recv(1) == b""
+
+    one = process(node)
+    one.send(RegisterProcess("driver", 1))
+    assert isinstance(one.receive(Registered), Registered)
+
+
+def test_who_shows_another_token_is_cut_off(start: Start) -> None:
+    node = start(a_config())
+    path = os.path.join(node.folder, "raylet.sock")
+    raylet = raylet_of(node.config.node)
+    connection = hello.connect(path, new_token(), new_process_id(node.config.node), "driver", raylet)
+    with pytest.raises(ConnectionLost):
+        hello.recv_fd(connection.sock, raylet)
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        b"",
+        b"too short",
+        b"r" * 16 + b"s" * 16 + b"not a pickle",
+        "own name, garbage behind it",
+        "in another's name",
+        "another length",
+    ],
+)
+def test_a_process_that_sends_garbage_is_cut_off_and_the_raylet_goes_on(
+    start: Start, process: Connect, frame: bytes | str
+) -> None:
+    node = start(a_config())
+    bad, good = process(node), process(node)
+    bad.send(RegisterProcess("driver", 1))
+    bad.receive(Registered)
+    if frame == "own name, garbage behind it":
+        bad.connection.send(bad.raylet + bad.me + b"not a pickle")
+    elif frame == "in another's name":
+        bad.connection.send(codec.wrap(bad.raylet, good.me, codec.encode(Ask(1, "status"))))
+    elif frame == "another length":
+        bad.connection.sock.sendall(LENGTH.pack(0xFFFFFFFF))
+    else:
+        assert isinstance(frame, bytes)
+        bad.connection.send(frame)
+
+    with pytest.raises(ConnectionLost):
+        bad.receive(Answer)
+    good.send(RegisterProcess("driver", 1))
+    assert isinstance(good.receive(Registered), Registered)
+
+
+# ------------------------------------------------------------------------------------------ relaying
+def test_frames_reach_a_process_of_another_node(start: Start, process: Connect) -> None:
+    first = start(a_config())
+    second = start(another(first))
+    here, there = process(first), process(second)
+    for one in (here, there):
+        one.send(RegisterProcess("driver", os.getpid()))
+        one.receive(Registered)
+
+    here.send(Answer(1, b"x" * 100), to=there.me)
+    assert there.receive(Answer) == Answer(1, b"x" * 100)
+    there.send(Answer(2, b"y" * 3_000_000), to=here.me)
+    assert here.receive(Answer) == Answer(2, b"y" * 3_000_000)

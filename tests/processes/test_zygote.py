@@ -1,0 +1,207 @@
+"""A zygote forks, reports and reaps; it and its workers end with the raylet's socket and with their parents."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+import types
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from sparkray_core.ids import NodeId, ProcessId, new_process_id
+from sparkray_core.run import folders, processes, zygote
+from sparkray_core.run.config import NodeConfig
+from sparkray_core.run.zygote_client import Exited, ZygoteClient, ZygoteGone
+
+NODE = NodeId(b"zygotest")
+LIMIT_S = 10.0
+
+
+def sleep(_: NodeConfig, __: ProcessId) -> None:
+    time.sleep(60)
+
+
+class Started:
+    """A zygote, and the raylet's end of it."""
+
+    def __init__(self, worker_main: Callable[[NodeConfig, ProcessId], None]) -> None:
+        self.config = NodeConfig("zygote", NODE, bytes(32), True, None, {}, 1, base_folder=f"/tmp/zy{os.getpid()}")
+        self.folder = folders.make_node_folder(self.config.base_folder, "zygote", NODE.hex()[:8])
+        ours, its = socket.socketpair()
+        ours.settimeout(LIMIT_S)
+        self.lifeline, self.lifeline_end = os.pipe()
+        self.read, self.write = os.pipe()  # workers hold its end: its end of file says that all are gone
+        close = [ours.fileno(), self.lifeline_end, self.read]
+        stub = types.ModuleType("sparkray_core.run.worker_main")
+        stub.main = worker_main
+        before = sys.modules.get(stub.__name__)
+        sys.modules[stub.__name__] = stub
+        try:
+            self.pid = processes.fork(run_zygote, stub, self.config, its, self.lifeline, os.getpid(), close=close)
+        finally:
+            del sys.modules[stub.__name__]
+            if before is not None:
+                sys.modules[stub.__name__] = before
+        its.close()
+        os.close(self.write)
+        self.client = ZygoteClient(ours)
+        self.socket = ours
+
+    def exits(self, count: int) -> list[Exited]:
+        found: list[Exited] = []
+        while len(found) < count:
+            found += self.client.receive()
+        return found
+
+    def wait_for_end(self) -> None:
+        """Of the zygote and everything that it forked."""
+        os.waitpid(self.pid, 0)
+        assert os.read(self.read, 1) == b""
+
+    def close(self) -> None:
+        self.client.close()
+        for descriptor in (self.lifeline, self.lifeline_end, self.read):
+            os.close(descriptor)
+        folders.remove_node_folder(self.folder)
+        os.rmdir(self.config.base_folder)
+
+
+def run_zygote(stub: types.ModuleType, config: NodeConfig, raylet: socket.socket, lifeline: int, keeper: int) -> None:
+    import sparkray_core.run
+
+    sys.stdin, sys.stdout, sys.stderr = sys.__stdin__, sys.__stdout__, sys.__stderr__  # not pytest's
+    sparkray_core.run.worker_main = stub  # type: ignore[attr-defined]
+    zygote.main(config, raylet, lifeline, keeper)
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[[Callable[[NodeConfig, ProcessId], None]], Started]]:
+    started: list[Started] = []
+
+    def begin(worker_main: Callable[[NodeConfig, ProcessId], None]) -> Started:
+        started.append(Started(worker_main))
+        return started[-1]
+
+    yield begin
+    for one in started:
+        one.close()
+
+
+Start = Callable[[Callable[[NodeConfig, ProcessId], None]], Started]
+
+
+def test_each_end_of_a_worker_is_told_in_words(start: Start) -> None:
+    def by_last_byte(_: NodeConfig, process: ProcessId) -> None:
+        if process[-1] == 1:
+            sys.exit(3)
+        if process[-1] == 2:
+            raise ValueError("in the log")
+        time.sleep(60)
+
+    one = start(by_last_byte)
+    workers = [ProcessId(NODE + bytes(7) + bytes([number])) for number in range(4)]
+    for worker in workers:
+        one.client.fork(worker)
+    one.client.kill(workers[3])
+
+    assert {(exited.worker[-1], exited.why) for exited in one.exits(3)} == {
+        (1, "exit code 3"),
+        (2, "exit code 1"),
+        (3, "killed by SIGKILL"),
+    }
+    with open(one.config.log_path(f"worker-{workers[2][8:].hex()}")) as log:
+        assert "ValueError: in the log" in log.read()
+    one.client.close()
+    one.wait_for_end()
+
+
+def test_killing_a_worker_that_is_not_there_is_no_error(start: Start) -> None:
+    one = start(sleep)
+    one.client.kill(new_process_id(NODE))
+    one.client.fork(worker := new_process_id(NODE))
+    one.client.kill(worker)
+    assert one.exits(1) == [Exited(worker, "killed by SIGKILL")]
+    one.client.close()
+    one.wait_for_end()
+
+
+@pytest.mark.parametrize("how", ["raylet's socket", "lifeline", "SIGTERM", "SIGKILL"])
+def test_workers_end_with_the_zygote_whatever_ends_it(start: Start, how: str) -> None:
+    def deaf(_: NodeConfig, __: ProcessId) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        time.sleep(60)
+
+    one = start(deaf)
+    for _ in range(3):
+        one.client.fork(new_process_id(NODE))
+    for _ in range(3):
+        assert one.socket.recv(zygote.REPORT.size)
+    began = time.monotonic()
+    if how == "raylet's socket":
+        one.client.close()
+    elif how == "lifeline":
+        os.close(one.lifeline_end)
+        one.lifeline_end = os.dup(one.lifeline)
+    else:
+        os.kill(one.pid, signal.Signals[how])
+
+    one.wait_for_end()
+    assert time.monotonic() - began < LIMIT_S
+
+
+def test_raylet_hears_that_the_zygote_is_gone(start: Start) -> None:
+    one = start(sleep)
+    os.kill(one.pid, signal.SIGKILL)
+    with pytest.raises(ZygoteGone):
+        one.exits(1)
+    one.wait_for_end()
+
+
+def test_what_a_worker_started_ends_with_it(start: Start) -> None:
+    def leave_a_child(_: NodeConfig, __: ProcessId) -> None:
+        subprocess.Popen(["sleep", "60"]).returncode = 0
+
+    one = start(leave_a_child)
+    one.client.fork(worker := new_process_id(NODE))
+    assert one.exits(1) == [Exited(worker, "exit code 0")]
+    one.client.close()
+    one.wait_for_end()  # which the sleep, were it alive, would not hold up: what shows it is the leak check
+
+
+def test_workers_draw_different_random_numbers(start: Start) -> None:
+    def draw(config: NodeConfig, _: ProcessId) -> None:
+        import numpy
+
+        with open(os.path.join(config.folder, "drawn"), "a") as file:
+            file.write(f"{random.random()} {numpy.random.random()}\n")
+
+    one = start(draw)
+    for _ in range(2):
+        one.client.fork(new_process_id(NODE))
+    one.exits(2)
+    with open(os.path.join(one.folder, "drawn")) as file:
+        drawn = file.read().split()
+    assert len(set(drawn)) == 4
+    one.client.close()
+    one.wait_for_end()
+
+
+def test_worker_has_its_own_log_and_no_stdin(start: Start) -> None:
+    def speak(_: NodeConfig, __: ProcessId) -> None:
+        print("to stdout", flush=False)  # noqa: T201
+        print(repr(sys.stdin.read()), file=sys.stderr)  # noqa: T201
+        os._exit(0)  # without flushing: lines are written as they end
+
+    one = start(speak)
+    one.client.fork(worker := new_process_id(NODE))
+    one.exits(1)
+    with open(one.config.log_path(f"worker-{worker[8:].hex()}")) as log:
+        assert log.read() == "to stdout\n''\n"
+    one.client.close()
+    one.wait_for_end()
