@@ -162,6 +162,11 @@ def shutdown() -> None:
         log.warning("not all of the session's processes were gone in time; the next start sweeps what is left")
 
 
+def current() -> Any:
+    """The session that this process started, by `init` or by `RayContext`; None in a worker, or when there is none."""
+    return _session
+
+
 def is_initialized() -> bool:
     return object_ref.current is not None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -90,15 +91,17 @@ class Process:
         path = os.path.join(node.folder, "raylet.sock")
         self.connection = hello.connect(path, node.config.token, self.me, role, self.raylet)
         self.segment = hello.recv_fd(self.connection.sock, self.raylet)
-        self.connection.sock.setblocking(True)
-        self.connection.sock.settimeout(10)
 
     def send(self, message: Message, to: ProcessId | None = None) -> None:
         self.connection.send(codec.wrap(to or self.raylet, self.me, codec.encode(message)))
+        while self.connection.wants_write:
+            assert select.select([], [self.connection], [], 10)[1], "the raylet does not read"
+            self.connection.flush()
 
     def receive(self, kind: type[Any]) -> Any:
         """The next message of this kind; others are passed over."""
         while True:
+            assert select.select([self.connection], [], [], 10)[0], f"no {kind.__name__} within 10 s"
             for frame in self.connection.receive():
                 message = codec.decode(frame, codec.ENVELOPE_BYTES)
                 if isinstance(message, kind):

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import random
 import time
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from sparkray_core.store.allocator import LARGE, PAGE, UNIT, Allocator
 
@@ -59,42 +58,25 @@ def test_block_grows_together_with_both_neighbours() -> None:
 
 
 def test_large_block_finds_the_one_hole_where_it_fits_aligned() -> None:
-    # Twenty holes of exactly the size, all off the page but one: no quick look may miss it.
-    allocator = Allocator(40 * LARGE)
-    holes = []
-    for index in range(20):
-        if index == 13:
-            _take(allocator, -allocator.capacity % PAGE)
-        hole = [_take(allocator, LARGE // 2 - UNIT), _take(allocator, LARGE // 2 + UNIT)]
-        holes.append(hole)
+    # Small blocks are cut from the end: twelve holes of exactly the size, the topmost alone on a page.
+    allocator = Allocator(32 * LARGE)
+    pieces = []
+    for _ in range(12):
+        pieces += [_take(allocator, LARGE - UNIT), _take(allocator, UNIT)]
         _take(allocator, UNIT)
-    rest = [size for _, size in _fill(allocator)]
+    _take(allocator, allocator.largest_free - PAGE)
+    for offset in pieces:
+        allocator.free(offset)
 
-    for hole in holes:
-        for offset in hole:
-            allocator.free(offset)
-    aligned = [min(hole) for hole in holes if min(hole) % PAGE == 0]
-
-    assert rest
-    assert aligned
-    for _ in aligned:
-        assert allocator.allocate(LARGE) in aligned
+    assert allocator.allocate(LARGE) == allocator.capacity - LARGE
+    assert allocator.largest_free == LARGE
     assert allocator.allocate(LARGE) is None
-    assert allocator.largest_free >= LARGE
 
 
 def _take(allocator: Allocator, size: int) -> int:
     offset = allocator.allocate(size)
     assert offset is not None
     return offset
-
-
-def _fill(allocator: Allocator) -> list[tuple[int, int]]:
-    taken = []
-    for size in (LARGE, UNIT):
-        while (offset := allocator.allocate(size)) is not None:
-            taken.append((offset, size))
-    return taken
 
 
 def test_block_freed_twice_is_refused() -> None:
@@ -121,15 +103,15 @@ def test_every_block_of_no_bytes_has_a_place_of_its_own() -> None:
 
 def test_ten_thousand_holes_do_not_make_it_slow() -> None:
     allocator = Allocator(1 << 32)
-    offsets = [_take(allocator, UNIT * random.Random(i).randint(1, 900)) for i in range(20_000)]
+    offsets = [_take(allocator, UNIT * (i * 7919 % 900 + 1)) for i in range(20_000)]
     for offset in offsets[::2]:
         allocator.free(offset)
 
-    started = time.perf_counter()
+    started = time.process_time()
     for i in range(2_000):
         allocator.free(_take(allocator, UNIT * (i % 800)))
 
-    assert time.perf_counter() - started < 0.5  # 125 us for each call; it takes 5
+    assert time.process_time() - started < 0.5  # 125 us for each call; it takes 2
 
 
 class AllocatorAgainstModel(RuleBasedStateMachine):
@@ -186,4 +168,10 @@ class AllocatorAgainstModel(RuleBasedStateMachine):
 
 
 TestAllocatorAgainstModel = AllocatorAgainstModel.TestCase
-TestAllocatorAgainstModel.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestAllocatorAgainstModel.settings = settings(max_examples=20, stateful_step_count=30, deadline=None)
+
+
+@pytest.mark.slow
+def test_allocator_against_model_at_length() -> None:
+    at_length = settings(max_examples=300, stateful_step_count=80, deadline=None)
+    run_state_machine_as_test(AllocatorAgainstModel, settings=at_length)

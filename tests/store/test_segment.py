@@ -7,6 +7,7 @@ import gc
 import mmap
 import os
 import pickle
+import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -84,11 +85,9 @@ def test_child_process_sees_the_writes_of_its_parent_and_the_other_way_round(seg
 
 
 def _fork() -> int:
-    import warnings
-
     with warnings.catch_warnings():
         # Python 3.12 and newer warn of threads (OpenBLAS, jemalloc) at a fork. The child touches nothing of theirs.
-        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.filterwarnings("ignore", ".*is multi-threaded", DeprecationWarning)
         return os.fork()
 
 

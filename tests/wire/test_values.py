@@ -16,10 +16,11 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparkray_core.wire import values
+from sparkray_core.wire.pickling import PLAIN_ITEMS
 
 Way = Callable[[object], Any]
 
@@ -89,6 +90,7 @@ def test_class_with_cycle_and_unusual_types_comes_back(way: Way) -> None:
     assert back[-1] is back
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.text() | st.binary(), st.lists, max_leaves=50))
 def test_any_tree_of_plain_values_comes_back(value: object) -> None:
     assert _through_message(value) == value
@@ -96,7 +98,7 @@ def test_any_tree_of_plain_values_comes_back(value: object) -> None:
 
 
 def test_list_beyond_the_limit_of_the_quick_way_comes_back(way: Way) -> None:
-    value = list(range(values.PLAIN_ITEMS * 100))
+    value = list(range(PLAIN_ITEMS * 100))
     assert way(value) == value
 
 

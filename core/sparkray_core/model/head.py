@@ -58,9 +58,15 @@ class Hopeless:
 class Head:
     """`start` once, then `handle` for whatever happens, in one thread."""
 
-    def __init__(self, session: str, limits: HeadLimits | None = None) -> None:
+    def __init__(self, session: str, limits: HeadLimits | None = None, lives_for: NodeId | None = None) -> None:
+        """
+        Args:
+            lives_for: the driver's node. The session ends when it leaves, or when it has not joined in time.
+        """
         self.session = session
         self.limits = limits or HeadLimits()
+        self.lives_for = lives_for
+        self._driver_due = float("inf")  # when the driver's node must have joined
         self.out: list[Effect] = []
         self.nodes = Nodes()
         self.actors = Actors(self.limits, self.out)
@@ -80,6 +86,8 @@ class Head:
 
     def start(self, now: float) -> list[Effect]:
         self._check_at = now + self.limits.check_s
+        if self.lives_for is not None:
+            self._driver_due = now + self.limits.driver_s
         self.out += self._alarm.ask(self._check_at)
         return self._flush()
 
@@ -182,6 +190,8 @@ class Head:
         self._tell_nodes(NodeGone(node, why))
         self.actors.node_gone(node, why, now)
         self._owe_table(now)
+        if node == self.lives_for:
+            self._end(f"the driver's node is gone: {why}", now)
 
     def _judge(self, now: float) -> None:
         """Two live nodes that do not reach each other cannot both stay: each takes the other's processes for dead."""
@@ -328,6 +338,8 @@ class Head:
         self._check_at = now + self.limits.check_s
         for record in self.nodes.silent(now - self.limits.node_timeout_s):
             self._bury(record.info.node, f"it was silent for {self.limits.node_timeout_s:g} s", now)
+        if now >= self._driver_due and self.lives_for not in self.nodes.all:
+            self._end(f"the driver's node did not join within {self.limits.driver_s:g} s", now)
 
     def _end(self, why: str, now: float) -> None:
         self.ended, self._stop_at = why, now + self.limits.drain_s

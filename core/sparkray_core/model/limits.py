@@ -41,6 +41,7 @@ class HeadLimits:
     table_gap_s: float = 0.05  # joins closer than this share a NodeTable: n nodes at once are not n * n tables
     infeasible_grace_s: float = 30.0  # how long a request that no node could ever grant waits for one that could
     complaint_s: float = 1.0  # complaints about broken links are gathered for so long: then it shows whose fault it is
+    driver_s: float = 60.0  # within which the node of a driver that the session lives for has to join
     drain_s: float = 1.0  # after EndSession the head stays for so long at most, for the links to deliver it
     prefer_s: float = 0.05  # waiting on the node that has the arguments is worth this much to a lease
     unknown_task_s: float = 0.1  # taken for the mean of a node that has not measured any

@@ -142,7 +142,7 @@ class Node:
                 for some in objects:
                     self.store.seal(some, sender, now)
             case PinObject(some, nodes):
-                self.pulls.read(sender, some, tuple(nodes))
+                self.pulls.read(sender, some, tuple(nodes), now)
             case UnpinObjects(objects):
                 for some in objects:
                     self.store.unpin(some, sender, now)
@@ -247,7 +247,7 @@ class Node:
     def _process_ended(self, process: ProcessId, why: str, now: float) -> None:
         role = self.processes.pop(process)
         for some in self.store.drop_process(process, now):
-            self.pulls.look_elsewhere(some)
+            self.pulls.look_elsewhere(some, now)
         if role != "guest":  # which owns nothing and borrows nothing
             self._forget_owner(process, why, now)
             self.out.append(Send(HEAD, ProcessGone(process, why)))

@@ -148,19 +148,24 @@ class Claims:
     # ------------------------------------------------------------------ forward
     def settle(self, now: float) -> None:
         """Once after each event: whatever can go forward does."""
-        while self.waiting:
-            heads = [next(iter(queue.values())) for queue in self.waiting.values()]
-            fitting = [claim for claim in heads if fits(claim.needs, self.available)]
-            if not fitting:
-                break
-            self._reserve(min(fitting, key=lambda claim: claim.arrival), now)
+        self._reserve_fitting(now)
         while self.reserved and self.workers.idle:
             self._run(next(iter(self.reserved.values())), now)
+            self._reserve_fitting(now)  # an actor that runs holds less than it asked for
         self.workers.start_up_to(len(self.reserved), now)
         self.workers.trim(now)
         if self.waiting and self._unasked:
             self._unasked = False
             self._reclaim()
+
+    def _reserve_fitting(self, now: float) -> None:
+        """In the order of arrival, but for those that do not fit: they are overtaken, so no resource idles for them."""
+        while self.waiting:
+            heads = [next(iter(queue.values())) for queue in self.waiting.values()]
+            fitting = [claim for claim in heads if fits(claim.needs, self.available)]
+            if not fitting:
+                return
+            self._reserve(min(fitting, key=lambda claim: claim.arrival), now)
 
     def move(self, claim: Claim, to: ClaimState, now: float) -> None:
         """The one door between states; it keeps the queues in step."""
@@ -189,9 +194,8 @@ class Claims:
         self.move(claim, ClaimState.RUNNING, now)
         claim.worker = worker.id
         self._unasked = True
-        self._give(claim.taken)
+        self._give(minus(claim.taken, claim.holds))
         claim.taken = dict(claim.holds)
-        self._take(claim.taken)
         if claim.lease is not None:
             self.out.append(Send(claim.owner, LeaseGranted(claim.lease, worker.id)))
         elif claim.actor is not None:

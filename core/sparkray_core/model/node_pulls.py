@@ -49,7 +49,7 @@ class Pulls:
         store.on_room = self._room_given
 
     # ------------------------------------------------------------------ wanted here
-    def read(self, process: ProcessId, some: ObjectId, nodes: tuple[NodeId, ...]) -> None:
+    def read(self, process: ProcessId, some: ObjectId, nodes: tuple[NodeId, ...], now: float) -> None:
         """Pin it for this reader: now, when it is written, or when it has come over."""
         store = self.store
         if some in store.stored:
@@ -68,13 +68,13 @@ class Pulls:
             first = int.from_bytes(self.node, "big") % len(elsewhere)
             sources = elsewhere[first:] + elsewhere[:first]
             pull = self.pulls[some] = Pull(some, sources[0], sources[1:], {sources[0]})
-            self._begin(pull)
+            self._begin(pull, now)
         store.readers.setdefault(some, []).append(Reader(process, nodes))
 
-    def look_elsewhere(self, some: ObjectId) -> None:
+    def look_elsewhere(self, some: ObjectId, now: float) -> None:
         """Who was to write it here died: its readers try the nodes that they named."""
         for reader in self.store.readers.pop(some, ()):
-            self.read(reader.process, some, reader.nodes)
+            self.read(reader.process, some, reader.nodes, now)
 
     def chunk(self, sender: ProcessId, message: ObjectChunk, now: float) -> None:
         pull = self.pulls.get(message.object)
@@ -110,11 +110,13 @@ class Pulls:
             if node_of(puller) == node:
                 self._end_transfer(some, puller, now)
 
-    def _begin(self, pull: Pull) -> None:
+    def _begin(self, pull: Pull, now: float) -> None:
         pull.next, pull.got = 0, 0
         pull.asked.clear()
-        if pull.offset is not None:
+        if pull.offset is not None and pull.size:
             self._ask(pull)
+        elif pull.offset is not None:
+            self._finish(pull, now)  # an empty object: its size was all there was to fetch
         else:
             self._ask_one(pull)
 
@@ -145,7 +147,7 @@ class Pulls:
             self._fail(pull, self.store.why_full(wanted.size), now)
         else:
             pull.offset, pull.waits = offset, False
-            self._begin(pull)
+            self._begin(pull, now)
 
     def _next_source(self, pull: Pull, now: float) -> None:
         if not pull.others:
@@ -155,7 +157,7 @@ class Pulls:
         pull.tried.add(pull.source)
         pull.asked.clear()
         if not pull.waits:
-            self._begin(pull)
+            self._begin(pull, now)
 
     def _finish(self, pull: Pull, now: float) -> None:
         del self.pulls[pull.object]

@@ -54,6 +54,7 @@ class NodeConfig:
     host: str = "127.0.0.1"  # under which other nodes reach it
     labels: dict[str, str] = field(default_factory=dict)
     tie: StdinTie | ProcessTie = field(default_factory=StdinTie)
+    lives_for: NodeId | None = None  # to the head: the session ends when this node, the driver's, leaves or never joins
     prestart: int | None = None  # workers forked before anyone asks, and kept idle; None: one per whole CPU
     sys_path: tuple[str, ...] = ()  # of the driver; its workers look for modules there first
     cwd: str | None = None  # of the workers; None: the keeper's
@@ -129,7 +130,7 @@ class NodeConfig:
             raise BadConfig(f"not a node's configuration: {error}") from error
 
 
-_BYTES = ("node", "token", "curve_public", "curve_secret")
+_BYTES = ("node", "token", "curve_public", "curve_secret", "lives_for")
 
 
 def _tie(kind: str, pid: int = 0, start: float = 0.0) -> StdinTie | ProcessTie:

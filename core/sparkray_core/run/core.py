@@ -112,7 +112,7 @@ class Core:
         try:
             fd = hello.recv_fd(connection.sock, self.raylet_id)
             connection.send(self._frame(self.raylet_id, RegisterProcess(self.role, os.getpid())))
-            welcome = self._await_welcome(connection)
+            welcome, behind = self._await_welcome(connection)
             self.segment = Segment.attach(fd, welcome.store_bytes)
         except BaseException:
             connection.close()
@@ -122,17 +122,21 @@ class Core:
         self._add(connection)
         object_ref.dropped.clear()
         object_ref.current = self
+        with self.lock:
+            self._handle(connection, behind)
         self.pump.start()
 
     @staticmethod
-    def _await_welcome(connection: Connection) -> Registered:
+    def _await_welcome(connection: Connection) -> tuple[Registered, list[bytes]]:
+        """The raylet's welcome, and the frames that came right behind it."""
         while True:
             if not select.select([connection], [], [], REPLY_LIMIT_S)[0]:
                 raise ConnectionLost(connection.peer, f"it did not answer within {REPLY_LIMIT_S:g} s")
-            for frame in connection.receive():
-                message = decode(frame, ENVELOPE_BYTES)
-                if isinstance(message, Registered):
-                    return message
+            frames = connection.receive()
+            if frames:
+                message = decode(frames[0], ENVELOPE_BYTES)
+                assert isinstance(message, Registered), message
+                return message, frames[1:]
 
     def listen(self) -> None:
         """Let the processes of this node connect to us directly. Workers do, before they register."""
@@ -249,6 +253,9 @@ class Core:
         except ConnectionLost as lost:
             self._lose(connection, lost.why)
             return
+        self._handle(connection, frames)
+
+    def _handle(self, connection: Connection, frames: list[bytes]) -> None:
         handlers = self.handlers
         owner = self.owner
         for frame in frames:

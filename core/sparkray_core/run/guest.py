@@ -20,6 +20,7 @@ from sparkray_core.ids import NodeId, ObjectId, new_process_id, raylet_of
 from sparkray_core.messages import (
     AllocateObject,
     EndSession,
+    FreeObjects,
     Message,
     ObjectAllocated,
     ObjectGone,
@@ -108,6 +109,10 @@ class Guest:
             values.write_to(view, serialized)
         return size
 
+    def free(self, objects: Sequence[ObjectId]) -> None:
+        """Take back what was written here and whose owner will never hear of it."""
+        self._tell(FreeObjects(list(objects)))
+
     # ------------------------------------------------------------------ reading
     def read(self, some: ObjectId, nodes: Sequence[NodeId]) -> Any:
         """A stored value, in place: pinned until the last view of it died. Fetched here first if it is elsewhere.
@@ -116,13 +121,10 @@ class Guest:
             nodes: that have it, as far as the caller knows.
 
         Raises:
-            ObjectLostError: none of the nodes has it any more.
-            ObjectStoreFullError: it is elsewhere, and there is no room here for a copy.
+            ObjectLostError: none of the nodes has it any more, or there is no room here for a copy.
             NodeDiedError: the raylet is gone.
         """
-        answer = self._ask(PinObject(some, list(nodes)), ObjectPinned, ObjectGone, ObjectRefused)
-        if isinstance(answer, ObjectRefused):
-            raise ObjectStoreFullError(answer.why)
+        answer = self._ask(PinObject(some, list(nodes)), ObjectPinned, ObjectGone)
         if isinstance(answer, ObjectGone):
             raise ObjectLostError(f"object {some.hex()} is lost: {answer.why}")
         unpins = self._unpins

@@ -55,7 +55,7 @@ class Master:
     def __init__(self, config: NodeConfig, loop: Loop) -> None:
         self._loop = loop
         self._own_node = config.node
-        self._head = Head(config.session)
+        self._head = Head(config.session, lives_for=config.lives_for)
         self._peers = Peers.open(config, HEAD_NODE, loop, self._on_payloads, self._on_peer_lost)
         self._perform = Performer(HEAD, loop, loop.timer(self._on_clock), self._peers)
         self._deadline = loop.timer(loop.stop)

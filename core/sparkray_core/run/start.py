@@ -12,7 +12,9 @@ import os
 import select
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import IO, Any
 
@@ -90,6 +92,10 @@ class StartedNode:
             self._keeper.wait(timeout)
         return not self.is_running() and not os.path.exists(self.folder)
 
+    def leave(self) -> None:
+        """Let it live on without us, for its `ProcessTie`. Its end is waited for, so that no zombie of ours stays."""
+        threading.Thread(target=self._keeper.wait, daemon=True, name="sparkray-reaper").start()
+
     def __enter__(self) -> StartedNode:
         return self
 
@@ -97,12 +103,18 @@ class StartedNode:
         self.stop()
 
 
-def start_node(config: NodeConfig, python: str = sys.executable, timeout: float = START_LIMIT_S) -> StartedNode:
+def start_node(
+    config: NodeConfig,
+    python: str = sys.executable,
+    timeout: float = START_LIMIT_S,
+    environment: Mapping[str, str] | None = None,
+) -> StartedNode:
     """Start a node and wait until it has joined its head.
 
     Args:
         python: the interpreter of the node's processes.
         timeout: seconds.
+        environment: variables of the node's processes, beyond our own.
 
     Raises:
         NodeStartError: it failed, or was not ready in time; its processes have been ended.
@@ -115,7 +127,7 @@ def start_node(config: NodeConfig, python: str = sys.executable, timeout: float 
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,  # before the node is ready; then they go to its logs
             bufsize=0,
-            env=processes.scrub_environment(os.environ),
+            env=processes.scrub_environment(os.environ) | dict(environment or {}),
             start_new_session=True,
         )
     except OSError as error:

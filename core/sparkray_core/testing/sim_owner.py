@@ -126,6 +126,7 @@ class SimOwner:
         self.objects: dict[ObjectId, Held] = {}
         self.reading: dict[ObjectId, float] = {}  # for how long, once it is pinned
         self.complaints: list[str] = []  # what may only happen when something died
+        self.gone: set[bytes] = set()  # processes and nodes
         self.ended = ""
         self._counts = self._lease_counts = self._ties = 0
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
@@ -159,9 +160,9 @@ class SimOwner:
             case LeaseGranted(lease, worker):
                 self._granted(sender, lease, worker)
             case LeaseRefused(lease, why):
-                job = self.requests.pop(lease, None)
-                if job is not None:
-                    job.outcome = f"refused: {why}"
+                refused = self.requests.pop(lease, None)
+                if refused is not None:
+                    refused.outcome = f"refused: {why}"
             case LeaseLost(lease, why):
                 self._lost(lease, why)
             case ReclaimLeases(leases):
@@ -184,7 +185,8 @@ class SimOwner:
                 self._read_done(some, f"gone: {why}")
             case ObjectReady(some, value):
                 self.reading[some] = 0.05
-                self._send(self.raylet, PinObject(some, list(value[2])))
+                assert isinstance(value, tuple)
+                self._send(self.raylet, PinObject(some, [*value[2]]))
             case DropBorrowers(pairs):
                 for some, borrower in pairs:
                     self._borrower_left(some, borrower)
@@ -194,6 +196,7 @@ class SimOwner:
                 else:
                     self._send(raylet_of(node), FreeObjects([some]))
             case ProcessGone(process, _):
+                self.gone.add(process)
                 for some in list(self.objects):
                     self._borrower_left(some, process)
             case NodeGone(node, why):
@@ -294,6 +297,7 @@ class SimOwner:
             self._request([held.job])
 
     def _node_gone(self, node: NodeId, why: str) -> None:
+        self.gone.add(node)
         for lease in [lease for lease, held in self.leases.items() if node_of(held.worker) == node]:
             self._lost(lease, why)
         again: dict[str, list[LeaseId]] = {}
@@ -334,8 +338,9 @@ class SimOwner:
         self.segment[offset : offset + job.size] = pattern(some, job.size)
         self._send(self.raylet, SealObjects([some]))
         node = node_of(self._id)
-        self.objects[some] = Held(job, {node: None}, dict.fromkeys([self._id, *job.readers]))
-        for reader in job.readers:
+        readers = [reader for reader in job.readers if not self.gone & {reader, node_of(reader)}]
+        self.objects[some] = Held(job, {node: None}, dict.fromkeys([self._id, *readers]))
+        for reader in readers:
             self._send(reader, ObjectReady(some, (STORED, job.size, (node,))))
         self.reading[some] = job.read_s
         self._send(self.raylet, PinObject(some, [node]))

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from random import Random
 
 from sparkray_core.ids import HEAD, HEAD_NODE, NodeId, ProcessId, node_of, raylet_of
-from sparkray_core.messages import Message, ObjectChunk
+from sparkray_core.messages import EndSession, Message, ObjectChunk
 from sparkray_core.model.effects import (
     ConnectPeer,
     Effect,
@@ -109,14 +109,14 @@ class Simulation:
         self._process_effects(host, process, process.start(self.now))
 
     def kill_process(self, host: Host, process: ProcessId, why: str = "killed by SIGKILL") -> None:
-        """What it sent arrives; then its end is seen, by the raylet's socket and by the zygote in either order."""
+        """What it sent arrives; then its end is seen, by the raylet's socket and by the zygote, in either order."""
         gone = host.processes.pop(process, None)
         if gone is None:
             return
-        self.at(self._channel_time(host, process, host.me), lambda: self._event(host, ConnectionLost(process)))
+        drained = self._channel_time(host, process, host.me)
+        self.at(drained + self.dice.uniform(0, 0.001), lambda: self._event(host, ConnectionLost(process)))
         if isinstance(gone, SimWorker):
-            later = self.now + self.dice.uniform(0, 0.002)
-            self.at(later, lambda: self._event(host, WorkerExited(process, why)))
+            self.at(drained + self.dice.uniform(0, 0.001), lambda: self._event(host, WorkerExited(process, why)))
 
     def kill_host(self, host: Host, why: str = "power cut") -> None:
         host.stopped = host.stopped or why
@@ -213,6 +213,8 @@ class Simulation:
     # ------------------------------------------------------------------ frames
     def _route(self, host: Host, to: ProcessId, sender: ProcessId, message: Message) -> None:
         """From the raylet or the head on: to a process of this node, or over a link."""
+        if host.stopped and not isinstance(message, EndSession):  # its last words still leave it
+            return
         body = codec.encode(message)
         if node_of(to) == host.node:
             self._hand_over(host, host.me, to, sender, body)
@@ -253,7 +255,7 @@ class Simulation:
 
     def _relay(self, host: Host, me: ProcessId, to: ProcessId, message: Message) -> None:
         """By way of the own raylet, in order with what is for the raylet itself."""
-        self.at(self._channel_time(host, me, host.me), lambda: host.stopped or self._route(host, to, me, message))
+        self.at(self._channel_time(host, me, host.me), lambda: self._route(host, to, me, message))
 
     def _process_tick(self, host: Host, process: SimProcess) -> None:
         if host.processes.get(process.id) is process:

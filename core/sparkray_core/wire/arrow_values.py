@@ -14,9 +14,6 @@ if TYPE_CHECKING:
 # In the schema's metadata, and taken out again by `read`: this stream was a RecordBatch. Others are Tables.
 _BATCH_MARK: Final = b"sparkray.record_batch"
 
-COPY_THREADS: Final = 2  # one alone does not fill the memory bus
-COPY_THREADS_FROM: Final = 1 << 20  # bytes of one buffer
-
 
 class Stream:
     """A Table or RecordBatch whose IPC stream is written where it has to go, not into memory first.
@@ -39,10 +36,7 @@ class Stream:
         """Write it to `view`, of exactly `size` bytes. The GIL is released meanwhile."""
         import pyarrow as pa
 
-        sink = pa.FixedSizeBufferWriter(pa.py_buffer(view))
-        sink.set_memcopy_threads(COPY_THREADS)
-        sink.set_memcopy_threshold(COPY_THREADS_FROM)
-        self._write(sink)
+        self._write(pa.FixedSizeBufferWriter(pa.py_buffer(view)))
 
     def read(self) -> memoryview:
         """The stream in memory of its own, read-only."""

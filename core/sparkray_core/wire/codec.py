@@ -77,6 +77,9 @@ def encode(message: Message) -> bytes:
 def decode(frame: bytes, start: int = 0) -> Message:
     """The message that lies in `frame` from byte `start` on; `ENVELOPE_BYTES` spares a copy of an envelope's body.
 
+    Nothing is called and no class is found, whatever the bytes are. They must come from a peer that has shown the
+    session's token, all the same: made with skill, a few bytes can ask for gigabytes of memory.
+
     Raises:
         BadFrame: whatever is wrong with it. The types of the fields are not looked at.
     """

@@ -137,7 +137,8 @@ def _inside_instance(value: Any) -> Iterator[tuple[str, object]]:
     if not isinstance(reduced, tuple):
         return
     parts: list[Any] = list(reduced)
-    _, arguments, state, items, pairs = (*parts, None, None, None)[:5]
+    parts.extend([None, None, None])
+    _, arguments, state, items, pairs = parts[:5]
     for part in state if isinstance(state, tuple) else (state,):
         if isinstance(part, dict):
             yield from ((f".{name}", item) for name, item in part.items())

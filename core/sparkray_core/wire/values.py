@@ -15,19 +15,14 @@ Refs inside a value: their `__reduce__` calls `note_ref`, their rebuilding funct
 from __future__ import annotations
 
 import copyreg
-import io
 import struct
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from pickle import PickleBuffer, dumps, loads
-from types import FunctionType, NoneType
-from typing import Any, Final, TypeAlias, cast
-
-import cloudpickle  # type: ignore[import-untyped]
-from cloudpickle.cloudpickle import list_registry_pickle_by_value  # type: ignore[import-untyped]
+from typing import Any, Final, TypeAlias
 
 from sparkray_core.wire import arrow_values
+from sparkray_core.wire.pickling import ATOMS, CONTAINERS, PLAIN_ITEMS, Reduced, dump, is_plain, reduce_array
 from sparkray_core.wire.unpicklable import explain
 
 # Plain ints: they go into messages, whose decoder refuses every class, IntEnum too.
@@ -37,16 +32,12 @@ ERROR: Final = 2  # a pickle as well, of the exception that the reader is to rai
 KINDS: Final = frozenset({PICKLE, ARROW, ERROR})
 
 ALIGNMENT: Final = 64  # bytes: a cache line, and what Arrow and numpy's vector loops like best
-PLAIN_ITEMS: Final = 32  # in a container; beyond it, looking at each costs more than the pickler object that it saves
-PLAIN_CONTAINERS: Final = 4  # in a container, for the same reason; two are the arguments of a task: (args, kwargs)
 BYTES_OUT_OF_BAND: Final = 64 << 10  # bytes; above it, one copy saved on the way in is worth a second part
-COPY_WITHOUT_GIL: Final = 1 << 20  # bytes; below it (0.1 ms of copying), numpy's call costs more than it frees
+COPY_WITHOUT_GIL: Final = 1 << 20  # bytes; below it (0.1 ms of copying), importing numpy is not worth it
 
 Part: TypeAlias = "bytes | memoryview"
 Inline: TypeAlias = "bytes | tuple[Any, ...]"
 
-_ATOMS: Final = frozenset({NoneType, bool, int, float, str, bytes})
-_CONTAINERS: Final = frozenset({tuple, list, dict})
 _MAGIC: Final = b"spr1"
 _HEADER: Final = struct.Struct("<4sIQ")  # magic, kind, number of parts; then (offset, length) of each as two u64
 _SPAN: Final = struct.Struct("<QQ")
@@ -117,18 +108,18 @@ def serialize(value: object) -> Serialized:
         TypeError: the value, or something in it, cannot be pickled; the text names both.
     """
     cls = type(value)
-    if cls in _ATOMS:
+    if cls in ATOMS:
         if cls is bytes and len(value) >= BYTES_OUT_OF_BAND:  # type: ignore[arg-type]
             return _out_of_band((bytes, (PickleBuffer(value),)))  # type: ignore[arg-type]
         data = dumps(value, 5)
         return Serialized(PICKLE, [data], [], len(data))
-    if cls in _CONTAINERS and len(value) <= PLAIN_ITEMS and _is_plain(value, 2):  # type: ignore[arg-type]
+    if cls in CONTAINERS and len(value) <= PLAIN_ITEMS and is_plain(value, 2):  # type: ignore[arg-type]
         data = dumps(value, 5)
         return Serialized(PICKLE, [data], [], len(data))
     if cls is bytearray and len(value) >= BYTES_OUT_OF_BAND:  # type: ignore[arg-type]
         return _out_of_band((bytearray, (PickleBuffer(value),)))  # type: ignore[arg-type]
     module = cls.__module__
-    if module == "numpy" and (reduced := _reduce_array(value)) is not NotImplemented:
+    if module == "numpy" and (reduced := reduce_array(value)) is not NotImplemented:
         return _out_of_band(reduced)
     if module == "pyarrow.lib" and (stream := _arrow_stream(value)) is not None:
         return Serialized(ARROW, [], [], stream.size, stream)
@@ -197,63 +188,14 @@ def _loads(parts: Sequence[Part]) -> Any:
 # ---- pickling ----
 
 
-def _is_plain(container: Any, depth: int) -> bool:
-    """Nothing but atoms, in containers at most `depth` deep inside this one: no class, function, array or ref."""
-    items = container
-    if type(container) is dict:
-        if not _ATOMS.issuperset(map(type, container)):
-            return False
-        items = container.values()
-    if _ATOMS.issuperset(map(type, items)):
-        return True
-    if not depth or len(container) > PLAIN_CONTAINERS:
-        return False
-    for item in items:
-        cls = type(item)
-        if cls not in _ATOMS and not (cls in _CONTAINERS and len(item) <= PLAIN_ITEMS and _is_plain(item, depth - 1)):
-            return False
-    return True
-
-
-def _reduce_array(value: Any) -> Any:
-    """(constructor, arguments) of an exact numpy.ndarray with its bytes as a PickleBuffer, or NotImplemented.
-
-    numpy's own reduction leaves arrays that are not contiguous in the stream, so that they come out writable, and names
-    a private function that has moved between numpy 1 and 2. This one is also three times as fast.
-    """
-    if type(value).__name__ != "ndarray":
-        return NotImplemented
-    dtype = value.dtype
-    if dtype.hasobject or not dtype.itemsize or type(value) in copyreg.dispatch_table:
-        return NotImplemented
-    flags = value.flags
-    fortran = flags.f_contiguous and not flags.c_contiguous
-    buffer = PickleBuffer(value.ravel("F" if fortran else "C").view("u1"))
-    plain = dtype.kind in "biufcmMSU" and dtype.metadata is None  # then its name says it all, and pickles faster
-    arguments = (value.shape, dtype.str if plain else dtype, buffer)
-    return type(value), (*arguments, 0, None, "F") if fortran else arguments
-
-
 def _arrow_stream(value: Any) -> arrow_values.Stream | None:
     return None if type(value) in copyreg.dispatch_table else arrow_values.stream_of(value)
-
-
-class _Reduced:
-    """Pickles as what it is told to."""
-
-    __slots__ = ("reduced",)
-
-    def __init__(self, reduced: Any) -> None:
-        self.reduced = reduced
-
-    def __reduce__(self) -> Any:
-        return self.reduced
 
 
 def _out_of_band(reduced: Any) -> Serialized:
     """For what needs no cloudpickle and holds no refs."""
     buffers: list[PickleBuffer] = []
-    return _assemble(dumps(_Reduced(reduced), 5, buffer_callback=buffers.append), buffers, [])
+    return _assemble(dumps(Reduced(reduced), 5, buffer_callback=buffers.append), buffers, [])
 
 
 def _assemble(data: bytes, buffers: list[PickleBuffer], refs: list[Any]) -> Serialized:
@@ -264,59 +206,17 @@ def _assemble(data: bytes, buffers: list[PickleBuffer], refs: list[Any]) -> Seri
     return Serialized(PICKLE, parts, refs, sum(map(len, parts)))
 
 
-_CLOUDPICKLE_REDUCERS: dict[type, Any] = cast(Any, cloudpickle.Pickler.dispatch_table).maps[0]
-
-
-class _Reducers(dict[type, Any]):
-    """cloudpickle's reducers, then copyreg's as they are now. Its own ChainMap takes four times as long to say no."""
-
-    def __missing__(self, cls: type) -> Any:
-        return copyreg.dispatch_table[cls]
-
-
-def _is_importable(function_or_class: Any) -> bool:
-    """cloudpickle's own test, for the usual case in a tenth of the time: False asks cloudpickle."""
-    module = function_or_class.__module__
-    if type(module) is not str or module == "__main__" or list_registry_pickle_by_value():
-        return False
-    names = getattr(sys.modules.get(module), "__dict__", {})
-    return names.get(function_or_class.__qualname__) is function_or_class
-
-
-class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """cloudpickle, with arrays and Arrow data out of band wherever they are in the value."""
-
-    dispatch_table = _Reducers(_CLOUDPICKLE_REDUCERS)
-
-    def reducer_override(self, obj: Any) -> Any:
-        cls = type(obj)
-        if cls is FunctionType or cls is type or issubclass(cls, type):
-            return NotImplemented if _is_importable(obj) else super().reducer_override(obj)
-        module = cls.__module__
-        if module == "numpy":
-            return _reduce_array(obj)
-        if module == "pyarrow.lib" and cls not in copyreg.dispatch_table:
-            return arrow_values.reduce(obj)
-        return NotImplemented
-
-
-def _dump(value: object, buffers: list[PickleBuffer] | None) -> bytes:
-    file = io.BytesIO()
-    _Pickler(file, 5, buffer_callback=None if buffers is None else buffers.append).dump(value)
-    return file.getvalue()
-
-
 def _pickle(value: object, buffers: list[PickleBuffer] | None) -> tuple[bytes, list[Any]]:
     """The stream and the refs found; the buffers are added to `buffers`, or with None put into the stream."""
     refs: list[Any] = []
     outer = _here.noting
     _here.noting = refs
     try:
-        return _dump(value, buffers), refs
+        return dump(value, buffers), refs
     except MemoryError:
         raise
     except Exception as error:  # the user's __reduce__ and __getstate__ run in there
-        raise TypeError(explain(value, error, lambda inner: _dump(inner, []))) from error
+        raise TypeError(explain(value, error, lambda inner: dump(inner, []))) from error
     finally:
         _here.noting = outer
 

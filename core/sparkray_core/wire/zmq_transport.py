@@ -95,7 +95,7 @@ class ZmqTransport:
             self._router.bind(endpoint)
         except zmq.ZMQError as error:
             self._context.destroy(linger=0)
-            raise CannotListen(endpoint, error.strerror or str(error)) from None
+            raise CannotListen(endpoint, zmq.strerror(error.errno or 0)) from None
         self._address = self._router.getsockopt_string(zmq.LAST_ENDPOINT)
         self._fileno, self._close_fileno = _readable_with([self._router.fileno(), self._authenticator.fileno()])
 

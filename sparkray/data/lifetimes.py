@@ -1,0 +1,74 @@
+"""Blocks live as long as a Spark DataFrame that reads them, although Spark knows nothing of references.
+
+A DataFrame is computed whenever Spark likes, and so are those that are derived from it, after Python has forgotten the
+first one. What all of them have in common is, in the JVM, the function that reads the blocks. A weak reference in the JVM
+tells when its collector has taken that function away; then the blocks may go too.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sparkray_core.run import object_ref
+from sparkray_core.run.core import Core
+from sparkray_core.run.object_ref import ObjectRef
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    core: Core
+    refs: Sequence[ObjectRef[Any]]
+    is_gone: Callable[[], bool]
+
+
+_kept: list[_Kept] = []
+_lock = threading.Lock()
+
+
+def keep_alive(frame: DataFrame, refs: Sequence[ObjectRef[Any]]) -> None:
+    """Hold the references until no DataFrame made of this one, the result of `mapInArrow`, can be computed any more.
+
+    Where the JVM cannot be asked (Spark Connect), until the session ends.
+    """
+    let_go()
+    with _lock:
+        _kept.append(_Kept(object_ref.core(), refs, _watch(frame)))
+
+
+def let_go() -> None:
+    """Drop the references of DataFrames that are gone, and those of sessions that have ended."""
+    with _lock:
+        here = object_ref.current
+        _kept[:] = [kept for kept in _kept if kept.core is here and not kept.is_gone()]
+
+
+def _watch(frame: DataFrame) -> Callable[[], bool]:
+    from py4j.protocol import Py4JError
+
+    jdf, session = getattr(frame, "_jdf", None), frame.sparkSession
+    jvm = getattr(session, "_jvm", None)
+    if jdf is None or jvm is None:
+        return lambda: False
+    plan = jdf.queryExecution().analyzed()
+    for name in ("functionExpr", "func"):  # Spark 4, Spark 3
+        try:
+            weak = jvm.java.lang.ref.WeakReference(getattr(plan, name)().func())
+            break
+        except Py4JError:
+            continue
+    else:
+        return lambda: False
+
+    def is_gone() -> bool:
+        try:
+            return weak.get() is None
+        except (Py4JError, OSError):  # the SparkContext was stopped, or the JVM has ended
+            return True
+
+    return is_gone

@@ -1,0 +1,59 @@
+"""Arrow types that Spark reads, in place of those that it has no reader for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+def spark_arrow_schema(schema: pa.Schema) -> pa.Schema:
+    """The schema that data of this one is cast to on its way to Spark."""
+    import pyarrow as pa
+
+    return pa.schema([_fitted(field) for field in schema])
+
+
+def _fitted(field: pa.Field[Any]) -> pa.Field[Any]:
+    return field.with_type(_type(field.type))
+
+
+def _type(given: pa.DataType) -> pa.DataType:
+    """Of equal or greater range, but for nanoseconds, which become microseconds, and decimals of over 38 digits."""
+    import pyarrow as pa
+
+    is_ = pa.types
+    any_: Any = given  # its parameters depend on what it is
+    if is_.is_dictionary(given):
+        return _type(any_.value_type)
+    if is_.is_timestamp(given):
+        return pa.timestamp("us", any_.tz)
+    if is_.is_duration(given):
+        return pa.duration("us")
+    if is_.is_time(given):
+        return pa.time64("ns")
+    if is_.is_decimal(given):
+        return pa.decimal128(min(any_.precision, 38), any_.scale)
+    if is_.is_struct(given):
+        return pa.struct([_fitted(any_.field(index)) for index in range(any_.num_fields)])
+    if is_.is_map(given):
+        return pa.map_(_fitted(any_.key_field), _fitted(any_.item_field))
+    if is_.is_list(given) or is_.is_large_list(given) or is_.is_fixed_size_list(given):
+        return pa.list_(_fitted(any_.value_field))
+    return _simple().get(str(given), given)
+
+
+def _simple() -> dict[str, pa.DataType]:
+    import pyarrow as pa
+
+    return {
+        "uint8": pa.int16(),
+        "uint16": pa.int32(),
+        "uint32": pa.int64(),
+        "uint64": pa.decimal128(20, 0),
+        "halffloat": pa.float32(),
+        "date64[ms]": pa.date32(),
+        "string_view": pa.string(),
+        "binary_view": pa.binary(),
+    }

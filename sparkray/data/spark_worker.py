@@ -1,0 +1,187 @@
+"""What runs in Spark's Python workers: record batches into blocks of their executor's store, and blocks out of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from sparkray.data.places import Places
+from sparkray_core.ids import NodeId, ObjectId, object_id
+from sparkray_core.run.guest import Guest
+from sparkray_core.wire import values
+
+# A block must leave room for others, of this and of the other workers of the node.
+STORE_SHARE = 8
+
+# The answer of a task, a row per block. The schema, the same for all, comes with a task's first block only.
+ANSWER = "object binary, rows long, bytes long, size long, node binary, schema binary"
+_ANSWER = pa.schema(
+    [
+        ("object", pa.binary()),
+        ("rows", pa.int64()),
+        ("bytes", pa.int64()),  # as Arrow counts them
+        ("size", pa.int64()),  # in the store
+        ("node", pa.binary()),
+        ("schema", pa.binary()),
+    ]
+)
+
+
+# ------------------------------------------------------------------------------------------ into the store
+@dataclass(frozen=True, slots=True)
+class StoreOrder:
+    places: Places
+    transfer: bytes  # what the ids of this transfer's objects begin with: owner, and the head of the counter
+    names: tuple[str, ...]  # of the columns, which have other names while Spark moves them
+    block_bytes: int
+
+
+def store(batches: Iterator[pa.RecordBatch], order: StoreOrder) -> Iterator[pa.RecordBatch]:
+    """Write a partition's rows to the store of this executor's node, and yield what the driver needs to know.
+
+    Holds one block's batches at a time. What a failing attempt has written it takes back.
+
+    Raises:
+        ObjectStoreFullError, RaySystemError: see `Guest` and `Places.visit`.
+    """
+    first = next(batches, None)
+    if first is None:
+        return
+    with order.places.visit() as guest:
+        writer = _Writer(guest, order, first.schema)
+        try:
+            writer.add(first)
+            del first
+            for batch in batches:
+                writer.add(batch)
+                del batch  # or it lives on while the next one is read
+            writer.flush()
+        except BaseException:  # the task fails, or Spark kills it: nobody will hear of these objects
+            guest.free(writer.written)
+            raise
+    yield pa.RecordBatch.from_pylist(writer.answers, schema=_ANSWER)
+
+
+class _Writer:
+    """Gathers batches until they make a block."""
+
+    def __init__(self, guest: Guest, order: StoreOrder, schema: pa.Schema) -> None:
+        from pyspark import TaskContext
+
+        context = TaskContext.get()
+        assert context is not None
+        # Unlike a partition's number, an attempt's is of one attempt: retries and speculation never write to one id.
+        self._task = order.transfer + context.taskAttemptId().to_bytes(5, "big")
+        self._guest = guest
+        self._limit = max(1, min(order.block_bytes, guest.store_bytes // STORE_SHARE))
+        self._columns = len(order.names)
+        # Those of a DataFrame without columns have one all the same, or their number would be lost on the way.
+        self._schema = pa.schema([field.with_name(name) for field, name in zip(schema, order.names, strict=False)])
+        self._gathered: list[pa.RecordBatch] = []
+        self._bytes = 0
+        self.written: list[ObjectId] = []
+        self.answers: list[dict[str, Any]] = []
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        size = batch.nbytes
+        if size > self._limit and batch.num_rows > 1:  # wide rows: one batch is several blocks
+            rows = max(1, batch.num_rows * self._limit // size)
+            for begin in range(0, batch.num_rows, rows):
+                self._gather(batch.slice(begin, rows))
+        else:
+            self._gather(batch)
+
+    def _gather(self, batch: pa.RecordBatch) -> None:
+        if self._gathered and self._bytes + batch.nbytes > self._limit:
+            self.flush()
+        self._gathered.append(batch)
+        self._bytes += batch.nbytes
+
+    def flush(self) -> None:
+        if not self._gathered:
+            return
+        batches = [self._renamed(batch) for batch in self._gathered]
+        table = pa.Table.from_batches(batches, self._schema)
+        some = object_id(self._task, len(self.written))
+        size = self._guest.write(some, values.serialize(table))
+        self.written.append(some)
+        schema = None if self.answers else self._schema.serialize().to_pybytes()
+        self.answers.append(
+            {"object": some, "rows": table.num_rows, "bytes": table.nbytes, "size": size, "schema": schema}
+            | {"node": self._guest.node}
+        )
+        self._gathered.clear()
+        self._bytes = 0
+
+    def _renamed(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        if not self._columns:
+            return batch.select([])
+        return pa.RecordBatch.from_arrays(batch.columns, schema=self._schema)
+
+
+# ------------------------------------------------------------------------------------------ out of the store
+BATCH_BYTES = 4 << 20  # of a batch for the JVM, which copies it
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One block, for a worker to find."""
+
+    object: ObjectId
+    nodes: tuple[NodeId, ...]  # that have it in their store
+    inline: tuple[Any, ...] | bytes | None  # the value itself, when it is too small for a store
+    start: int
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOrder:
+    places: Places
+    pieces: tuple[Piece, ...]
+    schema: bytes  # of what is yielded, as an IPC message
+
+
+def load(batches: Iterator[pa.RecordBatch], order: LoadOrder) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of the blocks whose numbers come in.
+
+    Raises:
+        ObjectLostError, RaySystemError: see `Guest` and `Places.visit`.
+    """
+    schema = pa.ipc.read_schema(pa.py_buffer(order.schema))
+    numbers = [number for batch in batches for number in batch.column(0).to_pylist()]
+    if not numbers:
+        return
+    with order.places.visit() as guest:
+        for number in numbers:
+            piece = order.pieces[number]
+            yield from _cut(_fitted(_read(guest, piece).slice(piece.start, piece.rows), schema))
+
+
+def _read(guest: Guest, piece: Piece) -> pa.Table:
+    if piece.inline is not None:
+        return values.from_inline(piece.inline)  # type: ignore[no-any-return]
+    return guest.read(piece.object, piece.nodes)  # type: ignore[no-any-return]
+
+
+def _fitted(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The table with the columns that Spark expects, found by position."""
+    if not table.num_columns:
+        return pa.Table.from_arrays([pa.nulls(table.num_rows, schema.types[0])], schema=schema)
+    columns: Sequence[Any] = [
+        column if column.type.equals(wanted) else _cast(column, wanted)
+        for column, wanted in zip(table.columns, schema.types, strict=True)
+    ]
+    return pa.Table.from_arrays(list(columns), schema=schema)
+
+
+def _cast(column: pa.ChunkedArray, wanted: pa.DataType) -> pa.ChunkedArray:
+    # Not safe: Spark's microseconds have no place for a nanosecond. What does not fit otherwise was refused before.
+    return column.cast(wanted, safe=False)
+
+
+def _cut(table: pa.Table) -> Iterator[pa.RecordBatch]:
+    rows = max(1, table.num_rows * BATCH_BYTES // max(1, table.nbytes))
+    yield from table.to_batches(max_chunksize=rows)

@@ -1,0 +1,97 @@
+"""What was there before a stop and is gone after it, node by node."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from dataclasses import dataclass
+
+from sparkray_core.run.processes import Identity, children_of, identify, is_alive
+
+POLL_S = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class NodeEnd:
+    """What a stop found of one node. Nodes on other hosts are told to end too, but nobody looks there: None."""
+
+    node: bytes
+    host: str
+    ended: int | None  # processes that were there and are gone
+    left: tuple[int, ...]  # pids that live on
+    folder_removed: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class StopReport:
+    """What `RayContext.stop()` returns."""
+
+    nodes: tuple[NodeEnd, ...] = ()
+    seconds: float = 0.0
+
+    @property
+    def clean(self) -> bool:
+        """Nothing is left, as far as can be seen from the driver's host."""
+        return all(not node.left and node.folder_removed is not False for node in self.nodes)
+
+    def __str__(self) -> str:
+        lines = [f"{len(self.nodes)} nodes stopped in {self.seconds:.2f} s"]
+        for node in self.nodes:
+            if node.ended is None:
+                seen = "told to end; not looked at, it is on another host"
+            else:
+                folder = "removed" if node.folder_removed else "LEFT"
+                left = f", LEFT: {', '.join(map(str, node.left))}" if node.left else ""
+                seen = f"{node.ended} processes ended{left}; folder {folder}"
+            lines.append(f"  node {node.node.hex()} on {node.host}: {seen}")
+        return "\n".join(lines)
+
+
+class NodeWatch:
+    """A node on this host, looked at before it is told to end."""
+
+    def __init__(self, node: bytes, host: str, keeper: Identity, folder: str) -> None:
+        self._node, self._host, self._folder = node, host, folder
+        self._keeper = keeper
+        self._processes = _tree(keeper)
+
+    def is_gone(self) -> bool:
+        return not any(map(is_alive, self._processes)) and not os.path.exists(self._folder)
+
+    def end_keeper(self, how: signal.Signals) -> None:
+        """By its identity, so that nobody who has its pid by now is hit."""
+        if is_alive(self._keeper):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._keeper.pid, how)
+
+    def report(self) -> NodeEnd:
+        left = tuple(process.pid for process in self._processes if is_alive(process))
+        return NodeEnd(
+            self._node, self._host, len(self._processes) - len(left), left, not os.path.exists(self._folder)
+        )
+
+
+def wait_gone(watches: list[NodeWatch], limit: float) -> bool:
+    """Whether all are gone, after `limit` seconds at most."""
+    deadline = time.monotonic() + limit
+    while not all(watch.is_gone() for watch in watches):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(POLL_S)
+    return True
+
+
+def _tree(root: Identity) -> list[Identity]:
+    """The process and all that descend from it; none when it is gone."""
+    if not is_alive(root):
+        return []
+    found, todo = [root], [root.pid]
+    while todo:
+        for pid in children_of(todo.pop()):
+            identity = identify(pid)
+            if identity is not None:
+                found.append(identity)
+                todo.append(pid)
+    return found

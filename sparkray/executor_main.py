@@ -1,0 +1,210 @@
+"""What a task of the barrier stage does: on one task per executor, start a node that lives as long as the executor's JVM.
+
+    task                                       driver
+     here: which executor, which sparkray ──>
+                                          <── start: you host the head | the head is at ... (or abort)
+     ready: where the node is | failed    ──>
+                                          <── done: all are ready                           (or abort)
+
+Then the task ends, and its slot goes back to Spark. If the driver is gone or says abort, the task ends its node first.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import sparkray
+from sparkray.rendezvous import Meeting, address_towards
+from sparkray.sizing import Host, UnfitSpark, elect, host_of, store_bytes_on
+from sparkray_core.errors import RaySystemError
+from sparkray_core.ids import NodeId, new_node_id
+from sparkray_core.run.config import NodeConfig, ProcessTie, default_base_folder
+from sparkray_core.run.processes import Identity, identify
+from sparkray_core.run.start import StartedNode, start_node
+
+log = logging.getLogger(__name__)
+
+_CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+
+@dataclass(frozen=True, slots=True)
+class StartOrder:
+    """What the driver tells every task, by Spark's own RPC: the secrets travel nowhere else. Primitives only."""
+
+    session: str
+    token: bytes
+    curve_public: bytes
+    curve_secret: bytes
+    rendezvous: tuple[str, int]
+    driver_node: bytes  # the session ends when this node leaves it
+    nodes: int
+    cores: int | None  # of each node; None: those of its host
+    resources: Mapping[str, int]  # further ones of each node, in thousandths
+    labels: Mapping[str, str]
+    store_bytes: int | None
+    environment: Mapping[str, str]  # of the node's processes, beyond the executor's own
+    same_machine: bool  # as the driver: then everything stays on loopback
+    sys_path: tuple[str, ...]  # where workers look for modules; empty: where the executor's Python does
+    cwd: str | None
+    base_folder: str | None
+    limit_s: float  # for the whole start
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def run(facts: dict[str, Any]) -> str:
+    """The task. Returns its executor's address, of which the driver sees whether every executor was reached.
+
+    Args:
+        facts: `StartOrder.as_dict()`; a dict, because the task unpickles it before it can import us.
+    """
+    from pyspark import BarrierTaskContext
+
+    order = StartOrder(**facts)
+    context = BarrierTaskContext.get()
+    partition = context.partitionId()
+    addresses = [info.address for info in context.getTaskInfos()]
+    address = addresses[partition]
+    chosen = elect(addresses, order.nodes)
+    if partition in chosen:
+        here = host_of(address)
+        neighbours = sum(host_of(addresses[other]) == here for other in chosen)
+        with Meeting.join(order.rendezvous, order.token) as meeting:
+            _launch(meeting, order, address, neighbours)
+    return address
+
+
+def _launch(meeting: Meeting, order: StartOrder, address: str, neighbours: int) -> None:
+    """Start one node, or tell the driver why there is none. Nothing is left of it unless all are ready.
+
+    Raises:
+        MeetingEnded: the driver is gone.
+    """
+    meeting.say({"kind": "here", "address": address, "version": sparkray.__version__})
+    word = meeting.hear(order.limit_s)
+    if word["kind"] != "start":
+        return
+    try:
+        jvm = executor_jvm()
+        config = _config(order, word["head_address"], address, neighbours, jvm)
+        node = start_node(config, sys.executable, order.limit_s, order.environment)
+    except (RaySystemError, OSError, ValueError) as error:  # BadConfig is a ValueError
+        meeting.say({"kind": "failed", "address": address, "why": str(error)})
+        return
+    agreed = False
+    try:
+        meeting.say({"kind": "ready", **_describe(node, address, jvm)})
+        agreed = meeting.hear(order.limit_s)["kind"] == "done"
+    finally:
+        if agreed:
+            node.leave()
+        else:
+            node.stop()
+
+
+def _config(
+    order: StartOrder, head_address: str | None, address: str, neighbours: int, jvm: Identity
+) -> NodeConfig:
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if soft != resource.RLIM_INFINITY:
+        raise UnfitSpark(
+            f"Spark's Python workers may use {soft} bytes of address space, and all that they start inherits that limit: "
+            "unset spark.executor.pyspark.memory"
+        )
+    host = measure_host()
+    reached_at = "127.0.0.1" if order.same_machine else _reached_at(address)
+    cores = order.cores or host.cpus
+    stores = neighbours + 1 if order.same_machine else neighbours  # the driver's own
+    return NodeConfig(
+        session=order.session,
+        node=new_node_id(),
+        token=order.token,
+        is_head=head_address is None,
+        head_address=head_address,
+        resources={"CPU": cores * 1000, **order.resources},
+        store_bytes=store_bytes_on(host, stores, order.store_bytes),
+        curve_public=order.curve_public,
+        curve_secret=order.curve_secret,
+        base_folder=order.base_folder or default_base_folder(),
+        bind_host=address_towards(reached_at),
+        host=reached_at,
+        labels=dict(order.labels),
+        tie=ProcessTie(jvm.pid, jvm.start),
+        lives_for=NodeId(order.driver_node) if head_address is None else None,
+        prestart=cores,
+        sys_path=order.sys_path or module_path(),
+        cwd=order.cwd,
+    )
+
+
+def _reached_at(address: str) -> str:
+    """Where other hosts reach this one: where Spark does. In a pod that is the pod's address, which Spark sets."""
+    return os.environ.get("SPARK_EXECUTOR_POD_IP") or host_of(address)
+
+
+def _describe(node: StartedNode, address: str, jvm: Identity) -> dict[str, Any]:
+    keeper = identify(node.pid)
+    return {
+        "node": node.config.node.hex(),
+        "host": node.config.host,
+        "executor": address,
+        "jvm": list(jvm),
+        "keeper": list(keeper or (node.pid, 0.0)),
+        "folder": node.folder,
+        "address": node.address,
+        "head_address": node.head_address,
+        "store_bytes": node.config.store_bytes,
+        "cores": node.config.resources["CPU"] // 1000,
+        "seconds": node.seconds,
+    }
+
+
+def executor_jvm() -> Identity:
+    """The JVM above this Python worker: the process that is the executor, and for which the node lives.
+
+    Spark starts `pyspark.daemon`, which forks the workers; without the daemon it starts the workers itself.
+    """
+    import psutil
+
+    above = psutil.Process().parents()
+    for process in above:
+        if process.name().startswith("java"):
+            return _identity(process.pid)
+    for process in above:  # a JVM by another name: whoever started Spark's Python
+        if not any(word.startswith("pyspark.") for word in process.cmdline()):
+            return _identity(process.pid)
+    raise UnfitSpark(f"process {os.getpid()} has no JVM among its parents: it is not a Python worker of a Spark executor")
+
+
+def _identity(pid: int) -> Identity:
+    found = identify(pid)
+    if found is None:
+        raise UnfitSpark(f"the executor's JVM, process {pid}, has ended")
+    return found
+
+
+def measure_host() -> Host:
+    """This machine, or this container where it has limits of its own."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for path in _CGROUP_LIMITS:
+        try:
+            with open(path) as limit:
+                text = limit.read().strip()
+        except OSError:
+            continue
+        if text.isdigit():  # "max": no limit
+            memory = min(memory, int(text))
+    return Host(cpus, memory)
+
+
+def module_path() -> tuple[str, ...]:
+    """Where this process looks for modules, so that others can look there too."""
+    return tuple(os.path.abspath(entry) for entry in sys.path)

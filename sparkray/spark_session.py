@@ -1,0 +1,110 @@
+"""Making a SparkContext the way BigDL does: `init_spark_on_local`."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import warnings
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from sparkray_core.errors import RaySystemError
+
+if TYPE_CHECKING:
+    from pyspark import SparkContext
+
+_JAVA_VERSION = re.compile(r'version "(?:1\.)?(\d+)')
+
+
+class SparkNotStarted(RaySystemError):
+    """There is no SparkContext; the sentence says what to install or set."""
+
+
+def init_spark_on_local(
+    cores: int | str = 2,
+    conf: Mapping[str, str] | None = None,
+    python_location: str | None = None,
+    spark_log_level: str = "WARN",
+    redirect_spark_log: bool = True,
+) -> SparkContext:
+    """Start Spark in local mode, or return the SparkContext that is there, if it is the same.
+
+    Args:
+        cores: slots, and with them the CPUs of sparkray's node; "*" for those of the machine.
+        conf: further settings of Spark.
+        python_location: the interpreter of Spark's Python workers; this process's own, if not given.
+        spark_log_level: "ALL", "DEBUG", "INFO", "WARN", "ERROR", "FATAL" or "OFF".
+        redirect_spark_log: obsolete.
+
+    Raises:
+        SparkNotStarted: Java is missing or too old, or Spark refused a setting.
+        ValueError: `cores` is neither, or another SparkContext is active in this process.
+    """
+    from pyspark import SparkConf, SparkContext
+    from pyspark.errors import PySparkException
+
+    if not redirect_spark_log:
+        warnings.warn(
+            "redirect_spark_log does nothing any more: Spark logs to stderr, as spark_log_level says",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+    if cores != "*" and (isinstance(cores, bool) or not isinstance(cores, int) or cores < 1):
+        raise ValueError(f'cores must be a whole number above 0, or "*", not {cores!r}')
+    os.environ["PYSPARK_PYTHON"] = python_location or sys.executable
+    settings = {str(name): str(value) for name, value in (conf or {}).items()}
+    settings["spark.master"] = f"local[{cores}]"
+    active = SparkContext._active_spark_context  # type: ignore[attr-defined]
+    if active is not None:
+        found = dict(active.getConf().getAll())
+        other = {name: found.get(name) for name, value in settings.items() if found.get(name) != value}
+        if other:
+            raise ValueError(
+                f"a SparkContext is active in this process, with other settings ({_list(other)} instead of "
+                f"{_list({name: settings[name] for name in other})}): stop it first"
+            )
+        return active
+    _require_java()
+    settings.setdefault("spark.app.name", "sparkray")
+    try:
+        sc = SparkContext(conf=SparkConf().setAll(list(settings.items())))
+    except PySparkException as error:
+        raise SparkNotStarted(f"Spark did not start: {error}{_java_hint()}") from error
+    sc.setLogLevel(spark_log_level)
+    return sc
+
+
+def _list(settings: Mapping[str, str | None]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in settings.items())
+
+
+def _java() -> str | None:
+    """The one that Spark would take."""
+    home = os.environ.get("JAVA_HOME")
+    return shutil.which("java", path=os.path.join(home, "bin")) if home else shutil.which("java")
+
+
+def _require_java() -> None:
+    if _java() is None:
+        where = f"JAVA_HOME is {os.environ['JAVA_HOME']}" if os.environ.get("JAVA_HOME") else "it is not on PATH"
+        raise SparkNotStarted(
+            f"Spark needs Java (17 or newer for Spark 4), and there is none: {where}. Install one (Debian, Ubuntu: apt "
+            "install openjdk-17-jre-headless; macOS: brew install openjdk@17), and set JAVA_HOME to it"
+        )
+
+
+def _java_hint() -> str:
+    """What to say of Java when Spark did not start: an old one is the usual reason."""
+    java = _java()
+    assert java is not None
+    try:
+        said = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=10, check=False).stderr
+    except (OSError, subprocess.TimeoutExpired):
+        return f". {java} does not run"
+    version = _JAVA_VERSION.search(said)
+    if version is not None and int(version.group(1)) < 17:
+        return f". {java} is Java {version.group(1)}, and Spark 4 needs 17 or newer"
+    return ""

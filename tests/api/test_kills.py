@@ -1,0 +1,161 @@
+"""kill -9 of each process of a local session: nothing of it is left, and a living driver hears why."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+import sparkray
+from sparkray.exceptions import RaySystemError
+
+LIMIT_S = 10.0
+
+
+@pytest.fixture
+def session() -> Iterator[Any]:
+    yield sparkray.init(num_cpus=2)
+    sparkray.shutdown()
+
+
+def processes_of(folder: str) -> list[psutil.Process]:
+    """Keeper, raylet, head, zygote and workers of the node whose folder this is: they have its logs open."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.pid != os.getpid() and any(
+                os.readlink(f"/proc/{process.pid}/fd/{fd}").startswith(folder)
+                for fd in os.listdir(f"/proc/{process.pid}/fd")
+            ):
+                found.append(process)
+    return found
+
+
+def named(folder: str, name: str) -> psutil.Process:
+    (process,) = [process for process in processes_of(folder) if process.name() == name]
+    return process
+
+
+def wait_until_gone(folder: str) -> None:
+    deadline = time.monotonic() + LIMIT_S
+    while (left := [p.name() for p in processes_of(folder)]) or os.path.exists(folder):
+        assert time.monotonic() < deadline, f"left after {LIMIT_S:g} s: {left}, folder {os.path.exists(folder)}"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("load", [False, True], ids=["idle", "loaded"])
+@pytest.mark.parametrize("name", ["sparkray-raylet", "sparkray-head", "sparkray-keeper", "sparkray-zygote"])
+def test_without_any_one_of_its_processes_the_whole_session_ends(session: Any, name: str, load: bool) -> None:
+    @sparkray.remote
+    def slow(seconds: float) -> None:
+        time.sleep(seconds)
+
+    refs = [slow.remote(0.01) for _ in range(200)] if load else []
+    last = slow.remote(60)
+    victim = named(session["session_dir"], name)
+    os.kill(victim.pid, signal.SIGKILL)
+
+    with pytest.raises(RaySystemError, match="session ended"):
+        sparkray.get([*refs, last], timeout=LIMIT_S)
+    with pytest.raises(RaySystemError, match="session ended"):
+        sparkray.get(slow.remote(0), timeout=LIMIT_S)
+    wait_until_gone(session["session_dir"])
+    sparkray.shutdown()
+    sparkray.init(num_cpus=1)  # and a new one can be started
+    sparkray.get(slow.remote(0), timeout=LIMIT_S)
+
+
+@pytest.mark.parametrize("load", [False, True], ids=["idle", "loaded"])
+@pytest.mark.parametrize("end", ["kill", "exit", "exception"])
+def test_nothing_is_left_when_the_driver_ends_in_whatever_way(tmp_path: Path, load: bool, end: str) -> None:
+    script = tmp_path / "driver.py"
+    script.write_text(
+        textwrap.dedent(
+            f"""
+            import os, sys, time
+            import numpy as np
+            import sparkray as ray
+
+            session = ray.init(num_cpus=2)
+
+            @ray.remote
+            class Holder:
+                def hold(self, x):
+                    self.x = x
+                    return os.getpid()
+
+            @ray.remote
+            def work(x):
+                time.sleep(0.01)
+                return x
+
+            holder = Holder.remote()
+            ray.get(holder.hold.remote(np.ones(1 << 20)))
+            refs = [work.remote(np.ones(1 << 17)) for _ in range({200 if load else 1})]
+            if not {load}:
+                ray.get(refs)
+            print(session["session_dir"], flush=True)
+            if {end!r} == "kill":
+                os.kill(os.getpid(), 9)
+            if {end!r} == "exception":
+                raise SystemExit(3)
+            """
+        )
+    )
+    driver = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60, check=False)
+    folder = driver.stdout.strip()
+
+    assert folder, driver.stderr
+    assert driver.returncode == {"kill": -9, "exit": 0, "exception": 3}[end], driver.stderr
+    wait_until_gone(folder)
+
+
+def test_ctrl_c_interrupts_a_get_and_the_session_goes_on(session: Any) -> None:
+    import threading
+
+    @sparkray.remote
+    def slow(seconds: float) -> str:
+        time.sleep(seconds)
+        return "slept"
+
+    ref = slow.remote(2)
+    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        sparkray.get(ref, timeout=30)
+    assert sparkray.get(ref, timeout=30) == "slept"
+
+
+def test_a_second_init_is_refused_and_shutdown_may_be_repeated(session: Any) -> None:
+    with pytest.raises(RuntimeError, match="init\\(\\) twice"):
+        sparkray.init()
+    assert sparkray.init(ignore_reinit_error=True) is session
+    with pytest.raises(RuntimeError, match="nonsense"):
+        sparkray.init(nonsense=1)
+    ref = sparkray.put(1)
+    sparkray.shutdown()
+    sparkray.shutdown()
+    assert not sparkray.is_initialized()
+    assert ref.hex()
+    assert not os.path.exists(session["session_dir"])
+
+
+def test_the_first_remote_call_starts_a_session_by_itself() -> None:
+    @sparkray.remote
+    def f() -> int:
+        return 1
+
+    try:
+        assert sparkray.get(f.remote()) == 1
+        assert sparkray.is_initialized()
+    finally:
+        sparkray.shutdown()
