@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
-from typing import Any, TypeVar, overload
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeVar, overload
 
 from sparkray.actor_handle import ActorClass, ActorHandle
 from sparkray.options import Options
@@ -15,6 +15,23 @@ from sparkray_core.run.object_ref import ObjectRef
 T = TypeVar("T")
 
 
+class _Decorator(Protocol):
+    """What `remote(num_cpus=2)` returns."""
+
+    @overload
+    def __call__(self, target: type[T], /) -> ActorClass[T]: ...  # type: ignore[overload-overlap]
+    @overload
+    def __call__(self, target: Callable[..., T], /) -> RemoteFunction[T]: ...
+
+
+@overload
+def remote(target: type[T], /) -> ActorClass[T]: ...  # type: ignore[overload-overlap]
+@overload
+def remote(target: Callable[..., T], /) -> RemoteFunction[T]: ...
+@overload
+def remote(*, num_returns: int, **options: Any) -> Callable[[Callable[..., Any]], RemoteFunction[Any]]: ...
+@overload
+def remote(**options: Any) -> _Decorator: ...
 def remote(*args: Any, **options: Any) -> Any:
     """Make a function or class remote: `@remote`, `@remote(num_cpus=2)` or `remote(f)`.
 

@@ -48,7 +48,7 @@ def to_batch(table: pa.Table, batch_format: str | None) -> Any:
     return {name: _array(column) for name, column in zip(table.column_names, table.columns, strict=True)}
 
 
-def _array(column: pa.ChunkedArray) -> Any:
+def _array(column: pa.ChunkedArray[Any]) -> Any:
     """Zero-copy where Arrow and numpy agree, that is for one chunk of numbers without nulls; then it is read-only."""
     if column.num_chunks == 1:
         return column.chunk(0).to_numpy(zero_copy_only=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from sparkray.api import put
@@ -72,6 +73,4 @@ def from_items(items: Sequence[Any], *, override_num_blocks: int | None = None) 
     names = dict.fromkeys(name for row in rows for name in row)
     table = pa.table({name: [row.get(name) for row in rows] for name in names})
     cuts = [len(rows) * index // count for index in range(count + 1)]
-    return from_arrow(
-        [table.slice(first, last - first) for first, last in zip(cuts, cuts[1:], strict=False) if last > first]
-    )
+    return from_arrow([table.slice(first, last - first) for first, last in pairwise(cuts) if last > first])

@@ -33,7 +33,7 @@ class Promised:
 
 
 class Dataset:
-    """An immutable list of blocks. It may be passed to tasks and actors; the blocks live as long as anyone refers to them.
+    """An immutable list of blocks. Tasks and actors may be passed it; the blocks live as long as anyone refers to them.
 
     Made by `sparkray.data.from_spark` and its neighbours. What is computed is begun at once and runs in the background;
     the methods that tell or return rows wait for it, and raise what a task raised.

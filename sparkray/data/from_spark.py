@@ -30,7 +30,7 @@ _TRANSFER_BIT, _TRANSFER_BITS, _ATTEMPT_BITS = 1 << 63, 23, 40
 def from_spark(df: DataFrame, *, target_block_bytes: int = DEFAULT_BLOCK_BYTES) -> Dataset:
     """The rows of a Spark DataFrame as blocks in the object stores of the executors that compute them.
 
-    One Spark job; only ids and sizes come to the driver. Partitions become one block or more each, in order. A DataFrame
+    One Spark job; only ids and sizes come to the driver. A partition becomes one block or more, in order. A DataFrame
     without rows becomes one empty block, so that the schema is kept.
 
     Args:
@@ -95,8 +95,10 @@ def _schema_of(df: DataFrame) -> pa.Schema:
 
     from pyspark.sql.pandas.types import to_arrow_schema
 
-    zone = {"timezone": df.sparkSession.conf.get("spark.sql.session.timeZone")}
-    return to_arrow_schema(df.schema, **(zone if "timezone" in inspect.signature(to_arrow_schema).parameters else {}))
+    options: dict[str, Any] = {}
+    if "timezone" in inspect.signature(to_arrow_schema).parameters:
+        options["timezone"] = df.sparkSession.conf.get("spark.sql.session.timeZone")
+    return to_arrow_schema(df.schema, **options)
 
 
 def _block(core: Core, answer: Any) -> Block:
@@ -115,8 +117,8 @@ def _check_nodes(core: Core, used: set[NodeId]) -> None:
     lost = used - _live_nodes(core)
     if lost:
         raise NodeDiedError(
-            f"{len(lost)} of the {len(used)} nodes that the DataFrame's blocks were written to ended before all were there "
-            f"({', '.join(node.hex() for node in lost)}): call from_spark() again"
+            f"{len(lost)} of the {len(used)} nodes that the DataFrame's blocks were written to ended before all blocks "
+            f"were there ({', '.join(node.hex() for node in lost)}): call from_spark() again"
         )
 
 

@@ -1,8 +1,8 @@
 """Blocks live as long as a Spark DataFrame that reads them, although Spark knows nothing of references.
 
 A DataFrame is computed whenever Spark likes, and so are those that are derived from it, after Python has forgotten the
-first one. What all of them have in common is, in the JVM, the function that reads the blocks. A weak reference in the JVM
-tells when its collector has taken that function away; then the blocks may go too.
+first one. What all of them have in common is, in the JVM, the function that reads the blocks. A weak reference there
+tells when the JVM's collector has taken that function away; then the blocks may go too.
 """
 
 from __future__ import annotations

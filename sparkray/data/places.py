@@ -47,8 +47,8 @@ class Places:
                 return place
         raise RaySystemError(
             f"the executor of process {os.getpid()} on {socket.gethostname()} has no sparkray node: the session's "
-            f"{len(self.nodes)} nodes are elsewhere. A session of RayContext has one in every executor that ran when it "
-            "started (dynamic allocation may add executors later); one of init() is on the driver's machine only"
+            f"{len(self.nodes)} nodes are elsewhere. A session of RayContext has one in every executor that ran when "
+            "it started (dynamic allocation may add executors later); one of init() is on the driver's machine only"
         )
 
     def __repr__(self) -> str:  # not the token: it would be in every traceback that shows arguments
@@ -68,7 +68,7 @@ def of_session() -> Places:
         raise RuntimeError("DataFrames can be moved from and to Spark by the driver only: where the SparkSession is")
     executors: Sequence[Any] = getattr(session.current(), "executors", ())
     if executors:
-        nodes = tuple(Place(NodeId(each.node), each.folder, Identity(*each.jvm)) for each in executors)
+        nodes = tuple(Place(NodeId(each.node), each.folder, each.jvm) for each in executors)
     else:
         nodes = (Place(core.node, core.folder, None),)
     return Places(nodes, core.token)

@@ -25,6 +25,7 @@ def _type(given: pa.DataType) -> pa.DataType:
 
     is_ = pa.types
     any_: Any = given  # its parameters depend on what it is
+    map_: Any = pa.map_  # takes fields too, whatever its stub says
     if is_.is_dictionary(given):
         return _type(any_.value_type)
     if is_.is_timestamp(given):
@@ -38,7 +39,8 @@ def _type(given: pa.DataType) -> pa.DataType:
     if is_.is_struct(given):
         return pa.struct([_fitted(any_.field(index)) for index in range(any_.num_fields)])
     if is_.is_map(given):
-        return pa.map_(_fitted(any_.key_field), _fitted(any_.item_field))
+        mapped: pa.DataType = map_(_fitted(any_.key_field), _fitted(any_.item_field))
+        return mapped
     if is_.is_list(given) or is_.is_large_list(given) or is_.is_fixed_size_list(given):
         return pa.list_(_fitted(any_.value_field))
     return _simple().get(str(given), given)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,16 +18,15 @@ STORE_SHARE = 8
 
 # The answer of a task, a row per block. The schema, the same for all, comes with a task's first block only.
 ANSWER = "object binary, rows long, bytes long, size long, node binary, schema binary"
-_ANSWER = pa.schema(
-    [
-        ("object", pa.binary()),
-        ("rows", pa.int64()),
-        ("bytes", pa.int64()),  # as Arrow counts them
-        ("size", pa.int64()),  # in the store
-        ("node", pa.binary()),
-        ("schema", pa.binary()),
-    ]
-)
+_FIELDS: list[pa.Field[Any]] = [
+    pa.field("object", pa.binary()),
+    pa.field("rows", pa.int64()),
+    pa.field("bytes", pa.int64()),  # as Arrow counts them
+    pa.field("size", pa.int64()),  # in the store
+    pa.field("node", pa.binary()),
+    pa.field("schema", pa.binary()),
+]
+_ANSWER = pa.schema(_FIELDS)
 
 
 # ------------------------------------------------------------------------------------------ into the store
@@ -151,7 +150,7 @@ def load(batches: Iterator[pa.RecordBatch], order: LoadOrder) -> Iterator[pa.Rec
         ObjectLostError, RaySystemError: see `Guest` and `Places.visit`.
     """
     schema = pa.ipc.read_schema(pa.py_buffer(order.schema))
-    numbers = [number for batch in batches for number in batch.column(0).to_pylist()]
+    numbers: list[int] = [number for batch in batches for number in batch.column(0).to_numpy().tolist()]
     if not numbers:
         return
     with order.places.visit() as guest:
@@ -169,17 +168,13 @@ def _read(guest: Guest, piece: Piece) -> pa.Table:
 def _fitted(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """The table with the columns that Spark expects, found by position."""
     if not table.num_columns:
-        return pa.Table.from_arrays([pa.nulls(table.num_rows, schema.types[0])], schema=schema)
-    columns: Sequence[Any] = [
-        column if column.type.equals(wanted) else _cast(column, wanted)
+        return pa.Table.from_arrays([pa.array([None] * table.num_rows, schema.types[0])], schema=schema)
+    # Not safe: Spark's microseconds have no place for a nanosecond, and that is no reason to refuse the others.
+    columns = [
+        column if column.type.equals(wanted) else column.cast(wanted, safe=False)
         for column, wanted in zip(table.columns, schema.types, strict=True)
     ]
-    return pa.Table.from_arrays(list(columns), schema=schema)
-
-
-def _cast(column: pa.ChunkedArray, wanted: pa.DataType) -> pa.ChunkedArray:
-    # Not safe: Spark's microseconds have no place for a nanosecond. What does not fit otherwise was refused before.
-    return column.cast(wanted, safe=False)
+    return pa.Table.from_arrays(columns, schema=schema)
 
 
 def _cut(table: pa.Table) -> Iterator[pa.RecordBatch]:

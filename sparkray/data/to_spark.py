@@ -12,6 +12,7 @@ from sparkray.data.dataset import Dataset
 from sparkray.data.lifetimes import keep_alive
 from sparkray.data.spark_job import job
 from sparkray.data.spark_types import spark_arrow_schema
+from sparkray_core.ids import NodeId
 from sparkray_core.messages import STORED, Value
 from sparkray_core.model.entries import bare
 from sparkray_core.run.core import Core
@@ -83,9 +84,11 @@ def _read(spark: SparkSession, blocks: list[Block], schema: StructType, arrow: p
     refs = [block.ref for block in blocks]
     pieces = []
     for block, value in zip(blocks, _values(core, refs), strict=True):
-        stored = type(value) is tuple and value[0] == STORED
-        nodes = tuple(value[2]) if stored else ()
-        pieces.append(Piece(block.ref._entry.id, nodes, None if stored else value, block.start, block.rows))
+        nodes: tuple[NodeId, ...] = ()
+        if isinstance(value, tuple) and value[0] == STORED:
+            _, _, nodes = value
+            value = None
+        pieces.append(Piece(block.ref._entry.id, tuple(nodes), value, block.start, block.rows))
     order = LoadOrder(places.of_session(), tuple(pieces), arrow.serialize().to_pybytes())
     numbers = spark.range(0, len(blocks), 1, len(blocks))
     frame = numbers.mapInArrow(job("load", order), schema)
@@ -93,11 +96,11 @@ def _read(spark: SparkSession, blocks: list[Block], schema: StructType, arrow: p
     return frame
 
 
-def _values(core: Core, refs: list[ObjectRef[Any]]) -> list[Value]:
+def _values(core: Core, refs: list[ObjectRef[Any]]) -> list[Value | None]:
     """Where each block is, or what, if it is small. Raises what it holds, if that is a failure."""
     entries = [ref._entry for ref in refs]
     core.wait(entries, len(entries), None)
-    found: list[Value] = []
+    found: list[Value | None] = []
     for entry in entries:
         value = entry.value
         assert value is not None

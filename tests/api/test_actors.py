@@ -110,7 +110,6 @@ def test_calls_wait_for_their_arguments_in_order(ray: Any, counter_class: Any) -
 
 
 def test_a_constructor_that_raises_makes_every_call_fail_with_its_traceback(ray: Any) -> None:
-    @ray.remote
     class Broken:
         def __init__(self) -> None:
             raise ValueError("not today")
@@ -118,7 +117,7 @@ def test_a_constructor_that_raises_makes_every_call_fail_with_its_traceback(ray:
         def method(self) -> None: ...
 
     with pytest.raises(ActorDiedError, match="not today"):
-        ray.get(Broken.remote().method.remote(), timeout=30)
+        ray.get(ray.remote(Broken).remote().method.remote(), timeout=30)
 
 
 def test_kill_ends_the_actor_and_fails_its_calls(ray: Any, counter_class: Any) -> None:
@@ -143,16 +142,16 @@ def test_an_actor_whose_worker_is_killed_is_restarted_as_often_as_allowed(ray: A
 
     def answer() -> int:
         try:
-            return int(ray.get(counter.pid.remote(), timeout=30))
+            pid: int = ray.get(counter.pid.remote(), timeout=30)
+            return pid
         except RayActorError:
-            return first
+            return int(first)
 
     wait_for(lambda: answer() != first, limit=30)
     assert ray.get(counter.increment.remote()) == 6  # the constructor ran again
     os.kill(ray.get(counter.pid.remote()), signal.SIGKILL)
     with pytest.raises(RayActorError):
-        for _ in range(1000):
-            ray.get(counter.increment.remote(), timeout=30)
+        ray.get([counter.sleep.remote(1), counter.increment.remote()], timeout=30)
     with pytest.raises(ActorDiedError):
         ray.get(counter.increment.remote(), timeout=30)
 
@@ -169,7 +168,6 @@ def test_an_actor_ends_with_its_last_handle_after_the_calls_made(ray: Any, count
 
 
 def test_an_actor_s_resources_are_held_for_life_and_come_back(ray: Any) -> None:
-    @ray.remote(resources={"special": 1})
     class Holder:
         def ping(self) -> str:
             return "here"
@@ -178,7 +176,7 @@ def test_an_actor_s_resources_are_held_for_life_and_come_back(ray: Any) -> None:
     def other() -> str:
         return "ran"
 
-    holder = Holder.remote()
+    holder = ray.remote(resources={"special": 1})(Holder).remote()
     assert ray.get(holder.ping.remote(), timeout=30) == "here"
     ref = other.remote()
     assert ray.wait([ref], timeout=0.3) == ([], [ref])
@@ -187,7 +185,6 @@ def test_an_actor_s_resources_are_held_for_life_and_come_back(ray: Any) -> None:
 
 
 def test_actors_call_each_other(ray: Any, counter_class: Any) -> None:
-    @ray.remote
     class Front:
         def __init__(self, back: Any) -> None:
             self.back = back
@@ -195,7 +192,7 @@ def test_actors_call_each_other(ray: Any, counter_class: Any) -> None:
         def call(self) -> int:
             return int(ray.get(self.back.increment.remote()))
 
-    front = Front.remote(counter_class.remote(41))
+    front = ray.remote(Front).remote(counter_class.remote(41))
     assert ray.get(front.call.remote(), timeout=30) == 42
 
 

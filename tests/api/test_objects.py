@@ -59,7 +59,7 @@ def test_large_arguments_and_results_go_through_shared_memory(ray: Any) -> None:
 
 
 def test_arrow_and_pandas_come_back_as_they_were(ray: Any) -> None:
-    table = pa.table({"a": np.arange(200_000), "s": [f"row {i}" for i in range(200_000)]})
+    table = pa.table({"a": pa.array(range(200_000)), "s": [f"row {i}" for i in range(200_000)]})
     frame = pd.DataFrame({"x": np.arange(100_000), "y": np.arange(100_000) * 0.5})
 
     assert ray.get(ray.put(table)).equals(table)

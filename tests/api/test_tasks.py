@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import threading
@@ -273,7 +274,7 @@ def test_wait_refuses_what_it_cannot_take(ray: Any) -> None:
 
 
 def test_options_are_checked_when_they_are_given(ray: Any) -> None:
-    with pytest.raises(ValueError, match="num_cpu'.*Valid ones are"):
+    with pytest.raises(ValueError, match=r"num_cpu'.*Valid ones are"):
         ray.remote(num_cpu=1)(lambda: None)
     with pytest.raises(TypeError, match="num_cpus must be a number"):
         ray.remote(num_cpus="2")(lambda: None)
@@ -293,7 +294,7 @@ def test_a_custom_resource_admits_one_task_at_a_time(ray: Any) -> None:
         return begin, time.monotonic()
 
     spans = sorted(ray.get([alone.remote() for _ in range(5)]))
-    assert all(end <= begin for (_, end), (begin, _) in zip(spans, spans[1:], strict=False))
+    assert all(end <= begin for (_, end), (begin, _) in itertools.pairwise(spans))
 
 
 def test_a_killed_worker_s_task_is_retried_and_right(ray: Any, tmp_path: Any) -> None:

@@ -82,6 +82,12 @@ class Tree:
             time.sleep(0.01)
 
 
+def identity_of(pid: int) -> processes.Identity:
+    identity = processes.identify(pid)
+    assert identity is not None
+    return identity
+
+
 class Process:
     """A process of a node, as the raylet sees it: said hello, and got the segment's descriptor."""
 
@@ -316,6 +322,68 @@ def test_node_tied_to_a_process_ends_with_it_and_not_with_stdin(start: Start) ->
         tied.kill()
 
         tree.wait_until_gone()
+
+
+def test_zygote_and_workers_end_with_the_raylet_while_the_keeper_cannot_look(start: Start) -> None:
+    node = start(a_config())
+    tree = wait_for_workers(node, 1)
+    keeper = tree.identities["keeper"][0]
+    os.kill(keeper.pid, signal.SIGSTOP)
+    try:
+        tree.kill("raylet")
+        rest = [*tree.identities["zygote"], *tree.identities["worker"]]
+        deadline = time.monotonic() + GONE_S
+        while any(map(processes.is_alive, rest)):
+            assert time.monotonic() < deadline, "they wait for a keeper that does not act"
+            time.sleep(0.01)
+    finally:
+        os.kill(keeper.pid, signal.SIGCONT)
+    tree.wait_until_gone()
+
+
+def test_no_child_holds_what_another_waits_for_the_end_of(start: Start) -> None:
+    node = start(a_config())
+    tree = wait_for_workers(node, 1)
+
+    def pipes_and_files(name: str) -> list[str]:
+        folder = Path(f"/proc/{tree.identities[name][0].pid}/fd")
+        return [target for entry in folder.iterdir() if "pipe" in (target := os.readlink(entry)) or "/" in target]
+
+    lifeline = set(pipes_and_files("head")) & set(pipes_and_files("raylet")) & set(pipes_and_files("zygote"))
+    assert [target for target in lifeline if target.startswith("pipe")] != []
+    assert lifeline.isdisjoint(target for target in pipes_and_files("worker") if target.startswith("pipe"))
+    for name, is_held in {"keeper": True, "head": True, "raylet": True, "zygote": False, "worker": False}.items():
+        assert any(target.endswith("keeper.json") for target in pipes_and_files(name)) == is_held, name
+
+
+def test_keeper_has_one_thread(start: Start) -> None:
+    node = start(a_config())
+    assert os.listdir(f"/proc/{node.pid}/task") == [str(node.pid)]
+
+
+@pytest.mark.parametrize("victim", ["keeper", "raylet", "head", "zygote", "stdin"])
+def test_without_what_only_linux_has_all_is_gone_too(
+    start: Start, victim: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPARKRAY_PORTABLE", "1")
+    node = start(a_config())
+    deadline = time.monotonic() + 10
+    while not list(Path(node.folder).glob("0*.sock")):  # names are not set here: a worker's socket shows it
+        assert time.monotonic() < deadline, "no worker"
+        time.sleep(0.01)
+    monkeypatch.delenv("SPARKRAY_PORTABLE")
+    zygote, head, raylet = sorted(processes.children_of(node.pid))  # in the order of their forks
+    (worker,) = processes.children_of(zygote)
+    pids = {"keeper": node.pid, "zygote": zygote, "head": head, "raylet": raylet, "worker": worker}
+    tree = Tree(node)
+    tree.identities = {name: [identity_of(pid)] for name, pid in pids.items()}
+
+    if victim == "stdin":
+        assert node.stop()
+    else:
+        tree.kill(victim)
+
+    tree.wait_until_gone()
 
 
 # ------------------------------------------------------------------------------------------ refusals

@@ -1,28 +1,15 @@
-"""A driver's or worker's half of the engine: its sockets, its owner model, its view of the store.
-
-One lock guards the model and the connections. It is never held while user code runs: values are pickled before it is
-taken and unpickled after it was given back.
-
-    f.remote() --> pending --+                         +--> connection to a worker on this node (direct)
-                             +--> Owner.submit/handle -+
-    sockets ----> turn ------+     effects             +--> connection to the raylet (everything else)
-"""
+"""What a driver's or worker's own code can want of the engine: to get, wait, put, read, and to pass references on."""
 
 from __future__ import annotations
 
 import concurrent.futures
 import contextlib
-import itertools
-import logging
-import os
-import select
 import threading
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from sparkray_core import errors
-from sparkray_core.ids import HEAD, ObjectId, ProcessId, node_of, object_id, raylet_of, task_id
+from sparkray_core.ids import ObjectId, ProcessId, object_id, task_id
 from sparkray_core.messages import (
     ERROR,
     FAILED,
@@ -30,330 +17,47 @@ from sparkray_core.messages import (
     AllocateObject,
     Answer,
     Ask,
-    EndSession,
+    FreeObjects,
     Message,
     ObjectAllocated,
     ObjectGone,
     ObjectPinned,
     ObjectRefused,
     PinObject,
-    PushCalls,
-    PushTasks,
-    Registered,
-    RegisterProcess,
     SealObjects,
-    UnpinObjects,
     Value,
 )
-from sparkray_core.model.effects import Effect, Send, WakeAt
 from sparkray_core.model.entries import Entry, bare, is_failure, place
-from sparkray_core.model.owner import Actor, Owner, Task
+from sparkray_core.model.owner import Actor
 from sparkray_core.run import object_ref
 from sparkray_core.run.limits import INLINE_BYTES
+from sparkray_core.run.local_process import REPLY_LIMIT_S, LocalProcess
 from sparkray_core.run.object_ref import ObjectRef, remember
-from sparkray_core.run.pump import Getter, Pump, now
-from sparkray_core.store.segment import Segment
-from sparkray_core.wire import hello, values
-from sparkray_core.wire.codec import ENVELOPE_BYTES, BadFrame, decode, encode
-from sparkray_core.wire.frames import Connection, ConnectionLost
-
-log = logging.getLogger(__name__)
-
-BATCH = 64  # submissions after which the submitting thread hands them in itself
-REPLY_LIMIT_S = 60.0  # a raylet that does not answer for so long is taken for dead
+from sparkray_core.run.pump import Getter, now
+from sparkray_core.wire import values
 
 
-class Core:
+class Core(LocalProcess):
     """Connected from `connect` until `close`. Every method may be called from any thread."""
 
     def __init__(self, me: ProcessId, folder: str, token: bytes, role: str) -> None:
-        """
-        Args:
-            folder: the node's, where its raylet listens.
-            role: "driver" or "worker".
-        """
-        self.me = me
-        self.node = node_of(me)
-        self.raylet_id = raylet_of(self.node)
-        self.folder = folder
-        self.role = role
-        self.token = token
-        self.owner = Owner(self.me)
-        self.lock = threading.Lock()
-        self.pump = Pump(f"sparkray-{role}", self._turn)
-        self.counter = itertools.count(1)
-        self.pending: deque[Task] = deque()
-        self.handlers: dict[type, Callable[[ProcessId, Any], None]] = {
+        super().__init__(me, folder, token, role)
+        self._replies: dict[Any, _Reply] = {}
+        self.handlers |= {
             Answer: self._on_answer,
             ObjectAllocated: self._on_reply,
             ObjectRefused: self._on_reply,
             ObjectPinned: self._on_reply,
             ObjectGone: self._on_reply,
         }
-        self.on_quiet: Callable[[], None] | None = None  # called by the side thread's turns, lock not held
-        self.on_block: Callable[[], Callable[[], None] | None] | None = None  # called around waits of user code
-        self._connections: dict[ProcessId, Connection] = {}
-        self._by_fd: dict[int, Any] = {}
-        self._undirected: set[ProcessId] = set()  # on this node, but cannot be reached directly
-        self._replies: dict[Any, _Reply] = {}
-        self._unpins: deque[ObjectId] = deque()
-        self._listener: Any = None
-        self._closed = False
 
-    # ------------------------------------------------------------------ session
-    def connect(self) -> None:
-        """Join the node whose raylet listens in `folder`.
-
-        Raises:
-            ConnectionLost: no raylet there, or it refused us.
-        """
-        path = os.path.join(self.folder, "raylet.sock")
-        connection = hello.connect(path, self.token, self.me, self.role, self.raylet_id)
-        try:
-            fd = hello.recv_fd(connection.sock, self.raylet_id)
-            connection.send(self._frame(self.raylet_id, RegisterProcess(self.role, os.getpid())))
-            welcome, behind = self._await_welcome(connection)
-            self.segment = Segment.attach(fd, welcome.store_bytes)
-        except BaseException:
-            connection.close()
-            raise
-        self.session = welcome.session
-        self.raylet = connection
-        self._add(connection)
+    def _become_current(self) -> None:
         object_ref.dropped.clear()
         object_ref.current = self
-        with self.lock:
-            self._handle(connection, behind)
-        self.pump.start()
 
-    @staticmethod
-    def _await_welcome(connection: Connection) -> tuple[Registered, list[bytes]]:
-        """The raylet's welcome, and the frames that came right behind it."""
-        while True:
-            if not select.select([connection], [], [], REPLY_LIMIT_S)[0]:
-                raise ConnectionLost(connection.peer, f"it did not answer within {REPLY_LIMIT_S:g} s")
-            frames = connection.receive()
-            if frames:
-                message = decode(frames[0], ENVELOPE_BYTES)
-                assert isinstance(message, Registered), message
-                return message, frames[1:]
-
-    def listen(self) -> None:
-        """Let the processes of this node connect to us directly. Workers do, before they register."""
-        self._listener = hello.listen(self._path_of(self.me))
-        self._by_fd[self._listener.fileno()] = self._listener
-        self.pump.register(self._listener.fileno())
-
-    def _path_of(self, process: ProcessId) -> str:
-        return os.path.join(self.folder, f"{process[8:].hex()}.sock")
-
-    def close(self, why: str = "sparkray.shutdown() was called") -> None:
-        """Leave the session. Whatever still waits gets a `RaySystemError`."""
-        if self._closed:
-            return
-        with self.lock:
-            self._closed = True
-            effects: list[Effect] = []
-            self.owner.end(why, effects)
-        if object_ref.current is self:
-            object_ref.current = None
-        self.pump.close()
-        for connection in list(self._by_fd.values()):
-            connection.close()
-        self._by_fd.clear()
-        self.segment.close()
-        if self._listener is not None:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self._path_of(self.me))
-
-    def end_session(self, why: str) -> None:
-        """Ask the head to end the session for all."""
-        with self.lock:
-            self._send(HEAD, EndSession(why))
-
-    # ------------------------------------------------------------------ submitting
-    def submit(self, task: Task) -> None:
-        """Hand a task or call in: at once if somebody idles for want of it, else with the next batch."""
-        pending = self.pending
-        pending.append(task)
-        target = task.actor or task.shape
-        if target.hungry:  # type: ignore[union-attr]
-            self.kick()
-        elif len(pending) >= BATCH:
-            self.kick()
-            self.pump.poll_once()
-        elif self.pump.asleep:
-            self.pump.wake()
-
-    def kick(self) -> None:
-        """Pass what was submitted and what was let go to the model."""
-        with self.lock:
-            self._kick()
-
-    def _kick(self) -> None:
-        dropped = object_ref.dropped
-        count = len(dropped)  # before `pending`: a ref may have died right after the submission that uses it
-        pending = self.pending
-        if pending:
-            tasks = []
-            while pending:
-                tasks.append(pending.popleft())
-            self._perform(self.owner.submit(tasks, now()))
-        if count:
-            self._perform(self.owner.drop([dropped.popleft() for _ in range(count)]))
-        if self._unpins:
-            unpins = [self._unpins.popleft() for _ in range(len(self._unpins))]
-            self._send(self.raylet_id, UnpinObjects(unpins))
-
-    def next_entry(self) -> Entry:
-        return Entry(self.me, next(self.counter))
-
-    # ------------------------------------------------------------------ turning
-    def _turn(self, timeout: float | None) -> bool:
-        """Poll, and handle what came. Only the pump's leader calls this."""
-        try:
-            events = self.pump.inner.poll(timeout)
-        except ValueError:
-            return False  # closed
-        with self.lock:
-            if self._closed:
-                return False
-            self._kick_if_any()
-            for fd, event in events:
-                self._ready(fd, event)
-            alarm = self.pump.next_wake
-            if alarm is not None and now() >= alarm:
-                self.pump.next_wake = None
-                self._perform(self.owner.tick(now()))
-        if self.on_quiet is not None:
-            self.on_quiet()
-        return bool(events)
-
-    def _kick_if_any(self) -> None:
-        if self.pending or object_ref.dropped or self._unpins:
-            self._kick()
-
-    def _ready(self, fd: int, event: int) -> None:
-        source = self._by_fd.get(fd)
-        if isinstance(source, Connection):
-            if event & select.EPOLLOUT:
-                source.flush()
-                if not source.wants_write:
-                    self.pump.want_write(fd, wanted=False)
-            if event & ~select.EPOLLOUT:
-                self._read(source)
-        elif isinstance(source, hello.Handshake):
-            self._shake(fd, source)
-        elif source is not None:
-            self._accept()
-
-    def _read(self, connection: Connection) -> None:
-        try:
-            frames = connection.receive()
-        except ConnectionLost as lost:
-            self._lose(connection, lost.why)
-            return
-        self._handle(connection, frames)
-
-    def _handle(self, connection: Connection, frames: list[bytes]) -> None:
-        handlers = self.handlers
-        owner = self.owner
-        for frame in frames:
-            try:
-                message = decode(frame, ENVELOPE_BYTES)
-            except BadFrame as bad:
-                log.warning("a frame from %s cannot be read and is dropped: %s", connection.peer.hex(), bad.why)
-                continue
-            handler = handlers.get(type(message))
-            sender = ProcessId(frame[16:32])
-            if handler is not None:
-                handler(sender, message)
-            else:
-                self._perform(owner.handle(sender, message, now()))
-
-    def _accept(self) -> None:
-        while (shake := hello.accept(self._listener, self.token, now())) is not None:
-            self._by_fd[shake.fileno()] = shake
-            self.pump.register(shake.fileno())
-
-    def _shake(self, fd: int, shake: hello.Handshake) -> None:
-        try:
-            done = shake.receive()
-        except hello.HelloRefused as refused:
-            log.warning("%s", refused)
-            del self._by_fd[fd]  # the kernel took the closed socket out of the epoll
-            return
-        if done is not None:
-            connection, _ = done
-            self._by_fd[fd] = self._connections[connection.peer] = connection
-
-    def _add(self, connection: Connection) -> None:
-        self._connections[connection.peer] = connection
-        self._by_fd[connection.fileno()] = connection
-        self.pump.register(connection.fileno())
-
-    def _lose(self, connection: Connection, why: str) -> None:
-        fd = connection.fileno()
-        self.pump.unregister(fd)
-        del self._by_fd[fd]
-        if self._connections.get(connection.peer) is connection:
-            del self._connections[connection.peer]
-        connection.close()
-        if connection is self.raylet:
-            effects: list[Effect] = []
-            self.owner.end(f"the raylet of this node is gone ({why})", effects)
-            for reply in self._replies.values():
-                reply.finish()
-            if self.role == "worker":
-                os._exit(1)
-
-    # ------------------------------------------------------------------ performing
-    def _perform(self, effects: list[Effect]) -> None:
-        for effect in effects:
-            if type(effect) is Send:
-                self._send(effect.to, effect.message)
-            elif type(effect) is WakeAt:
-                if self.pump.next_wake is None or effect.at < self.pump.next_wake:
-                    self.pump.next_wake = effect.at
-            else:
-                raise TypeError(f"an owner does not wish for {effect}")
-
-    def _frame(self, to: ProcessId, message: Message) -> bytes:
-        return to + self.me + encode(message)
-
-    def _send(self, to: ProcessId, message: Message) -> None:
-        connection = self._connections.get(to)
-        if connection is None:
-            if to == self.me:
-                self._perform(self.owner.handle(self.me, message, now()))
-                return
-            connection = self._route(to, message)
-        connection.send(to + self.me + encode(message))
-        if connection.wants_write:
-            self.pump.want_write(connection.fileno(), wanted=True)
-
-    def _route(self, to: ProcessId, message: Message) -> Connection:
-        """Straight to a worker of this node when work is pushed to it; by way of the raylet otherwise."""
-        kind = type(message)
-        if (kind is PushTasks or kind is PushCalls) and node_of(to) == self.node and to not in self._undirected:
-            try:
-                connection = hello.connect(self._path_of(to), self.token, self.me, self.role, to)
-            except ConnectionLost as lost:
-                # It died since; the raylet says so itself. Or it does not listen, then the raylet relays.
-                log.debug("no direct way: %s", lost)
-                self._undirected.add(to)
-                return self.raylet
-            self._add(connection)
-            return connection
-        return self.raylet
-
-    def send(self, to: ProcessId, message: Message) -> None:
-        with self.lock:
-            self._send(to, message)
-
-    def perform(self, effects: list[Effect]) -> None:
-        with self.lock:
-            self._perform(effects)
+    def _give_up_asking(self) -> None:
+        for reply in self._replies.values():
+            reply.finish()
 
     # ------------------------------------------------------------------ asking
     def _on_reply(self, sender: ProcessId, message: Any) -> None:
@@ -606,8 +310,9 @@ class _Room:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._view.release()
-        # Written or not: an unsealed object would hold its room for ever. What was not written has no header.
         self._core.send(self._core.raylet_id, SealObjects([self._object]))
+        if kind is not None:  # not written to its end, and nobody will ever refer to it
+            self._core.send(self._core.raylet_id, FreeObjects([self._object]))
 
 
 class _Watcher:

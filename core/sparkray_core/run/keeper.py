@@ -95,6 +95,7 @@ class Keeper:
         self._signals: list[str] = []
         self._lifeline, self._lifeline_end = os.pipe()  # children watch the first; nobody writes to the second
         self._wake, self._wake_end = os.pipe()
+        self._not_for_children = {self._lifeline_end, self._wake, self._wake_end, *tie.descriptors}
         self._poll = select.poll()
         for descriptor in (self._wake, *tie.descriptors):
             self._poll.register(descriptor, select.POLLIN)
@@ -128,11 +129,18 @@ class Keeper:
         """
         me = processes.identify(os.getpid())
         assert me is not None
-        folders.mark_folder(self._config.folder, me)  # children inherit the lock, and so hold it with us
+        lock = folders.mark_folder(self._config.folder, me)  # head and raylet inherit it, and so hold it with us
         self._lap("config")
         to_zygote, to_raylet = socket.socketpair()
+        self._not_for_children.add(to_zygote.fileno())  # else who waits for its end would hold it open
         zygote_pid = self._fork(
-            "zygote", zygote.main, self._config.without_curve_keys(), to_raylet, self._lifeline, os.getpid()
+            "zygote",
+            zygote.main,
+            self._config.without_curve_keys(),
+            to_raylet,
+            self._lifeline,
+            os.getpid(),
+            close=(lock,),
         )
         to_raylet.close()
         self._lap("fork zygote")
@@ -153,6 +161,7 @@ class Keeper:
             config = replace(config, head_address=said["address"])
             self._lap("head")
         zygote_identity = processes.identify(zygote_pid)
+        self._not_for_children.discard(to_zygote.fileno())
         said = self._fork_and_hear(
             "raylet", JOIN_S, raylet_main.main, config, to_zygote, zygote_identity, self._lifeline, os.getpid()
         )
@@ -190,9 +199,7 @@ class Keeper:
         return said
 
     def _fork(self, name: str, main: Callable[..., object], *args: Any, close: Collection[int] = ()) -> int:
-        pid = processes.fork(
-            main, *args, close=(self._lifeline_end, self._wake, self._wake_end, *self._tie.descriptors, *close)
-        )
+        pid = processes.fork(main, *args, close=(*self._not_for_children, *close))
         self._children[pid] = name
         return pid
 

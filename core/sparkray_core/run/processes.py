@@ -18,7 +18,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, NoReturn
 
-LINUX = sys.platform == "linux"
+LINUX = sys.platform == "linux" and not os.environ.get("SPARKRAY_PORTABLE")  # set in tests: as on other systems
 _PR_SET_PDEATHSIG, _PR_SET_NAME, _PR_SET_CHILD_SUBREAPER = 1, 15, 36
 _REAP_POLL_S = 0.005  # between two looks at children that were told to end
 
@@ -63,7 +63,7 @@ def watch(identity: Identity) -> int | None:
     Raises:
         ProcessLookupError: it has ended already.
     """
-    open_pidfd = getattr(os, "pidfd_open", None)
+    open_pidfd = getattr(os, "pidfd_open", None) if LINUX else None
     descriptor: int | None = None
     if open_pidfd is not None:
         try:

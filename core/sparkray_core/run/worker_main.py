@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import cloudpickle  # type: ignore[import-untyped]
+import cloudpickle
 
 from sparkray_core.ids import HEAD, ActorId, FunctionId, ProcessId
 from sparkray_core.messages import (

@@ -22,7 +22,7 @@ from sparkray_core.testing.sim_processes import SimWorker, Work
 from sparkray_core.testing.simulation import Host, Simulation
 
 WISHES_S = 6.0  # within which wishes come up and things go wrong
-PATIENCE_S = 60.0  # for everything to end, after that
+PATIENCE_S = 300.0  # for everything to end, after that
 SETTLE_S = 25.0  # for the last messages to arrive, idle leases to go back, and the last dead to be noticed
 STORE_BYTES = 256 << 10
 NODE_LIMITS = NodeLimits(

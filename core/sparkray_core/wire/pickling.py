@@ -13,8 +13,8 @@ from pickle import PickleBuffer
 from types import FunctionType, NoneType
 from typing import Any, Final, cast
 
-import cloudpickle  # type: ignore[import-untyped]
-from cloudpickle.cloudpickle import list_registry_pickle_by_value  # type: ignore[import-untyped]
+import cloudpickle
+from cloudpickle.cloudpickle import list_registry_pickle_by_value
 
 from sparkray_core.wire import arrow_values
 
