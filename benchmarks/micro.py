@@ -31,7 +31,7 @@ from micro_report import (
     grid,
     markdown,
     mean_lines,
-    mean_ratio,
+    means,
     note_lines,
     number,
     ratio,
@@ -92,7 +92,7 @@ def parse_arguments() -> argparse.Namespace:
     args.systems = [OURS, RIVAL] if args.against else [args.only or OURS]
     args.rounds = args.rounds or (1 if args.quick else 3)
     args.seconds = args.seconds or (0.5 if args.quick else 3.0)
-    args.complete = args.rows is None and not args.quick  # a part of the rows does not replace the published table
+    args.complete = args.rows is None and args.rounds >= 3  # less than that does not replace the published table
     args.rows = choose_rows(parser, args.rows)
     if RIVAL in args.systems and not Path(args.ray_python).exists():
         parser.error(
@@ -151,8 +151,7 @@ def write_files(args: argparse.Namespace, machine: dict[str, str], table: Table)
         "versions": versions,
         "rounds": args.rounds,
         "seconds": args.seconds,
-        "mean_of_rays_rows": mean_ratio([row for row in args.rows if not row.extra], table),
-        "mean_of_all_rows": mean_ratio(args.rows, table),
+        "means": means(args.rows, table),
         "rows": [row_facts(row, table) for row in args.rows],
     }
     text = without_paths(json.dumps(facts, indent=1)) + "\n"

@@ -1,4 +1,4 @@
-"""Rows that Ray's microbenchmark does not have: what a session costs, actor creation, and the first large put."""
+"""Rows that Ray's microbenchmark does not have: what a session costs, actor creation, and larger values."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from micro_measure import Row, Stopwatch
 from micro_session import start
 
 ACTORS = 10  # created at once
+MEGABYTE = 128 * 1024  # float64 values
 PUT_VALUES = 32 * 1024 * 1024  # float64 values of one large put: 268 MB, which every store on a laptop holds
-WARM_PUTS = 5
+UNTIMED_PUTS = 3
+WARM_PUTS = 9
 
 
 def init_to_result(ray: Any, watch: Stopwatch) -> float:
@@ -62,6 +64,21 @@ def actors_created(ray: Any, watch: Stopwatch) -> float:
     return watch.rate_of_timed_part(create, ACTORS)
 
 
+def put_megabyte(ray: Any, watch: Stopwatch) -> float:
+    """As Ray's small puts, with a value that goes to shared memory in both systems."""
+    import numpy as np
+
+    array = np.ones(MEGABYTE)
+    return watch.rate(lambda: ray.put(array))
+
+
+def get_megabyte(ray: Any, watch: Stopwatch) -> float:
+    import numpy as np
+
+    ref = ray.put(np.ones(MEGABYTE))
+    return watch.rate(lambda: ray.get(ref))
+
+
 def put_large_cold(ray: Any, watch: Stopwatch) -> float:
     """The first large put of a session: its pages of the store were never touched."""
     return _timed_put(ray, _large_array(ray))
@@ -70,7 +87,8 @@ def put_large_cold(ray: Any, watch: Stopwatch) -> float:
 def put_large_warm(ray: Any, watch: Stopwatch) -> float:
     """The median of the puts that follow, each after the one before it was released."""
     array = _large_array(ray)
-    _timed_put(ray, array)
+    for _ in range(UNTIMED_PUTS):
+        _timed_put(ray, array)
     return statistics.median(_timed_put(ray, array) for _ in range(WARM_PUTS))
 
 
@@ -92,6 +110,8 @@ def _timed_put(ray: Any, array: Any) -> float:
 
 EXTRA_ROWS = (
     Row("actors_created", "actors created", actors_created, extra=True),
+    Row("put_megabyte", "put calls of 1 MB", put_megabyte, extra=True),
+    Row("get_megabyte", "get calls of 1 MB", get_megabyte, extra=True),
     Row("put_large_cold", "first put of 268 MB", put_large_cold, "GB/s", extra=True),
     Row("put_large_warm", "later put of 268 MB", put_large_warm, "GB/s", extra=True),
     Row("init_to_result", "init to first result", init_to_result, "s", extra=True, starts_session=True),

@@ -29,17 +29,17 @@ class Stopwatch:
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
 
-    def rate(self, call: Callable[[], object], amount: float = 1.0) -> float:
-        """Operations per second, where one `call` does `amount` of them.
+    def rate(self, call: Callable[[], object], amount: float = 1.0, warm_calls: int = 1) -> float:
+        """Operations per second, where one `call` does `amount` of them, after at least `warm_calls` that do not count.
 
         A call is never cut short: one that takes longer than `seconds` is made once to warm up, and once to measure.
         The clock is read about a hundred times in all, so that reading it costs a fast call nothing.
         """
         warm, begun = 0, time.perf_counter()
-        while warm == 0 or time.perf_counter() - begun < self.seconds / 4:
+        while warm < warm_calls or time.perf_counter() - begun < self.seconds / 4:
             call()
             warm += 1
-        batch = warm // 25 + 1
+        batch = warm // 25 + 1 if warm > warm_calls else 1
 
         calls, begun = 0, time.perf_counter()
         while (elapsed := time.perf_counter() - begun) < self.seconds:
@@ -70,6 +70,7 @@ class Row:
     needs: tuple[Feature, ...] = ()
     extra: bool = False  # not in Ray's microbenchmark: kept out of the mean that is comparable to Ray's
     starts_session: bool = False  # the row calls init itself, because that is what it measures
+    unlike: str = ""  # why the same call is not like work on both; there is a mean without such rows
 
     @property
     def smaller_is_better(self) -> bool:

@@ -70,12 +70,22 @@ def mean_ratio(rows: Iterable[Row], table: Table) -> tuple[float, int] | None:
     return (math.exp(statistics.fmean(logs)), len(logs)) if logs else None
 
 
+def means(rows: Sequence[Row], table: Table) -> dict[str, tuple[float, int, int]]:
+    """By the rows that it is over: the geometric mean, how many rows are in it, and how many there would be."""
+    chosen = {
+        "Ray's rows": [row for row in rows if not row.extra],
+        "Ray's rows of like work": [row for row in rows if not row.extra and not row.unlike],
+        "all rows": list(rows),
+    }
+    found = {title: (mean_ratio(some, table), len(some)) for title, some in chosen.items()}
+    return {title: (*mean, count) for title, (mean, count) in found.items() if mean is not None}
+
+
 def mean_lines(rows: Sequence[Row], table: Table) -> list[str]:
-    lines = []
-    for title, chosen in (("Ray's rows", [row for row in rows if not row.extra]), ("all rows", rows)):
-        if (mean := mean_ratio(chosen, table)) is not None:
-            lines.append(f"geometric mean, {title}: {mean[0]:.2f} over {mean[1]} of {len(chosen)} rows")
-    return lines
+    return [
+        f"geometric mean, {title}: {mean:.2f} over {there} of {count} rows"
+        for title, (mean, there, count) in means(rows, table).items()
+    ]
 
 
 def grid(rows: Sequence[Row], systems: Sequence[str], table: Table) -> list[list[str]]:
@@ -104,13 +114,15 @@ def markdown(lines: Sequence[Sequence[str]]) -> str:
 
 
 def note_lines(rows: Sequence[Row], systems: Sequence[str], table: Table) -> list[str]:
-    return [
+    told = [
         f"{row.title}, {system}: {note}" for row in rows for system in systems for note in table[row.name][system].notes
     ]
+    unlike = [f"{row.title}, not like work: {row.unlike}" for row in rows if row.unlike and len(systems) > 1]
+    return told + unlike
 
 
 def number(value: float) -> str:
     """Three digits that mean something: 12,346 and 12.3 and 0.0123."""
-    if value >= 1000:
+    if value >= 999.5:  # .3g would write it as 1e+03
         return f"{value:,.0f}"
     return f"{value:.3g}"

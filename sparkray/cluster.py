@@ -183,7 +183,7 @@ class RayContext:
             began = time.monotonic()
             sweep(default_base_folder())
             chosen = self._plan()
-            self._tell(f"{chosen.nodes} nodes of {chosen.cores or 'all'} CPUs, in the executors of {self.sc.master}")
+            self._tell(f"{_count(chosen.nodes)} of {chosen.cores or 'all'} CPUs, in the executors of {self.sc.master}")
             with contextlib.ExitStack() as undo:
                 self._running = running = _Running()
                 undo.callback(self._end_running)
@@ -333,7 +333,7 @@ class RayContext:
         self.stop()
 
     def __repr__(self) -> str:
-        state = f"{len(self.executors)} nodes" if self.initialized else "not running"
+        state = f"{_count(len(self.executors))}" if self.initialized else "not running"
         return f"<RayContext on {self.sc.master}: {state}>"
 
     def _repr_html_(self) -> str:
@@ -457,3 +457,7 @@ def _spark_context(given: Any) -> SparkContext:
     if not isinstance(inner, SparkContext):
         raise TypeError(f"RayContext takes a SparkContext or a SparkSession, not {given!r}")
     return inner
+
+
+def _count(nodes: int) -> str:
+    return "1 node" if nodes == 1 else f"{nodes} nodes"

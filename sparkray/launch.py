@@ -352,7 +352,7 @@ def busy_with(sc: SparkContext, but: str) -> str:
 
 def in_one_sentence(error: str) -> str:
     """Spark's stack traces put shortly, where we know what they are about."""
-    versions = re.search(r"Python in worker has different version:? ?\(?'?([\d.]+)\D*?([\d.]+)", error)
+    versions = re.search(r"different version:? (.*?) than that in driver:? (.*?),? PySpark", error)
     if "PYTHON_VERSION_MISMATCH" in error:
         which = f": {versions.group(1)} there, {versions.group(2)} here" if versions else ""
         return (

@@ -20,6 +20,7 @@ import hmac
 import json
 import logging
 import os
+import re
 import selectors
 import socket
 import time
@@ -30,6 +31,7 @@ from sparkray_core.errors import RaySystemError
 
 NONCE = 16  # bytes
 _NONCE_LINE = 2 * NONCE + 1
+_GREETING = re.compile(rb"[0-9a-f]{%d}\n" % (2 * NONCE))
 _MAC_CHARACTERS = 64
 LONGEST_LINE = 1 << 20  # bytes; a failed start brings the ends of its logs along
 CONNECT_LIMIT_S = 10.0
@@ -83,7 +85,7 @@ class Lines:
             if len(self._buffer) < _NONCE_LINE:
                 return []
             greeting, self._buffer = self._buffer[:_NONCE_LINE], self._buffer[_NONCE_LINE:]
-            if not greeting.endswith(b"\n"):
+            if not _GREETING.fullmatch(greeting):
                 raise Refused("it does not speak sparkray's protocol")
             self._peer_nonce = greeting[:-1]
         found = []

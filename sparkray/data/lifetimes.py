@@ -58,7 +58,7 @@ def _watch(frame: DataFrame) -> Callable[[], bool]:
     plan = jdf.queryExecution().analyzed()
     for name in ("functionExpr", "func"):  # Spark 4, Spark 3
         try:
-            weak = jvm.java.lang.ref.WeakReference(getattr(plan, name)().func())
+            weak = jvm.java.lang.ref.WeakReference(getattr(plan, name)().func(), jvm.java.lang.ref.ReferenceQueue())
             break
         except Py4JError:
             continue
@@ -67,7 +67,7 @@ def _watch(frame: DataFrame) -> Callable[[], bool]:
 
     def is_gone() -> bool:
         try:
-            return weak.get() is None
+            return bool(weak.isEnqueued())  # not get(): what it returns is held by the gateway for a while
         except (Py4JError, OSError):  # the SparkContext was stopped, or the JVM has ended
             return True
 

@@ -17,8 +17,33 @@ from typing import Any
 
 import pytest
 
-from sparkray_core.ids import HEAD, NodeId, ProcessId, new_node_id, new_process_id, raylet_of
-from sparkray_core.messages import Answer, Ask, EndSession, Message, Registered, RegisterProcess
+from sparkray_core.ids import (
+    HEAD,
+    LeaseId,
+    NodeId,
+    ProcessId,
+    new_node_id,
+    new_process_id,
+    object_id,
+    raylet_of,
+    task_id,
+)
+from sparkray_core.messages import (
+    AllocateObject,
+    Answer,
+    Ask,
+    EndSession,
+    LeaseGranted,
+    LeaseLost,
+    Message,
+    ObjectAllocated,
+    ObjectPinned,
+    PinObject,
+    Registered,
+    RegisterProcess,
+    RequestLeases,
+    SealObjects,
+)
 from sparkray_core.run import processes
 from sparkray_core.run.config import NodeConfig, ProcessTie
 from sparkray_core.run.start import NodeStartError, StartedNode, new_session_name, new_token, start_node
@@ -508,3 +533,38 @@ def test_frames_reach_a_process_of_another_node(start: Start, process: Connect) 
     assert there.receive(Answer) == Answer(1, b"x" * 100)
     there.send(Answer(2, b"y" * 3_000_000), to=here.me)
     assert here.receive(Answer) == Answer(2, b"y" * 3_000_000)
+
+
+def test_an_object_is_pulled_from_another_node(start: Start, process: Connect) -> None:
+    first = start(a_config(store_bytes=32 << 20))
+    second = start(another(first))
+    writer, reader = process(first), process(second)
+    for one in (writer, reader):
+        one.send(RegisterProcess("driver", os.getpid()))
+        one.receive(Registered)
+    content = os.urandom(9_000_000)  # three chunks
+    some = object_id(task_id(writer.me, 1))
+    writer.send(AllocateObject(some, len(content)))
+    os.pwrite(writer.segment, content, writer.receive(ObjectAllocated).offset)
+    writer.send(SealObjects([some]))
+
+    reader.send(PinObject(some, [first.config.node]))
+    pinned = reader.receive(ObjectPinned)
+
+    assert os.pread(reader.segment, pinned.size, pinned.offset) == content
+
+
+def test_actors_and_tasks_get_a_worker_that_dies_when_it_is_killed(start: Start, process: Connect) -> None:
+    node = start(a_config(prestart=0))
+    owner = process(node)
+    owner.send(RegisterProcess("driver", os.getpid()))
+    owner.receive(Registered)
+    lease = LeaseId(task_id(owner.me, 1))
+    owner.send(RequestLeases([lease], {"CPU": 1000}, []))
+    granted = owner.receive(LeaseGranted)
+    assert granted.lease == lease
+    (worker,) = wait_for_workers(node, 1).identities["worker"]
+
+    os.kill(worker.pid, signal.SIGKILL)
+
+    assert owner.receive(LeaseLost) == LeaseLost(lease, "killed by SIGKILL")

@@ -39,7 +39,7 @@ class Started:
         self.read, self.write = os.pipe()  # workers hold its end: its end of file says that all are gone
         close = [ours.fileno(), self.lifeline_end, self.read]
         stub = types.ModuleType("sparkray_core.run.worker_main")
-        stub.main = worker_main
+        stub.__dict__["main"] = worker_main
         before = sys.modules.get(stub.__name__)
         sys.modules[stub.__name__] = stub
         try:
@@ -76,7 +76,7 @@ def run_zygote(stub: types.ModuleType, config: NodeConfig, raylet: socket.socket
     import sparkray_core.run
 
     sys.stdin, sys.stdout, sys.stderr = sys.__stdin__, sys.__stdout__, sys.__stderr__  # not pytest's
-    sparkray_core.run.worker_main = stub  # type: ignore[attr-defined]
+    sparkray_core.run.worker_main = stub
     zygote.main(config, raylet, lifeline, keeper)
 
 

@@ -230,6 +230,9 @@ class Actors:
 
     def node_gone(self, node: NodeId, why: str, now: float) -> None:
         why = f"its node died: {why}"
+        for actor in self.all.values():
+            if actor.node == node == node_of(actor.owner):
+                actor.node = None  # ends with its owner, below; there is nobody to stop
         for owner in [owner for owner in {**self.owned, **self.watched} if node_of(owner) == node]:
             self.forget_process(owner, why)
         for actor in list(self.all.values()):

@@ -167,7 +167,8 @@ class Head:
             self.out.append(Send(raylet, EndSession(self.ended)))
         elif record.info.alive:
             record.heard = now
-            self.out.append(Send(raylet, self.nodes.table()))
+            if self._table_due is None or self._table_due > now:  # else it gets it with all the others
+                self.out.append(Send(raylet, self.nodes.table()))
         else:
             self.out.append(Send(raylet, NodeGone(info.node, record.info.why)))
 

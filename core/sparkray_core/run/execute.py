@@ -99,12 +99,10 @@ def _pack(core: Core, caller: ProcessId, count: int, index: int, result: Any) ->
 def _still_held(core: Core, found: list[Any]) -> list[ObjectId] | None:
     """Of the references that came in the arguments, those that outlive the task: the caller counts us in for them."""
     entries: list[Entry] = []
-    for ref in found:
-        entry = ref._entry
+    while found:  # emptied, so that no reference of ours keeps one alive
+        entry = found.pop()._entry
         if entry.owner != core.me and not entry.registered and entry not in entries:
             entries.append(entry)
-    found.clear()
-    del ref
     still = [entry for entry in entries if entry.pins or (entry.weak is not None and entry.weak() is not None)]
     for entry in still:
         entry.registered = True

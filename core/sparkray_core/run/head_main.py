@@ -33,8 +33,10 @@ def main(config: NodeConfig, lifeline: int, keeper: int, tell: int) -> None:
     master: list[Master] = []
 
     def end() -> None:
-        for one in master:
-            one.end_session("the node of the master was ended")
+        if master:
+            master[0].end_session("the node of the master was ended")
+        else:
+            loop.stop()
 
     loop.catch({signal.SIGTERM: end})
     child.begin("head", config, keeper)

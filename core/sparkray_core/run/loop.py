@@ -38,7 +38,7 @@ class Loop:
         self._selector = selectors.DefaultSelector()
         self._timers: list[Timer] = []
         self._stopped = False
-        self._wake: int | None = None
+        self._wake: tuple[int, ...] = ()
 
     # ------------------------------------------------------------------------------ who waits for what
     def watch(self, descriptor: int, on_readable: Callback, on_writable: Callback | None = None) -> None:
@@ -64,8 +64,8 @@ class Loop:
     def catch(self, handlers: Mapping[signal.Signals, Callback]) -> None:
         """Run these in the loop, not in the midst of something, when the signal comes."""
         pending: list[int] = []
-        self._wake, end = os.pipe()
-        for descriptor in (self._wake, end):
+        self._wake = wake, end = os.pipe()
+        for descriptor in self._wake:
             os.set_blocking(descriptor, False)
         signal.set_wakeup_fd(end, warn_on_full_buffer=False)
 
@@ -73,15 +73,14 @@ class Loop:
             pending.append(number)
 
         def handle() -> None:
-            assert self._wake is not None
             with contextlib.suppress(BlockingIOError):
-                os.read(self._wake, 4096)
+                os.read(wake, 4096)
             while pending:
                 handlers[signal.Signals(pending.pop(0))]()
 
         for number in handlers:
             signal.signal(number, note)
-        self.watch(self._wake, handle)
+        self.watch(wake, handle)
 
     # ------------------------------------------------------------------------------ running
     def run(self, after: Callback) -> None:
@@ -119,4 +118,9 @@ class Loop:
         self._stopped = True
 
     def close(self) -> None:
+        """Descriptors that are still watched are their owners' to close. Signals that it caught are lost from now on."""
         self._selector.close()
+        if self._wake:
+            signal.set_wakeup_fd(-1)
+        for descriptor in self._wake:
+            os.close(descriptor)

@@ -140,7 +140,7 @@ class Worker:
                 return task[0], [execute.failure(name, error)] * task[2], None
             return execute.run(self.core, sender, method, f"{self.actor.name}.{name}", task)
         name, function = self.functions[FunctionId(task[1])]
-        if type(function) is _Unloaded:
+        if isinstance(function, _Unloaded):
             try:
                 function = cloudpickle.loads(function.blob)
             except Exception as error:  # noqa: BLE001 - user code: the modules that it names are imported here

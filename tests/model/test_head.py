@@ -1,0 +1,183 @@
+"""What the stories in tests/scenarios do not tell of the head."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sparkray_core.ids import ActorId, FunctionId, ProcessId
+from sparkray_core.messages import (
+    ActorChanged,
+    ActorReady,
+    ActorUnplaced,
+    Answer,
+    Ask,
+    CreateActor,
+    EndSession,
+    Message,
+    NodeBeat,
+    NodeGone,
+    ProcessGone,
+    RequestLeases,
+    StartActor,
+    StopActor,
+    WatchActor,
+)
+from sparkray_core.model.effects import ForgetPeer, Send, SendFrom, Stop, WakeAt
+from sparkray_core.model.events import ClockTicked, PeerLost, Received
+from sparkray_core.model.head import Head
+from sparkray_core.model.invariants import check
+from sparkray_core.testing.builders import lease_id, node_id, node_info, process_id, raylet
+
+A, B, C = node_id("a"), node_id("b"), node_id("c")
+DRIVER = process_id(A, "driver")
+ACTOR = ActorId(lease_id(DRIVER, 1))
+ONE = {"CPU": 1000}
+
+
+class Bench:
+    def __init__(self, **cpus: int) -> None:
+        self.head = Head("test")
+        self.now = 0.0
+        self.head.start(0.0)
+        for letter, count in cpus.items():
+            self.join(letter, count)
+        self.now = 0.1
+        self.event(ClockTicked())
+
+    def join(self, letter: str, cpus: int) -> list[Any]:
+        return self.say(raylet(letter), node_info(letter, CPU=cpus).join())
+
+    def say(self, sender: ProcessId, message: Message) -> list[Any]:
+        return self.event(Received(sender, message))
+
+    def event(self, event: Any) -> list[Any]:
+        effects = self.head.handle(event, self.now)
+        check(self.head)
+        return [effect for effect in effects if not isinstance(effect, WakeAt)]
+
+    def create(self, restarts: int = 0) -> list[Any]:
+        message = CreateActor(ACTOR, "Toy", FunctionId(b""), b"", b"", None, {}, ONE, restarts)
+        return self.say(DRIVER, message)
+
+
+def placed(effects: list[Any]) -> dict[ProcessId, int]:
+    requests = [effect for effect in effects if isinstance(effect, SendFrom)]
+    assert all(effect.message.placed for effect in requests)
+    return {effect.to: len(effect.message.leases) for effect in requests}
+
+
+def test_beat_that_crossed_a_placement_does_not_hide_it() -> None:
+    bench = Bench(a=2, b=2)
+    request = RequestLeases([lease_id(DRIVER, 1), lease_id(DRIVER, 2)], ONE, [A])
+    assert placed(bench.say(DRIVER, request)) == {raylet("a"): 2}
+
+    # Sent before the placement arrived there: all free, nothing placed.
+    bench.say(raylet("a"), NodeBeat({"CPU": 2000}, 0, 0.0, 0, 0))
+
+    assert placed(bench.say(DRIVER, RequestLeases([lease_id(DRIVER, 3)], ONE, []))) == {raylet("b"): 1}
+
+
+def test_actor_waits_no_longer_than_its_node_says_it_does() -> None:
+    bench = Bench(a=1, b=1)
+    (start,) = bench.create()
+    assert (start.to, start.message.incarnation) == (raylet("a"), 0)
+    bench.say(raylet("a"), NodeBeat({}, 1, 0.0, 1, 0))
+
+    (again,) = bench.say(raylet("a"), ActorUnplaced(ACTOR, 0))
+
+    assert again.to == raylet("b")
+    assert isinstance(again.message, StartActor)
+    assert again.message.incarnation == 0
+
+
+def test_constructor_that_may_have_begun_uses_up_a_restart() -> None:
+    bench = Bench(b=1, a=1)
+    bench.create()
+    bench.say(raylet("b"), NodeBeat({"CPU": 1000}, 0, 0.0, 1, 1))  # settled: it got a worker
+
+    effects = bench.event(PeerLost(B, "connection refused"))
+
+    (told,) = [e.message for e in effects if isinstance(e, Send) and isinstance(e.message, ActorChanged)]
+    assert (told.state, told.why) == ("dead", "its node died: connection refused")
+
+
+def test_end_of_the_owner_ends_its_actors() -> None:
+    bench = Bench(b=1, a=1)
+    bench.create(restarts=-1)
+    worker = ProcessId(B + bytes([0] * 7 + [1]))
+    bench.say(worker, ActorReady(ACTOR, 0))
+    watcher = process_id(B, "watcher")
+    bench.say(watcher, WatchActor(ACTOR))
+
+    effects = bench.say(raylet("a"), ProcessGone(DRIVER, "killed by SIGKILL"))
+
+    assert Send(raylet("b"), StopActor(ACTOR, 0, "its owner is gone", False)) in effects
+    assert [effect.to for effect in effects if isinstance(effect.message, ActorChanged)] == [watcher]
+    assert [effect.to for effect in effects if isinstance(effect.message, ProcessGone)] == [raylet("b"), raylet("a")]
+
+
+def test_actor_of_an_owner_that_is_gone_is_told_dead_to_whoever_asks() -> None:
+    bench = Bench(a=1)
+    bench.say(raylet("a"), ProcessGone(DRIVER, "exit code 0"))
+
+    (answer,) = bench.say(process_id(A, "watcher"), WatchActor(ACTOR))
+
+    assert answer.message.state == "dead"
+
+
+def test_head_that_slept_buries_nobody_for_it() -> None:
+    bench = Bench(a=1)
+    bench.now = 60.0
+
+    assert bench.event(ClockTicked()) == []
+    assert bench.head.nodes.is_alive(A)
+
+
+def test_node_that_takes_its_leave_is_buried_at_once() -> None:
+    bench = Bench(a=1, b=1)
+
+    effects = bench.say(raylet("b"), NodeGone(B, "its node was ended"))
+
+    assert ForgetPeer(B) in effects
+    assert Send(raylet("a"), NodeGone(B, "its node was ended")) in effects
+
+
+def test_buried_node_that_joins_again_is_told_so() -> None:
+    bench = Bench(a=1, b=1)
+    bench.event(PeerLost(B, "silent"))
+
+    assert bench.join("b", 1) == [Send(raylet("b"), NodeGone(B, "silent"))]
+
+
+def test_joins_close_together_share_a_table() -> None:
+    bench = Bench(a=1)
+    bench.now = 1.0
+    told = [effect.to for effect in bench.join("b", 1) if isinstance(effect, Send)]
+    bench.now = 1.01
+    soon = [effect.to for effect in bench.join("c", 1) if isinstance(effect, Send)]
+    bench.now = 1.05
+    later = [effect.to for effect in bench.event(ClockTicked())]
+
+    assert told == [raylet("a"), raylet("b")]
+    assert soon == [raylet("c")]
+    assert later == [raylet("a"), raylet("b"), raylet("c")]
+
+
+def test_session_ends_when_the_last_node_has_gone() -> None:
+    bench = Bench(a=1, b=1)
+    bench.say(DRIVER, EndSession("done"))
+    bench.event(PeerLost(A, "its end"))
+
+    assert bench.event(PeerLost(B, "its end"))[-1] == Stop("done")
+    assert bench.event(ClockTicked()) == []
+
+
+def test_head_answers_questions() -> None:
+    bench = Bench(a=1)
+    bench.create()
+
+    (nodes,) = bench.say(DRIVER, Ask(1, "nodes"))
+    (actors,) = bench.say(DRIVER, Ask(2, "actors"))
+
+    assert nodes.message == Answer(1, [node_info("a", CPU=1).as_dict()])
+    assert [(actor["name"], actor["state"], actor["node"]) for actor in actors.message.value] == [("Toy", "pending", A)]

@@ -1,0 +1,105 @@
+"""SparkContexts that tests share: starting one takes seconds, and a process can have only one at a time.
+
+A module uses `local_sc` or `cluster_sc` (or a session in it: `local_ray`, `cluster_ray`), not both. They are kept until
+a module asks for the other.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyspark
+import pytest
+from pyspark import SparkConf, SparkContext
+
+from sparkray import RayContext
+
+LOCAL = "local[2]"
+CLUSTER = "local-cluster[2,1,1024]"
+START_S = 240  # a machine busy with other tests takes long to start three JVMs
+SETTINGS = {
+    "spark.ui.enabled": "false",
+    "spark.ui.showConsoleProgress": "false",
+    "spark.sql.shuffle.partitions": "2",
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.spark)
+            if item.get_closest_marker("timeout") is None:
+                item.add_marker(pytest.mark.timeout(START_S + 60))
+
+
+class Contexts:
+    """One SparkContext at a time, of the master that was asked for last."""
+
+    def __init__(self) -> None:
+        self._sc: SparkContext | None = None
+
+    def get(self, master: str) -> SparkContext:
+        if self._sc is not None and (self._sc.master != master or self._sc._jsc is None):  # type: ignore[attr-defined]
+            self.stop()
+        if self._sc is None:
+            self._sc = SparkContext(conf=SparkConf().setAll(list(SETTINGS.items())).setMaster(master).setAppName("tests"))
+            self._sc.setLogLevel("ERROR")
+        return self._sc
+
+    def stop(self) -> None:
+        if self._sc is not None:
+            application = self._sc.applicationId if self._sc._jsc is not None else None  # type: ignore[attr-defined]
+            self._sc.stop()
+            if application is not None:
+                remove_work_folder(application)
+            self._sc = None
+
+
+def remove_work_folder(application: str) -> None:
+    """local-cluster leaves one for its executors, inside PySpark."""
+    shutil.rmtree(Path(str(pyspark.__file__)).parent / "work" / application, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def contexts() -> Iterator[Contexts]:
+    os.environ["PYSPARK_PYTHON"] = sys.executable
+    os.environ["SPARK_LOCAL_IP"] = "127.0.0.1"  # whatever this machine's name resolves to
+    made = Contexts()
+    yield made
+    made.stop()
+    gateway = SparkContext._gateway
+    if gateway is not None:  # the JVM ends when its stdin does
+        gateway.shutdown()
+        gateway.proc.stdin.close()  # type: ignore[attr-defined]
+        gateway.proc.wait()  # type: ignore[attr-defined]
+
+
+@pytest.fixture(scope="module")
+def local_sc(contexts: Contexts) -> SparkContext:
+    """One JVM, two slots."""
+    return contexts.get(LOCAL)
+
+
+@pytest.fixture(scope="module")
+def cluster_sc(contexts: Contexts) -> SparkContext:
+    """Two executors of one slot each, in JVMs of their own."""
+    return contexts.get(CLUSTER)
+
+
+@pytest.fixture(scope="module")
+def local_ray(local_sc: SparkContext) -> Iterator[RayContext]:
+    """A running session in `local_sc`."""
+    with RayContext(local_sc, object_store_memory="256m", start_timeout=START_S) as ctx:
+        yield ctx
+
+
+@pytest.fixture(scope="module")
+def cluster_ray(cluster_sc: SparkContext) -> Iterator[RayContext]:
+    """A running session in `cluster_sc`: two nodes and the driver's."""
+    with RayContext(cluster_sc, object_store_memory="256m", start_timeout=START_S) as ctx:
+        yield ctx
