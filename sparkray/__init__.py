@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sparkray import exceptions
-from sparkray.actor_handle import ActorClass, ActorHandle
+from sparkray import actor, exceptions
+from sparkray.actor_handle import ActorClass, ActorHandle, get_actor, method
 from sparkray.api import cluster_resources, get, kill, nodes, put, remote, wait
 from sparkray.remote_function import RemoteFunction
 from sparkray.session import init, is_initialized, shutdown
@@ -30,14 +30,17 @@ __all__ = [
     "ObjectRef",
     "RayContext",
     "RemoteFunction",
+    "actor",
     "cluster_resources",
     "data",
     "exceptions",
     "get",
+    "get_actor",
     "init",
     "init_spark_on_local",
     "is_initialized",
     "kill",
+    "method",
     "nodes",
     "put",
     "remote",

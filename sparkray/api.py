@@ -148,9 +148,7 @@ def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:
     if not isinstance(actor, ActorHandle):
         raise ValueError(f"kill() takes an actor handle, not {type(actor).__name__}")
     here = core()
-    with here.lock:
-        here._kick()
-        here._perform(here.owner.calls.kill(actor._actor, restart=not no_restart))
+    here.kill_actor(actor._actor, restart=not no_restart)
 
 
 def nodes() -> list[dict[str, Any]]:

@@ -203,7 +203,9 @@ class RayContext:
         spark = Spark(self.sc.master, settings)
         if not spark.master.startswith("local[") and spark.master != "local":
             spark = Spark(self.sc.master, settings, registered_executors(self.sc), total_slots(self.sc) or 0)
-        return plan(spark, measure_host(), Wishes(self.num_ray_nodes, self.ray_node_cpu_cores, self.object_store_memory))
+        return plan(
+            spark, measure_host(), Wishes(self.num_ray_nodes, self.ray_node_cpu_cores, self.object_store_memory)
+        )
 
     def _start_local(self, chosen: NodePlan, running: _Running) -> None:
         """The JVM is the driver's and dies with this process; so a node tied to it dies with either."""
@@ -230,7 +232,15 @@ class RayContext:
         executor = f"{self.sc.getConf().get('spark.driver.host')}:{self.sc.getConf().get('spark.driver.port')}"
         self.executors = running.executors = [
             ExecutorNode(
-                config.node, config.host, executor, jvm, keeper, node.folder, node.address, chosen.cores, config.store_bytes
+                config.node,
+                config.host,
+                executor,
+                jvm,
+                keeper,
+                node.folder,
+                node.address,
+                chosen.cores,
+                config.store_bytes,
             )
         ]
         running.connect()
@@ -452,7 +462,9 @@ def _spark_context(given: Any) -> SparkContext:
     if isinstance(given, SparkContext):
         return given
     if type(given).__module__.startswith("pyspark.sql.connect"):
-        raise TypeError("this SparkSession is of Spark Connect, which has no SparkContext here: use a classic SparkSession")
+        raise TypeError(
+            "this SparkSession is of Spark Connect, which has no SparkContext here: use a classic SparkSession"
+        )
     inner = getattr(given, "sparkContext", None)
     if not isinstance(inner, SparkContext):
         raise TypeError(f"RayContext takes a SparkContext or a SparkSession, not {given!r}")

@@ -68,9 +68,7 @@ class NodeWatch:
 
     def report(self) -> NodeEnd:
         left = tuple(process.pid for process in self._processes if is_alive(process))
-        return NodeEnd(
-            self._node, self._host, len(self._processes) - len(left), left, not os.path.exists(self._folder)
-        )
+        return NodeEnd(self._node, self._host, len(self._processes) - len(left), left, not os.path.exists(self._folder))
 
 
 def wait_gone(watches: list[NodeWatch], limit: float) -> bool:

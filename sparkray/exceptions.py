@@ -1,6 +1,7 @@
 """Everything that sparkray raises, under Ray's names. `sparkray_core.errors` has the tree."""
 
 from sparkray_core.errors import (
+    ActorAlreadyExistsError,
     ActorDiedError,
     ActorUnavailableError,
     ActorUnschedulableError,
@@ -19,6 +20,7 @@ from sparkray_core.errors import (
 )
 
 __all__ = [
+    "ActorAlreadyExistsError",
     "ActorDiedError",
     "ActorUnavailableError",
     "ActorUnschedulableError",

@@ -109,9 +109,7 @@ def _launch(meeting: Meeting, order: StartOrder, address: str, neighbours: int) 
             node.stop()
 
 
-def _config(
-    order: StartOrder, head_address: str | None, address: str, neighbours: int, jvm: Identity
-) -> NodeConfig:
+def _config(order: StartOrder, head_address: str | None, address: str, neighbours: int, jvm: Identity) -> NodeConfig:
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
     if soft != resource.RLIM_INFINITY:
         raise UnfitSpark(
@@ -180,7 +178,9 @@ def executor_jvm() -> Identity:
     for process in above:  # a JVM by another name: whoever started Spark's Python
         if not any(word.startswith("pyspark.") for word in process.cmdline()):
             return _identity(process.pid)
-    raise UnfitSpark(f"process {os.getpid()} has no JVM among its parents: it is not a Python worker of a Spark executor")
+    raise UnfitSpark(
+        f"process {os.getpid()} has no JVM among its parents: it is not a Python worker of a Spark executor"
+    )
 
 
 def _identity(pid: int) -> Identity:

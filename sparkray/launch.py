@@ -122,7 +122,9 @@ class BarrierJob:
         try:
             self._sc.setJobGroup(self._group, f"sparkray: starting {self._order.nodes} nodes", interruptOnCancel=True)
             task = self._task()
-            self.addresses = self._sc.parallelize(range(self._tasks), self._tasks).barrier().mapPartitions(task).collect()
+            self.addresses = (
+                self._sc.parallelize(range(self._tasks), self._tasks).barrier().mapPartitions(task).collect()
+            )
         except BaseException as error:  # noqa: BLE001 - whatever Spark raises belongs to the thread that waits for it
             self.error = error
         finally:
@@ -347,7 +349,11 @@ def busy_with(sc: SparkContext, but: str) -> str:
         held += [f'{stage.numActiveTasks} by "{stage.name}"' for stage in stages if stage and stage.numActiveTasks]
     slots = total_slots(sc)
     of = f"Of {slots} slots" if slots is not None else "Of its slots"
-    return f"{of} it uses {', '.join(held)}" if held else f"{of} none is in use by another job: its Python is slow to start"
+    return (
+        f"{of} it uses {', '.join(held)}"
+        if held
+        else f"{of} none is in use by another job: its Python is slow to start"
+    )
 
 
 def in_one_sentence(error: str) -> str:

@@ -24,6 +24,12 @@ class Options:
     max_retries: int | None = None
     max_restarts: int | None = None
     name: str | None = None
+    namespace: str | None = None
+    lifetime: str | None = None
+    get_if_exists: bool = False
+    max_concurrency: int | None = None
+    concurrency_groups: Mapping[str, int] = field(default_factory=dict)
+    concurrency_group: str | None = None
 
     def updated(self, given: Mapping[str, Any], kind: str) -> Options:
         """These options with some replaced.
@@ -101,9 +107,35 @@ def _text(keyword: str, value: Any) -> None:
         raise TypeError(f"{keyword} must be a string, not {value!r}")
 
 
+def _lifetime(keyword: str, value: Any) -> None:
+    if value not in (None, "detached", "non_detached"):
+        raise ValueError(f"{keyword} must be None, 'detached' or 'non_detached', not {value!r}")
+
+
+def _flag(keyword: str, value: Any) -> None:
+    if not isinstance(value, bool):
+        raise TypeError(f"{keyword} must be True or False, not {value!r}")
+
+
+def _groups(keyword: str, value: Any) -> None:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{keyword} must be a dict of names and numbers of calls at once, not {value!r}")
+    for name, limit in value.items():
+        _text("a name in " + keyword, name)
+        _whole(1)(f"{keyword}[{name!r}]", limit)
+
+
 _COMMON: dict[str, Any] = {"num_cpus": _amount, "num_gpus": _amount, "resources": _resources, "name": _text}
 CHECKS: Mapping[str, dict[str, Any]] = {
     "task": {**_COMMON, "num_returns": _whole(0), "max_retries": _whole(-1)},
-    "actor": {**_COMMON, "max_restarts": _whole(-1)},
-    "method": {"num_returns": _whole(0), "name": _text},
+    "actor": {
+        **_COMMON,
+        "max_restarts": _whole(-1),
+        "namespace": _text,
+        "lifetime": _lifetime,
+        "get_if_exists": _flag,
+        "max_concurrency": _whole(1),
+        "concurrency_groups": _groups,
+    },
+    "method": {"num_returns": _whole(0), "name": _text, "concurrency_group": _text},
 }

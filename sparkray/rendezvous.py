@@ -326,4 +326,3 @@ def address_towards(host: str) -> str:
     found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     by_family = sorted(found, key=lambda entry: entry[0] != socket.AF_INET)
     return str(by_family[0][4][0])
-

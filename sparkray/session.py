@@ -74,6 +74,7 @@ def init(
     resources: Mapping[str, float] | None = None,
     labels: Mapping[str, str] | None = None,
     object_store_memory: int | None = None,
+    namespace: str | None = None,
     ignore_reinit_error: bool = False,
     **unknown: Any,
 ) -> Session:
@@ -86,6 +87,7 @@ def init(
         labels: names and values that describe this node.
         object_store_memory: bytes of the shared-memory store; 30 % of the machine's memory if not given. Memory is
             taken as it is written to.
+        namespace: of the names of actors, where none is given with the name.
         ignore_reinit_error: return the session that is up, instead of raising.
 
     Raises:
@@ -121,11 +123,13 @@ def init(
             prestart=int(cpus),
             sys_path=tuple(_worker_path()),
             cwd=os.getcwd(),
+            namespace=namespace or "",
         )
         sweep(config.base_folder)
         node = start_node(config)
         try:
             core = Core(new_process_id(config.node), node.folder, config.token, "driver")
+            core.namespace = config.namespace
             core.connect()
         except BaseException:
             node.stop()

@@ -137,7 +137,9 @@ def _executors(spark: Spark, local_cluster: re.Match[str] | None, cores: int | N
         workers, worker_cores = int(local_cluster.group(1)), int(local_cluster.group(2))
         each = max(worker_cores // cores, 1) if cores else 1
         there = workers * each if limit is None else min(workers * each, limit)
-        return there, f"so says the master, {spark.master}" + ("" if limit is None else f", with spark.cores.max={most}")
+        return there, f"so says the master, {spark.master}" + (
+            "" if limit is None else f", with spark.cores.max={most}"
+        )
     instances = _whole(settings, "spark.executor.instances")
     if instances is not None:
         return instances, f"spark.executor.instances={instances}"

@@ -7,6 +7,7 @@ RayError
   RayActorError              a call to an actor failed for the actor's sake
     ActorDiedError           it is dead and stays dead
     ActorUnavailableError    it is restarting; the call may or may not have run
+  ActorAlreadyExistsError    also a ValueError
   GetTimeoutError            also a TimeoutError
   ObjectLostError            the object is gone from every node that had it
     OwnerDiedError           the process that answered for the object died
@@ -100,6 +101,10 @@ class ActorDiedError(RayActorError):
 
 class ActorUnavailableError(RayActorError):
     """The actor's process died and the actor is being restarted. The call may or may not have been executed."""
+
+
+class ActorAlreadyExistsError(ValueError, RayError):
+    """An actor of that name is alive in the namespace. (`get_if_exists=True` gives its handle instead.)"""
 
 
 class GetTimeoutError(RayError, TimeoutError):

@@ -19,7 +19,7 @@ A *value* (`Value` below) is how one result or argument travels:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Union
 
 from sparkray_core.ids import ActorId, FunctionId, LeaseId, NodeId, ObjectId, ProcessId
@@ -249,6 +249,8 @@ class CreateActor:
     resources: Resources  # held for life
     placement: Resources  # what must be free when it is placed (an actor of no resources still asks for a CPU then)
     max_restarts: int  # -1: without limit
+    setup: dict[str, Any] = field(default_factory=dict)  # for the worker: how many calls at once, in which groups
+    detached: bool = False  # lives on when its creator's process ends
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,6 +266,7 @@ class StartActor:
     refs: list[tuple[int | str, Value, ObjectId]] | None
     resources: Resources
     placement: Resources
+    setup: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,6 +294,24 @@ class ActorLost:
     incarnation: int
     why: str
     meant: bool  # it was told to end, or ended itself: no restart
+
+
+@dataclass(frozen=True, slots=True)
+class NameActor:
+    """Creator -> head, before `CreateActor`. Answered by `Answer`: None, or (actor, facts) of the one that has the name."""
+
+    request: int
+    key: str  # namespace and name
+    actor: ActorId
+    facts: Any  # what makes a handle of its id
+
+
+@dataclass(frozen=True, slots=True)
+class FindActor:
+    """Process -> head. Answered by `Answer`: (actor, facts) of the living actor of that name, or None."""
+
+    request: int
+    key: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -507,6 +528,8 @@ Message = (
     | ActorReady
     | ActorFailed
     | ActorLost
+    | NameActor
+    | FindActor
     | WatchActor
     | ActorChanged
     | EndActor
@@ -567,6 +590,8 @@ MESSAGES: Mapping[int, type[Message]] = {
     46: ActorChanged,
     47: EndActor,
     48: StopActor,
+    50: NameActor,
+    51: FindActor,
     49: ActorUnplaced,
     60: AskObjects,
     61: ObjectReady,

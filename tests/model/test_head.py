@@ -61,9 +61,12 @@ class Bench:
 
 
 def placed(effects: list[Any]) -> dict[ProcessId, int]:
-    requests = [effect for effect in effects if isinstance(effect, SendFrom)]
-    assert all(effect.message.placed for effect in requests)
-    return {effect.to: len(effect.message.leases) for effect in requests}
+    counts: dict[ProcessId, int] = {}
+    for effect in effects:
+        if isinstance(effect, SendFrom) and isinstance(effect.message, RequestLeases):
+            assert effect.message.placed
+            counts[effect.to] = len(effect.message.leases)
+    return counts
 
 
 def test_beat_that_crossed_a_placement_does_not_hide_it() -> None:

@@ -69,6 +69,7 @@ def test_workers_do_not_get_the_curve_keys() -> None:
         ({"curve_public": b"p" * 40}, "go together"),
         ({"store_bytes": 0}, "store_bytes"),
         ({"resources": {"CPU": -1}}, "resource"),
+        ({"log_level": "LOUD"}, "log_level"),
         ({"base_folder": "/tmp/" + "x" * 80}, "choose a shorter base_folder"),
     ],
 )

@@ -76,7 +76,7 @@ def run_zygote(stub: types.ModuleType, config: NodeConfig, raylet: socket.socket
     import sparkray_core.run
 
     sys.stdin, sys.stdout, sys.stderr = sys.__stdin__, sys.__stdout__, sys.__stderr__  # not pytest's
-    sparkray_core.run.worker_main = stub
+    sparkray_core.run.__dict__["worker_main"] = stub
     zygote.main(config, raylet, lifeline, keeper)
 
 

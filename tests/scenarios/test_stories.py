@@ -26,7 +26,7 @@ from typing import Any
 import pytest
 
 from sparkray_core import messages
-from sparkray_core.ids import HEAD, HEAD_NODE, ActorId, ProcessId
+from sparkray_core.ids import HEAD, HEAD_NODE, ActorId, FunctionId, ProcessId
 from sparkray_core.model.effects import Effect, Send, StartWorker, WakeAt
 from sparkray_core.model.events import ClockTicked, ConnectionLost, Event, PeerLost, Received, WorkerExited
 from sparkray_core.model.head import Head
@@ -66,10 +66,10 @@ def _scope() -> dict[str, Any]:
         return {"CPU": round(amount * 1000)} if amount else {}
 
     def create(actor: ActorId, restarts: int = 0, hold: float = 1) -> messages.CreateActor:
-        return messages.CreateActor(actor, "Toy", messages.FunctionId(b""), b"", b"", None, cpu(hold), cpu(1), restarts)
+        return messages.CreateActor(actor, "Toy", FunctionId(b""), b"", b"", None, cpu(hold), cpu(1), restarts)
 
     def start(actor: ActorId, hold: float = 1) -> messages.StartActor:
-        return messages.StartActor(actor, 0, "Toy", messages.FunctionId(b""), b"", b"", None, cpu(hold), cpu(1))
+        return messages.StartActor(actor, 0, "Toy", FunctionId(b""), b"", b"", None, cpu(hold), cpu(1))
 
     return {**vars(messages), **NAMES, "cpu": cpu, "create": create, "start": start}
 
@@ -173,7 +173,7 @@ class Player:
                 self.unborn.append(effect.worker)
 
 
-def _amounts(words: list[str]) -> dict[str, float]:
+def _amounts(words: list[str]) -> dict[str, Any]:
     return {name: float(amount) for name, amount in (word.split("=") for word in words)}
 
 

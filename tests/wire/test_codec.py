@@ -57,7 +57,7 @@ def test_every_message_comes_out_as_it_went_in(number: int, kind: type[Message])
     assert pickle.loads(encode(message))[0] == number
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=40)
 @given(st.sampled_from(KINDS), st.data())
 def test_fields_may_be_any_primitives(numbered: tuple[int, type[Message]], data: st.DataObject) -> None:
     message = a_message(numbered[1], lambda: data.draw(primitives))

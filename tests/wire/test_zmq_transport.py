@@ -197,7 +197,8 @@ def test_a_port_that_is_taken_is_named_and_nothing_is_left_open() -> None:
             ZmqTransport(A, os.urandom(8), new_session_keys(), port=port)
 
 
-def test_no_thread_and_no_descriptor_is_left_after_close() -> None:
+def test_no_thread_and_no_descriptor_is_left_after_close(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zmq_transport, "LINGER_MS", 20)
     process = psutil.Process()
     before = process.num_threads(), process.num_fds()
     for _ in range(3):

@@ -35,6 +35,7 @@ from sparkray_core.messages import (
     StopActor,
     Value,
 )
+from sparkray_core.model.actor_names import ActorNames
 from sparkray_core.model.bounded import Recent
 from sparkray_core.model.effects import Effect, Send
 from sparkray_core.model.limits import HeadLimits
@@ -78,6 +79,7 @@ class Actor:
     why: str = ""
     error: Value | None = None
     watchers: dict[ProcessId, None] = field(default_factory=dict)  # a set that keeps its order
+    detached: bool = False  # its creator's end is not its own
 
     @property
     def owner(self) -> ProcessId:
@@ -123,6 +125,7 @@ class Actors:
         self.out = out
         self.all: dict[ActorId, Actor] = {}  # not dead
         self.dead: Recent[ActorId, Actor] = Recent(limits.remembered)
+        self.names = ActorNames()
         self.early: Recent[ActorId, Early] = Recent(limits.remembered)
         self.unplaced: dict[ActorId, Actor] = {}  # waits for its time, for a node, or for the end of its former life
         self.owned: dict[ProcessId, dict[ActorId, None]] = {}
@@ -136,6 +139,7 @@ class Actors:
             return
         story: deque[str] = deque([f"created as {message.name}"], maxlen=self.limits.story_lines)
         actor = Actor(message.actor, message.name, message.max_restarts, message, story, due=now)
+        actor.detached = message.detached
         self.all[actor.id] = self.unplaced[actor.id] = actor
         self.owned.setdefault(actor.owner, {})[actor.id] = None
         self._add_watcher(actor, actor.owner)
@@ -179,10 +183,13 @@ class Actors:
             actor.former = former
 
     def forget_process(self, process: ProcessId, why: str) -> None:
+        self.names.forget(process, self.all)
         for some in self.watched.pop(process, {}):
             if some in self.all:
                 self.all[some].watchers.pop(process, None)
         for some in list(self.owned.get(process, ())):
+            if self.all[some].detached:
+                continue
             self._stop(self.all[some], "its owner is gone")
             self._die(self.all[some], f"the process that created it is gone: {why}")
 
@@ -231,7 +238,7 @@ class Actors:
     def node_gone(self, node: NodeId, why: str, now: float) -> None:
         why = f"its node died: {why}"
         for actor in self.all.values():
-            if actor.node == node == node_of(actor.owner):
+            if actor.node == node == node_of(actor.owner) and not actor.detached:
                 actor.node = None  # ends with its owner, below; there is nobody to stop
         for owner in [owner for owner in {**self.owned, **self.watched} if node_of(owner) == node]:
             self.forget_process(owner, why)
@@ -311,6 +318,7 @@ class Actors:
             del self.owned[actor.owner]
         del self.all[actor.id]
         self.unplaced.pop(actor.id, None)
+        self.names.release(actor.id)
         self.dead.remember(actor.id, actor)
 
     def _stop(self, actor: Actor, why: str, gently: bool = False) -> None:
@@ -348,4 +356,5 @@ def _start(spec: CreateActor, incarnation: int) -> StartActor:
         spec.refs,
         spec.resources,
         spec.placement,
+        spec.setup,
     )

@@ -60,8 +60,12 @@ class Calls:
         known = self.actors[actor_id] = Actor(actor_id, entry)
         return known, [Send(HEAD, WatchActor(actor_id))]
 
-    def kill(self, actor: Actor, restart: bool) -> list[Effect]:
-        return [Send(HEAD, EndActor(actor.id, "killed by ray.kill()", restart=restart, gently=False))]
+    def kill(self, actor: Actor, restart: bool, effects: list[Effect]) -> None:
+        """Have the head end it. Without a restart it is dead to us from now on, however long its worker takes to go."""
+        why = "killed by ray.kill()"
+        effects.append(Send(HEAD, EndActor(actor.id, why, restart=restart, gently=False)))
+        if not restart and actor.state != "dead":
+            self.die(actor, why)
 
     def queue(self, task: Task) -> None:
         assert task.actor is not None

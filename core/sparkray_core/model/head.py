@@ -23,9 +23,11 @@ from sparkray_core.messages import (
     CreateActor,
     EndActor,
     EndSession,
+    FindActor,
     JoinNode,
     LeaseRefused,
     Message,
+    NameActor,
     NodeBeat,
     NodeGone,
     ProcessGone,
@@ -135,6 +137,10 @@ class Head:
                 self.actors.lost(node_of(sender), message, now)
             case ActorUnplaced():
                 self.actors.returned(node_of(sender), message, now)
+            case NameActor(request, key, actor, facts):
+                self.out.append(Send(sender, Answer(request, self.actors.names.claim(key, actor, facts))))
+            case FindActor(request, key):
+                self.out.append(Send(sender, Answer(request, self.actors.names.find(key))))
             case WatchActor():
                 self._watch(sender, message)
             case EndActor():
@@ -352,4 +358,6 @@ class Head:
         if what == "actors":
             actors = [*self.actors.all.values(), *self.actors.dead.values()]
             return [actor.as_dict() for actor in actors]
+        if what == "named actors":
+            return self.actors.names.keys()
         return None

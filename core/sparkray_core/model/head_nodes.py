@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from sparkray_core.ids import ActorId, LeaseId, NodeId
 from sparkray_core.messages import NodeBeat, NodeTable, Resources
@@ -68,6 +69,7 @@ class Nodes:
         self.all: dict[NodeId, NodeRecord] = {}
         self.complaints: set[tuple[NodeId, NodeId]] = set()
         self.judged_at: float | None = None  # when the complaints will be weighed
+        self._rows: dict[NodeId, dict[str, Any]] = {}  # of the table; each is made once, a table with every join
 
     def alive(self) -> Iterator[NodeRecord]:
         return (record for record in self.all.values() if record.info.alive)
@@ -81,17 +83,19 @@ class Nodes:
         if info.node in self.all:
             return False
         self.all[info.node] = NodeRecord(info, len(self.all), now, info.resources)
+        self._rows[info.node] = info.as_dict()
         return True
 
     def bury(self, node: NodeId, why: str) -> NodeRecord:
         record = self.all[node]
         record.info = replace(record.info, alive=False, why=why)
+        self._rows[node] = record.info.as_dict()
         record.on_the_way.clear()
         self.complaints = {pair for pair in self.complaints if node not in pair}
         return record
 
     def table(self) -> NodeTable:
-        return NodeTable([record.info.as_dict() for record in self.all.values()])
+        return NodeTable(list(self._rows.values()))
 
     def silent(self, before: float) -> list[NodeRecord]:
         return [record for record in self.alive() if record.heard < before]

@@ -24,7 +24,6 @@ import struct
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Union
 
 ACK_DELAY_S = 0.02  # how long an acknowledgement waits for a payload to travel with
 ACK_PACKETS = 32  # or so many packets
@@ -73,7 +72,7 @@ class PeerSilent:
     seconds: float
 
 
-LinkEffect = Union[Transmit, Deliver, PeerRestarted, PeerSilent]  # noqa: UP007 - as in messages.py
+LinkEffect = Transmit | Deliver | PeerRestarted | PeerSilent
 
 
 @dataclass(slots=True)
@@ -139,8 +138,7 @@ class Link:
             heartbeat_s: send an empty packet when nothing else was sent for so long, and expect the peer to.
                 None: the peer is only expected to answer what it is sent.
         """
-        assert len(incarnation) == 8
-        assert incarnation != _NOBODY
+        assert len(incarnation) == len(_NOBODY)
         self._me = incarnation
         self._epoch = 0 if peer_incarnation is None else 1
         self._peer = peer_incarnation
@@ -158,7 +156,7 @@ class Link:
         self._peer_epoch = peer_epoch
         self._next_out = self._next_in = 1
         self._unacked: deque[_Sent] = deque()
-        self.unacked_bytes = 0  # of payloads that the peer has not acknowledged, those not sent yet included
+        self.unacked_bytes = 0  # that the peer has not acknowledged, payloads not sent yet included
         self._early: dict[int, tuple[int, bytes]] = {}  # first number -> (payloads, packet)
         self._early_bytes = 0
         self._ack_at: float | None = None
@@ -186,8 +184,7 @@ class Link:
         if len(payloads) == 1:
             self._send_group(payloads, now, effects)
             return effects
-        begin = 0
-        size = 0
+        begin = size = 0
         for end, payload in enumerate(payloads):
             if end > begin and (size + len(payload) > PACKET_BYTES or end - begin == PACKET_PAYLOADS):
                 self._send_group(payloads[begin:end], now, effects)

@@ -95,6 +95,12 @@ class Owner:
         self.refs.flush(effects)
         return effects
 
+    def kill(self, actor: Actor, restart: bool, now: float) -> list[Effect]:
+        """End an actor; its calls under way fail at once, unless it may come back."""
+        effects: list[Effect] = []
+        self.calls.kill(actor, restart, effects)
+        return self._dispatch(now, effects)
+
     # ------------------------------------------------------------------ what others say
     def handle(self, sender: ProcessId, message: object, now: float) -> list[Effect]:
         """Raises `TypeError` for a message that no owner gets."""

@@ -13,6 +13,7 @@ from sparkray_core.wire.hello import TOKEN_BYTES
 
 _LONGEST_SOCKET_PATH = 103  # bytes, without the final zero: 107 on Linux, 103 on macOS
 _LONGEST_SOCKET_NAME = len("/0123456789abcdef.sock")
+_LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 _SESSION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,39}")
 
 
@@ -59,6 +60,7 @@ class NodeConfig:
     sys_path: tuple[str, ...] = ()  # of the driver; its workers look for modules there first
     cwd: str | None = None  # of the workers; None: the keeper's
     log_level: str = "INFO"
+    namespace: str = ""  # of names of actors, where none is given
 
     def __post_init__(self) -> None:
         if not _SESSION_NAME.fullmatch(self.session) or ".." in self.session:
@@ -73,6 +75,8 @@ class NodeConfig:
             raise BadConfig("curve_public and curve_secret go together")
         if self.store_bytes <= 0 or any(amount < 0 for amount in self.resources.values()):
             raise BadConfig("store_bytes must be above 0, and no resource below it")
+        if self.log_level not in _LOG_LEVELS:
+            raise BadConfig(f"log_level {self.log_level!r} is none of {', '.join(_LOG_LEVELS)}")
         length = len(os.fsencode(self.folder)) + _LONGEST_SOCKET_NAME
         if length > _LONGEST_SOCKET_PATH:
             raise BadConfig(

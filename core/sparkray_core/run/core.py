@@ -5,7 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from sparkray_core import errors
@@ -42,6 +42,7 @@ class Core(LocalProcess):
 
     def __init__(self, me: ProcessId, folder: str, token: bytes, role: str) -> None:
         super().__init__(me, folder, token, role)
+        self.namespace = ""  # of names of actors, where none is given
         self._replies: dict[Any, _Reply] = {}
         self.handlers |= {
             Answer: self._on_answer,
@@ -74,8 +75,12 @@ class Core(LocalProcess):
 
     def ask(self, to: ProcessId, what: str) -> Any:
         """A question to the raylet or the head, and its answer."""
+        return self.request(to, lambda number: Ask(number, what))
+
+    def request(self, to: ProcessId, message: Callable[[int], Message]) -> Any:
+        """Send the message with a number of its own, and wait for the `Answer` with the same one."""
         number = next(self.counter)
-        return self._call(number, to, Ask(number, what)).value
+        return self._call(number, to, message(number)).value
 
     def _call(self, key: Any, to: ProcessId, message: Message) -> Any:
         with self.lock:
@@ -169,17 +174,33 @@ class Core(LocalProcess):
                     with contextlib.suppress(ValueError):
                         entry.waiters.remove(getter)
 
-    def future(self, ref: ObjectRef[Any]) -> concurrent.futures.Future[Any]:
-        future: concurrent.futures.Future[Any] = concurrent.futures.Future()
-        watcher = _Watcher(self, ref, future)
+    def notify(self, entry: Entry, callback: Callable[[], object]) -> None:
+        """Call back once the entry is there: in whatever thread brings it, with the lock held; now, if it is there."""
         with self.lock:
             self._kick()
-            self._perform(self.owner.want([ref._entry]))
-            if ref._entry.value is None:
-                ref._entry.waiters = [*(ref._entry.waiters or ()), watcher]
-                self.pump.wake()
-                return future
-        watcher.deliver()
+            self._perform(self.owner.want([entry]))
+            if entry.value is None and self.owner.ended is None:
+                entry.waiters = [*(entry.waiters or ()), _Notice(callback)]
+                if self.pump.asleep:
+                    self.pump.wake()
+                return
+        callback()
+
+    def future(self, ref: ObjectRef[Any]) -> concurrent.futures.Future[Any]:
+        future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+
+        def deliver() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                value = self.load(ref._entry)
+            except BaseException as error:  # noqa: BLE001 - whatever the task raised belongs to the future
+                future.set_exception(error)
+            else:
+                future.set_result(value)
+
+        # In a thread of its own: loading the value and the future's callbacks run user code.
+        self.notify(ref._entry, lambda: threading.Thread(target=deliver, daemon=True).start())
         return future
 
     # ------------------------------------------------------------------ values
@@ -276,6 +297,11 @@ class Core(LocalProcess):
             self.owner.put(entry, value, [])
         return ObjectRef(entry)
 
+    def kill_actor(self, actor: Actor, restart: bool) -> None:
+        with self.lock:
+            self._kick()
+            self._perform(self.owner.kill(actor, restart, now()))
+
     def actor(self, entry: Entry) -> Actor:
         with self.lock:
             actor, effects = self.owner.calls.known(entry)
@@ -315,28 +341,16 @@ class _Room:
             self._core.send(self._core.raylet_id, FreeObjects([self._object]))
 
 
-class _Watcher:
-    """Delivers an entry's value to a future. Values are loaded in a thread of their own: user code runs in them."""
+class _Notice:
+    """A waiter that only calls back."""
 
-    __slots__ = ("_core", "_future", "_ref")
+    __slots__ = ("_callback",)
 
-    def __init__(self, core: Core, ref: ObjectRef[Any], future: concurrent.futures.Future[Any]) -> None:
-        self._core = core
-        self._ref = ref
-        self._future = future
+    def __init__(self, callback: Callable[[], object]) -> None:
+        self._callback = callback
 
     def entry_ready(self, entry: Entry) -> None:
-        threading.Thread(target=self.deliver, daemon=True).start()
-
-    def deliver(self) -> None:
-        if not self._future.set_running_or_notify_cancel():
-            return
-        try:
-            value = self._core.load(self._ref._entry)
-        except BaseException as error:  # noqa: BLE001 - whatever the task raised belongs to the future
-            self._future.set_exception(error)
-        else:
-            self._future.set_result(value)
+        self._callback()
 
 
 def _entry_failed(entry: Entry) -> bool:

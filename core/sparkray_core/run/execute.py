@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import traceback
 from collections.abc import Callable
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sparkray_core import errors
 from sparkray_core.ids import ObjectId, ProcessId, object_id, task_id
-from sparkray_core.messages import ERROR, HOLDS, STORED, TaskTuple, Value
+from sparkray_core.messages import ERROR, HOLDS, STORED, ResultTuple, TaskTuple, Value
 from sparkray_core.model.effects import Effect
 from sparkray_core.model.entries import Entry
 from sparkray_core.wire import values
@@ -46,25 +45,47 @@ def arguments(
     return args, kwargs
 
 
-def run(core: Core, caller: ProcessId, function: Callable[..., Any], name: str, task: TaskTuple) -> tuple[Any, ...]:
-    """Run one task; the tuple is the answer to its owner (`ResultTuple`)."""
+def run(core: Core, caller: ProcessId, function: Callable[..., Any], name: str, task: TaskTuple) -> ResultTuple:
+    """Run one task; the tuple is the answer to its owner."""
     count, _, num_returns, payload, refs = task
     found: list[Any] = []
     try:
         args, kwargs = arguments(core, payload, refs, found)
         result = function(*args, **kwargs)
-        if inspect.iscoroutine(result):
-            result.close()
-            raise TypeError(f"{name}() is a coroutine function; async tasks and actors are not there yet")
         del args, kwargs  # may hold references, which are counted below
-        if num_returns == 1:
-            answer = [_pack(core, caller, count, 0, result)]
-        else:
-            answer = _pack_many(core, caller, name, count, num_returns, result)
+        answer = _pack_all(core, caller, name, count, num_returns, result)
         result = None
     except Exception as error:  # noqa: BLE001 - the user's code: whatever it raises goes to whoever asks for the value
         answer = [failure(name, error)] * num_returns
     return count, answer, _still_held(core, found) if found else None
+
+
+async def run_async(
+    core: Core, caller: ProcessId, function: Callable[..., Any], name: str, task: TaskTuple
+) -> ResultTuple:
+    """`run`, of a coroutine function."""
+    count, _, num_returns, payload, refs = task
+    found: list[Any] = []
+    try:
+        args, kwargs = arguments(core, payload, refs, found)
+        result = await function(*args, **kwargs)
+        del args, kwargs
+        answer = _pack_all(core, caller, name, count, num_returns, result)
+        result = None
+    except Exception as error:  # noqa: BLE001 - as in `run`
+        answer = [failure(name, error)] * num_returns
+    return count, answer, _still_held(core, found) if found else None
+
+
+def refuse(task: TaskTuple, name: str, error: Exception) -> ResultTuple:
+    """The answer to a task that cannot even be begun."""
+    return task[0], [failure(name, error)] * task[2], None
+
+
+def _pack_all(core: Core, caller: ProcessId, name: str, count: int, num_returns: int, result: Any) -> list[Value]:
+    if num_returns == 1:
+        return [_pack(core, caller, count, 0, result)]
+    return _pack_many(core, caller, name, count, num_returns, result)
 
 
 def _pack_many(core: Core, caller: ProcessId, name: str, count: int, num_returns: int, result: Any) -> list[Value]:

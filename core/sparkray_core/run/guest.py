@@ -11,7 +11,7 @@ import os
 import select
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
@@ -83,30 +83,23 @@ class Guest:
         self.store_bytes: int = welcome.store_bytes  # of the whole node
 
     # ------------------------------------------------------------------ writing
-    @contextlib.contextmanager
-    def room(self, some: ObjectId, size: int) -> Iterator[memoryview]:
-        """Space in the segment to write one object to. Sealed when the block ends; if it raises, given back at `close`.
+    def write(self, some: ObjectId, serialized: values.Serialized) -> int:
+        """Store a value under an id that its owner gave out, to be told to the owner as `STORED` here.
+
+        Returns:
+            The bytes that it takes in the store.
 
         Raises:
             ObjectStoreFullError: no room was made within seconds, or it can never fit; the text has the sizes.
             NodeDiedError: the raylet is gone.
         """
+        size = values.segment_size(serialized)
         answer = self._ask(AllocateObject(some, size), ObjectAllocated, ObjectRefused)
         if isinstance(answer, ObjectRefused):
             raise ObjectStoreFullError(answer.why)
-        with self._segment.write_view(answer.offset, size) as view:
-            yield view
+        # Should this raise, the room is given back at `close`.
+        values.write_to_file(self._segment.fileno(), answer.offset, serialized)
         self._tell(SealObjects([some]))
-
-    def write(self, some: ObjectId, serialized: values.Serialized) -> int:
-        """Store a value under an id that its owner gave out, to be told to the owner as `STORED` here.
-
-        Returns:
-            The bytes that it takes in the store. Raises like `room`.
-        """
-        size = values.segment_size(serialized)
-        with self.room(some, size) as view:
-            values.write_to(view, serialized)
         return size
 
     def free(self, objects: Sequence[ObjectId]) -> None:

@@ -118,7 +118,7 @@ class Loop:
         self._stopped = True
 
     def close(self) -> None:
-        """Descriptors that are still watched are their owners' to close. Signals that it caught are lost from now on."""
+        """Descriptors that are still watched are their owners' to close. Signals that it caught are lost then."""
         self._selector.close()
         if self._wake:
             signal.set_wakeup_fd(-1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import weakref
 from collections import deque
+from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from sparkray_core.ids import OBJECT_ID_BYTES, ObjectId
@@ -75,10 +76,22 @@ class ObjectRef(Generic[T]):
         """A future of the value. Cancelling it does not cancel the task."""
         return core().future(self)
 
-    def __await__(self) -> Any:
-        import asyncio
+    def __await__(self) -> Generator[Any, None, T]:
+        """The value, or raise the task's error; in whatever asyncio loop runs."""
+        here = core()
+        if self._entry.value is None:
+            import asyncio
 
-        return asyncio.wrap_future(self.future()).__await__()
+            loop = asyncio.get_running_loop()
+            ready: asyncio.Future[None] = loop.create_future()
+            here.notify(self._entry, lambda: loop.call_soon_threadsafe(_finish, ready))
+            yield from ready
+        return here.load(self._entry)  # type: ignore[no-any-return]
+
+
+def _finish(ready: Any) -> None:
+    if not ready.done():  # it may have been cancelled meanwhile
+        ready.set_result(None)
 
 
 def rebuild(some_object: bytes) -> ObjectRef[Any]:

@@ -18,6 +18,7 @@ import contextlib
 import os
 import select
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -25,6 +26,8 @@ from types import FrameType
 from typing import Any
 
 now = time.monotonic
+_signal: Any = sys.modules["_signal"]  # what `signal` wraps: that converts to enums and back, 10 us for each `get`
+_SIGINT = int(signal.SIGINT)
 
 QUIET_POLL_S = 0.002  # how often the side thread looks while there is something under way that nobody waits for
 QUIET_TURNS = 50  # looks in vain, after which it sleeps until it is woken
@@ -72,6 +75,9 @@ class Pump:
         self.next_wake: float | None = None  # the model's own alarm
         self._turn = turn
         self._leader = threading.Lock()
+        self._led = False  # a thread leads until its own wait is over; not just for one turn of the side thread
+        self._embedder: int | None = None  # the thread whose event loop does the reading, for good
+        self._embedder_wake: Callable[[], object] | None = None
         self._closed = False
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self.outer.register(self._wake_read, select.EPOLLIN)
@@ -93,6 +99,9 @@ class Pump:
     def wake(self) -> None:
         """Have the side thread look soon. Safe anywhere, also in a destructor."""
         self.asleep = False
+        if self._embedder_wake is not None:
+            self._embedder_wake()
+            return
         with contextlib.suppress(OSError):  # full: it is awake anyhow. Closed: nobody is left to wake
             os.write(self._wake_write, b"w")
 
@@ -101,13 +110,34 @@ class Pump:
         while getter.missing > 0 and not self._closed:
             if deadline is not None and now() >= deadline:
                 return
-            if self._leader.acquire(timeout=LEAD_WAIT_S):
+            if self._embedder == threading.get_ident():
+                self._turn_until(getter, deadline, None)
+            elif not self._led and self._leader.acquire(timeout=LEAD_WAIT_S):
                 try:
                     self._lead(getter, deadline)
                 finally:
                     self._leader.release()
             else:
                 self._follow(getter, deadline)
+
+    def embed(self, wake: Callable[[], object]) -> int:
+        """Let the calling thread's event loop read from now on. It calls `turn_now` when the descriptor is readable.
+
+        Args:
+            wake: has the loop call `turn_now` soon; called from any thread.
+
+        Returns:
+            The descriptor to watch.
+        """
+        self._leader.acquire()
+        self._led = True
+        self._embedder, self._embedder_wake = threading.get_ident(), wake
+        self.outer.modify(self.inner.fileno(), 0)
+        return self.inner.fileno()
+
+    def turn_now(self) -> None:
+        """One turn without waiting, in the thread that called `embed`."""
+        self._turn(0)
 
     def poll_once(self) -> None:
         """Handle what has arrived, without waiting, unless another thread is at it."""
@@ -119,27 +149,33 @@ class Pump:
 
     def _lead(self, getter: Getter, deadline: float | None) -> None:
         interrupts = _Interrupts()
+        self._led = True
         self.outer.modify(self.inner.fileno(), 0)
         try:
-            while getter.missing > 0 and not self._closed:
-                timeout = None
-                if deadline is not None or self.next_wake is not None:
-                    moment = now()
-                    if deadline is not None:
-                        if moment >= deadline:
-                            return
-                        timeout = deadline - moment
-                    if self.next_wake is not None:
-                        alarm = max(0.0, self.next_wake - moment)
-                        timeout = alarm if timeout is None or alarm < timeout else timeout
-                self._turn(timeout)
-                interrupts.check()
+            self._turn_until(getter, deadline, interrupts)
         finally:
+            self._led = False
             if not self._closed:
                 self.outer.modify(self.inner.fileno(), select.EPOLLIN)
             interrupts.restore()
             if self.asleep:
                 self.wake()
+
+    def _turn_until(self, getter: Getter, deadline: float | None, interrupts: _Interrupts | None) -> None:
+        while getter.missing > 0 and not self._closed:
+            timeout = None
+            if deadline is not None or self.next_wake is not None:
+                moment = now()
+                if deadline is not None:
+                    if moment >= deadline:
+                        return
+                    timeout = deadline - moment
+                if self.next_wake is not None:
+                    alarm = max(0.0, self.next_wake - moment)
+                    timeout = alarm if timeout is None or alarm < timeout else timeout
+            self._turn(timeout)
+            if interrupts is not None:
+                interrupts.check()
 
     def _follow(self, getter: Getter, deadline: float | None) -> None:
         gate = threading.Lock()
@@ -180,14 +216,18 @@ class Pump:
         if self._closed:
             return
         self._closed = True
+        self._embedder_wake = None
         self.wake()
         if self._thread.is_alive() and threading.current_thread() is not self._thread:
             self._thread.join()
-        with self._leader:
-            self.inner.close()
-            self.outer.close()
-            os.close(self._wake_read)
-            os.close(self._wake_write)
+        if self._embedder != threading.get_ident():
+            self.wake()
+            self.inner.register(self._wake_read, select.EPOLLIN)  # where another thread, which leads, may sleep
+            self._leader.acquire()  # for good: nobody leads any more
+        self.inner.close()
+        self.outer.close()
+        os.close(self._wake_read)
+        os.close(self._wake_write)
 
 
 class _Interrupts:
@@ -202,10 +242,10 @@ class _Interrupts:
         self._seen: tuple[int, FrameType | None] | None = None
         self._previous: Any = None
         if threading.current_thread() is threading.main_thread():
-            previous = signal.getsignal(signal.SIGINT)
+            previous = _signal.getsignal(_SIGINT)
             if callable(previous):
                 self._previous = previous
-                signal.signal(signal.SIGINT, self._note)
+                _signal.signal(_SIGINT, self._note)
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         self._seen = (signum, frame)
@@ -217,5 +257,5 @@ class _Interrupts:
 
     def restore(self) -> None:
         if self._previous is not None:
-            signal.signal(signal.SIGINT, self._previous)
+            _signal.signal(_SIGINT, self._previous)
             self.check()

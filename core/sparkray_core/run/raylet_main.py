@@ -30,9 +30,8 @@ from sparkray_core.store.allocator import Allocator
 from sparkray_core.store.segment import Segment
 from sparkray_core.wire import codec, hello
 
-ZYGOTE_END_S = (
-    1.5  # the zygote ends its workers within 0.5 s; what is over that is a worker in an uninterruptible sleep
-)
+ZYGOTE_END_S = 1.5  # the zygote ends its workers within 0.5 s; over that is who cannot be interrupted
+EXIT_REPORT_S = 0.3  # from the end of a worker's connection to the zygote's report of its exit, on a busy machine
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +83,8 @@ class Raylet:
         self._me = raylet_of(config.node)
         self._tell: int | None = tell
         self._zygote = ZygoteClient(zygote)
+        self._closed: dict[ProcessId, float] = {}  # workers that closed their connection: when that will be told
+        self._closed_timer = loop.timer(self._on_closed_for_long)
         self._segment = Segment.create(config.store_bytes, config.folder)
         self._peers = Peers.open(config, config.node, loop, self._on_payloads, self._on_peer_lost)
         assert config.head_address is not None
@@ -181,13 +182,29 @@ class Raylet:
         self._handle(PeerLost(node, why))
 
     def _on_process_lost(self, process: ProcessId) -> None:
-        self._handle(ConnectionLost(process))
+        """At once; but of a worker the zygote knows more, and says so in a moment: how it ended."""
+        if process in self._zygote.workers:
+            self._closed[process] = self._loop.clock() + EXIT_REPORT_S
+            self._closed_timer.wake_at(self._closed[process])
+        else:
+            self._handle(ConnectionLost(process))
+
+    def _on_closed_for_long(self) -> None:
+        now = self._loop.clock()
+        for process, until in list(self._closed.items()):
+            if until <= now:
+                del self._closed[process]
+                self._handle(ConnectionLost(process))
+            else:
+                self._closed_timer.wake_at(until)
 
     def _on_zygote(self) -> None:
         try:
             for exited in self._zygote.receive():
                 log.info("worker %s: %s", exited.worker.hex(), exited.why)
                 self._local.end(exited.worker)  # what it sent came before its end
+                self._closed.pop(exited.worker, None)
+                self._zygote.workers.discard(exited.worker)
                 self._handle(WorkerExited(exited.worker, exited.why))
         except ZygoteGone:
             log.error("the zygote is gone, and all workers with it")

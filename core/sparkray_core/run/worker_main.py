@@ -6,19 +6,22 @@ thread. While user code runs, the side thread answers steals and questions and s
 
 from __future__ import annotations
 
+import atexit
+import logging
 import os
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import cloudpickle
 
-from sparkray_core.ids import HEAD, ActorId, FunctionId, ProcessId
+from sparkray_core.ids import HEAD, FunctionId, ProcessId
 from sparkray_core.messages import (
     FAILED,
     ActorFailed,
     ActorReady,
+    EndActor,
     ExitWorker,
     PushCalls,
     PushTasks,
@@ -32,11 +35,14 @@ from sparkray_core.messages import (
     WorkerUnblocked,
 )
 from sparkray_core.run import execute
+from sparkray_core.run.actor_host import ActorHost, ExitActor
 from sparkray_core.run.core import Core
 from sparkray_core.run.pump import Getter
 
 if TYPE_CHECKING:
     from sparkray_core.run.config import NodeConfig
+
+log = logging.getLogger(__name__)
 
 FLUSH_S = 0.001  # results of short tasks wait this long for company
 FLUSH_RESULTS = 256  # or until there are so many
@@ -45,6 +51,7 @@ FLUSH_RESULTS = 256  # or until there are so many
 def main(config: NodeConfig, process: ProcessId) -> None:
     """Serve until told to end. Never raises: the zygote's child has nobody to catch it."""
     core = Core(process, config.folder, config.token, "worker")
+    core.namespace = config.namespace
     worker = Worker(core)
     core.listen()
     core.connect()
@@ -59,8 +66,8 @@ class Worker:
         self.queue: deque[tuple[ProcessId, TaskTuple]] = deque()
         self.functions: dict[FunctionId, tuple[str, Callable[..., Any]]] = {}
         self.results: deque[tuple[ProcessId, Any]] = deque()
-        self.instance: Any = None
-        self.actor: StartActor | None = None
+        self.host: ActorHost | None = None  # when this is an actor
+        self.start: StartActor | None = None
         self.leaving: str | None = None  # why this worker ends once its queue is empty
         self._idle: Getter | None = None
         self._flushed_at = 0.0
@@ -121,32 +128,45 @@ class Worker:
             except IndexError:
                 self.flush()
                 if self.leaving is not None:
-                    self._leave()
+                    self.leave()
                 self._wait()
                 continue
-            if type(task) is tuple:
+            host = self.host
+            if isinstance(task, StartActor):
+                self._become(task)
+            elif host is not None and host.exiting:
+                continue  # its caller hears that the actor died
+            elif host is not None and host.is_threaded:
+                host.hand_over(sender, task)
+            else:
                 self.results.append((sender, self._run(sender, task)))
                 if len(self.results) >= FLUSH_RESULTS or time.perf_counter() - self._flushed_at > FLUSH_S:
                     self.flush()
-            else:
-                self._become(task)  # type: ignore[arg-type]
 
     def _run(self, sender: ProcessId, task: TaskTuple) -> Any:
-        if self.actor is not None:
-            name = task[1].decode()
-            method = getattr(self.instance, name, None)
-            if method is None:
-                error = AttributeError(f"{self.actor.name} has no method {name!r}")
-                return task[0], [execute.failure(name, error)] * task[2], None
-            return execute.run(self.core, sender, method, f"{self.actor.name}.{name}", task)
-        name, function = self.functions[FunctionId(task[1])]
-        if isinstance(function, _Unloaded):
-            try:
-                function = cloudpickle.loads(function.blob)
-            except Exception as error:  # noqa: BLE001 - user code: the modules that it names are imported here
-                return task[0], [execute.failure(name, error)] * task[2], None
-            self.functions[FunctionId(task[1])] = (name, function)
-        return execute.run(self.core, sender, function, name, task)
+        try:
+            if self.host is not None:
+                return self.host.run(sender, task)
+            name, function = self.functions[FunctionId(task[1])]
+            if isinstance(function, _Unloaded):
+                try:
+                    function = cloudpickle.loads(function.blob)
+                except Exception as error:  # noqa: BLE001 - user code: the modules that it names are imported here
+                    return execute.refuse(task, name, error)
+                self.functions[FunctionId(task[1])] = (name, function)
+            return execute.run(self.core, sender, function, name, task)
+        except (ExitActor, SystemExit) as ended:
+            self.flush()
+            if self.host is None:  # the caller of a task hears of a crashed worker, whatever the exit code
+                self.core.close("its task called sys.exit()")
+                os._exit(ended.code if isinstance(ended, SystemExit) and isinstance(ended.code, int) else 1)
+            self.exit_actor()
+            self.leave_when_told()
+
+    def answer(self, sender: ProcessId, answer: Any) -> None:
+        """From an actor's thread: its answer, at once."""
+        self.results.append((sender, answer))
+        self.flush()
 
     def _wait(self) -> None:
         """Lead the pump until there is something to run."""
@@ -190,9 +210,11 @@ class Worker:
     def _block(self) -> Callable[[], None] | None:
         """User code waits: lend the CPU, and give back what was pushed behind it; it may be what is waited for."""
         core = self.core
+        if self.host is not None and (self.host.is_async or self.host.is_threaded):
+            return None  # others of its calls go on
         with core.lock:
             self._flush()
-            if self.actor is None:
+            if self.host is None:
                 back: dict[ProcessId, list[int]] = {}
                 while self.queue:
                     owner, task = self.queue.popleft()
@@ -209,27 +231,59 @@ class Worker:
     # ------------------------------------------------------------------ actors
     def _become(self, start: StartActor) -> None:
         core = self.core
-        self.actor = start
+        self.start = start
         found: list[Any] = []
         try:
             cls = cloudpickle.loads(start.blob)
             args, kwargs = execute.arguments(core, start.payload, start.refs, found)
-            self.instance = cls(*args, **kwargs)
+            instance = cls(*args, **kwargs)
         except Exception as error:  # noqa: BLE001 - the user's constructor
             text = execute.failure_text(f"{start.name}.__init__", error)
             why = f"The actor died because of an error raised in its creation task, {text}"
             core.send(HEAD, ActorFailed(start.actor, start.incarnation, (FAILED, "ActorDiedError", why)))
             self.leaving = "its constructor raised"
             return
+        except (ExitActor, SystemExit):
+            self.end_actor("its constructor exited")
+            self.leave_when_told()
+        self.host = ActorHost(self, start, instance)
         core.send(HEAD, ActorReady(start.actor, start.incarnation))
+        if self.host.is_async:
+            self.host.serve_async()
 
-    def _leave(self) -> None:
-        self.core.close(self.leaving or "")
+    def end_actor(self, why: str) -> None:
+        """The actor wants to end, once its queue is empty. The head tells the raylet that it is meant, who tells us."""
+        assert self.start is not None
+        self.core.send(HEAD, EndActor(self.start.actor, why, restart=False, gently=True))
+
+    def exit_actor(self) -> None:
+        """The actor wants to end now: nothing more is run."""
+        assert self.host is not None
+        self.host.exiting = True
+        self.end_actor("exit_actor() or sys.exit() was called in it")
+
+    def leave_when_told(self) -> NoReturn:
+        told = Getter(1)
+        self._idle = told
+        while self.leaving is None:
+            told.missing = 1
+            self.core.pump.lead(told, time.monotonic() + 0.1)
+        self.leave()
+
+    def leave(self) -> NoReturn:
+        """End this process as one ends a program: hooks run, nothing is killed."""
+        if self.host is not None:
+            self.host.finish()
+            self.flush()
+            hook = getattr(self.host.instance, "__ray_shutdown__", None)
+            if hook is not None and not self.host.exiting:
+                try:
+                    hook()
+                except Exception:  # the user's hook; the process ends all the same
+                    log.exception("__ray_shutdown__ of %s raised", self.host.start.name)
+        atexit._run_exitfuncs()
+        self.core.close(self.leaving or "the worker ends")
         os._exit(0)
-
-    @property
-    def actor_id(self) -> ActorId | None:
-        return self.actor.actor if self.actor is not None else None
 
 
 class _Unloaded:

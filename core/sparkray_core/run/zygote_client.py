@@ -26,6 +26,7 @@ class ZygoteClient:
     """Asks for workers and reads what became of them. Never blocks: a request is a few bytes."""
 
     def __init__(self, sock: socket.socket) -> None:
+        self.workers: set[ProcessId] = set()  # asked for; who handles the report of an end takes it out
         self._sock = sock
         self._received = b""
 
@@ -33,6 +34,7 @@ class ZygoteClient:
         return self._sock.fileno()
 
     def fork(self, worker: ProcessId) -> None:
+        self.workers.add(worker)
         self._ask(FORK, worker)
 
     def kill(self, worker: ProcessId) -> None:

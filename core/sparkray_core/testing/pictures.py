@@ -10,20 +10,22 @@ import sys
 from collections.abc import Iterable, Mapping
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
 from sparkray_core.model import actors, node_workers
 
-TABLES: Mapping[str, Mapping[Enum, Iterable[Enum]]] = {
+TABLES: Mapping[str, Mapping[Any, Iterable[Any]]] = {
     "actor": actors.MOVES,
     "worker": node_workers.MOVES,
 }
 _BLOCK = re.compile(r"(<!-- states of (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
 
-def mermaid(moves: Mapping[Enum, Iterable[Enum]]) -> str:
+def mermaid(moves: Mapping[Any, Iterable[Any]]) -> str:
     """A table of moves as a Mermaid diagram, states in the order of their enum."""
     lines = ["```mermaid", "stateDiagram-v2"]
-    order = list(type(next(iter(moves))))
+    states: type[Enum] = type(next(iter(moves)))
+    order: list[Any] = list(states)
     lines.append(f"    [*] --> {order[0].name}")
     for state in order:
         after = sorted(moves.get(state, ()), key=order.index)

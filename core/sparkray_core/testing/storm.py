@@ -121,7 +121,7 @@ class Storm:
         )
 
     def _resources(self) -> Resources:
-        wanted = self.dice.choice(
+        wanted: dict[str, float] = self.dice.choice(
             [{"CPU": 1}, {"CPU": 1}, {"CPU": 1}, {"CPU": 0.5}, {"CPU": 2}, {"CPU": 1, "GPU": 1}, {}]
         )
         if self.dice.random() < 0.04:

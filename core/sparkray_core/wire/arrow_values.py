@@ -5,6 +5,7 @@ pyarrow's own pickles carry the parent's whole buffers for a slice of ten rows; 
 
 from __future__ import annotations
 
+import os
 from pickle import PickleBuffer
 from typing import TYPE_CHECKING, Any, Final
 
@@ -38,6 +39,12 @@ class Stream:
 
         self._write(pa.FixedSizeBufferWriter(pa.py_buffer(view)))
 
+    def write_to_file(self, fd: int, offset: int) -> None:
+        """Write it by system calls, `size` bytes from `offset` on."""
+        import pyarrow as pa
+
+        self._write(pa.PythonFile(_At(fd, offset), "w"))
+
     def read(self) -> memoryview:
         """The stream in memory of its own, read-only."""
         import pyarrow as pa
@@ -51,6 +58,33 @@ class Stream:
 
         with pa.RecordBatchStreamWriter(sink, self._schema) as writer:
             writer.write(self._data)
+
+
+class _At:
+    """As much of a file, written from an offset on, as pyarrow asks for."""
+
+    closed = False
+
+    def __init__(self, fd: int, offset: int) -> None:
+        self._fd = fd
+        self._offset = offset
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data)
+        left = view
+        while left:  # one call writes 2 GiB at most
+            written = os.pwrite(self._fd, left, self._offset)
+            left, self._offset = left[written:], self._offset + written
+        return len(view)
+
+    def tell(self) -> int:
+        return self._offset
+
+    def flush(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass  # the descriptor is not ours
 
 
 def stream_of(value: Any) -> Stream | None:

@@ -8,10 +8,10 @@ what is not for itself by the first 16 bytes, without decoding.
 
 from __future__ import annotations
 
-import io
 import pickle
 from collections.abc import Callable
 from dataclasses import fields
+from io import BytesIO
 from operator import attrgetter
 from typing import Any, NoReturn
 
@@ -19,6 +19,7 @@ from sparkray_core.ids import ProcessId
 from sparkray_core.messages import MESSAGES, Message
 
 ENVELOPE_BYTES = 32
+_dumps = pickle.dumps
 # Up to here one copy of the body behind its envelope is cheaper than a frame in two parts.
 _COPY_BYTES = 16 << 10
 
@@ -71,7 +72,7 @@ _UNPICKLING_ERRORS = (
 def encode(message: Message) -> bytes:
     """The message's body. Fields must be primitives: a class instance would be pickled here and refused over there."""
     number, values = _ENCODE[type(message)]
-    return pickle.dumps(number + values(message), 5)
+    return _dumps(number + values(message), 5)
 
 
 def decode(frame: bytes, start: int = 0) -> Message:
@@ -83,7 +84,7 @@ def decode(frame: bytes, start: int = 0) -> Message:
     Raises:
         BadFrame: whatever is wrong with it. The types of the fields are not looked at.
     """
-    file = io.BytesIO(frame)
+    file = BytesIO(frame)  # shares the memory of bytes
     if start:
         file.seek(start)
     try:

@@ -14,12 +14,11 @@ import struct
 from collections import deque
 from collections.abc import Sequence
 from itertools import islice
-from typing import Union
 
 from sparkray_core.ids import ProcessId
 
-Part = Union[bytes, bytearray, memoryview]  # noqa: UP007 - evaluated at run time, and 3.10 must read it
-Body = Union[bytes, Sequence[Part]]  # noqa: UP007 - one frame's body, whole or in parts
+Part = bytes | bytearray | memoryview
+Body = bytes | Sequence[Part]  # of one frame, whole or in parts
 
 LENGTH = struct.Struct("!I")
 _length_at = LENGTH.unpack_from

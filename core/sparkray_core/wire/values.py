@@ -15,6 +15,7 @@ Refs inside a value: their `__reduce__` calls `note_ref`, their rebuilding funct
 from __future__ import annotations
 
 import copyreg
+import os
 import struct
 import threading
 from collections.abc import Callable, Sequence
@@ -298,6 +299,33 @@ def write_to(view: memoryview, serialized: Serialized) -> None:
     _HEADER.pack_into(view, 0, _MAGIC, serialized.kind, len(spans))
 
 
+def write_to_file(fd: int, start: int, serialized: Serialized) -> None:
+    """Write the stored form into a file, at `start`, which is a multiple of 64, by system calls.
+
+    For a process that writes much once and ends: pages that nobody has written to yet cost half the CPU this way (0.4
+    instead of 0.9 s per GB), and are never counted as memory of this process. Otherwise as `write_to`.
+
+    Raises:
+        OSError: ENOSPC, where the file is on a disk.
+    """
+    spans, _ = _spans(_lengths(serialized))
+    _write_at(fd, bytes(_HEADER.size), start)
+    if serialized.stream is not None:
+        serialized.stream.write_to_file(fd, start + spans[0][0])
+    else:
+        for (offset, _), part in zip(spans, serialized.parts, strict=True):
+            _write_at(fd, part, start + offset)
+    _write_at(fd, b"".join(_SPAN.pack(*span) for span in spans), start + _HEADER.size)
+    _write_at(fd, _HEADER.pack(_MAGIC, serialized.kind, len(spans)), start)
+
+
+def _write_at(fd: int, part: Part, offset: int) -> None:
+    view = memoryview(part)
+    while view:  # one call writes 2 GiB at most
+        written = os.pwrite(fd, view, offset)
+        view, offset = view[written:], offset + written
+
+
 def _copy(into: memoryview, part: Part) -> None:
     if len(part) < COPY_WITHOUT_GIL:
         into[:] = part
@@ -352,4 +380,5 @@ __all__ = [
     "serialize_in_band",
     "to_inline",
     "write_to",
+    "write_to_file",
 ]

@@ -1,0 +1,21 @@
+"""`sparkray.actor`: what Ray has under this name."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+from sparkray.actor_handle import ActorClass, ActorHandle, ActorMethod
+from sparkray_core.run import actor_host
+
+__all__ = ["ActorClass", "ActorHandle", "ActorMethod", "exit_actor"]
+
+
+def exit_actor() -> NoReturn:
+    """End the actor whose method this is called in. It is not restarted; its caller gets `ActorDiedError`.
+
+    Raises:
+        TypeError: not called in an actor.
+    """
+    if not actor_host.in_actor:
+        raise TypeError("exit_actor() was called outside of an actor")
+    raise actor_host.ExitActor

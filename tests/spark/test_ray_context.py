@@ -1,0 +1,250 @@
+"""RayContext on a cluster: a node in each executor, started by one barrier stage, and the driver's own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyspark import BarrierTaskContext, InheritableThread, SparkContext
+
+import sparkray
+from sparkray import RayContext
+from sparkray.launch import StartFailed, busy_with, registered_executors, total_slots, wait_for_executors
+from sparkray.sizing import UnfitSpark
+from sparkray_core.run.config import default_base_folder
+from sparkray_core.run.processes import identify, is_alive
+
+START_S = 240.0
+
+
+@sparkray.remote
+def where(_: int) -> tuple[str, str | None]:
+    time.sleep(0.05)
+    core = sparkray.session.core()
+    return core.node.hex(), os.environ.get("OMP_NUM_THREADS")
+
+
+def context(sc: SparkContext, **arguments: Any) -> RayContext:
+    return RayContext(sc, **{"object_store_memory": "64m", "start_timeout": START_S, **arguments})
+
+
+def folders() -> list[str]:
+    return [str(path) for path in Path(default_base_folder()).glob("*/*")]
+
+
+@pytest.fixture(autouse=True)
+def spark_is_whole(cluster_sc: SparkContext) -> Iterator[None]:
+    """Both executors are there before a test, and no slot is taken after it."""
+    wait_for_executors(cluster_sc, 2, time.monotonic() + START_S)
+    yield
+    deadline = time.monotonic() + 10
+    while active := cluster_sc.statusTracker().getActiveJobsIds():
+        assert time.monotonic() < deadline, f"jobs {active} go on"
+        time.sleep(0.05)
+    assert folders() == []
+
+
+def test_there_is_a_node_in_each_executor_and_tasks_run_on_all(cluster_sc: SparkContext) -> None:
+    with context(cluster_sc) as ctx:
+        assert len(ctx.executors) == 2
+        assert len({node.executor for node in ctx.executors}) == 2
+        assert len({node.jvm for node in ctx.executors}) == 2
+        assert all(identify(node.jvm.pid) == node.jvm for node in ctx.executors)
+        assert sparkray.cluster_resources() == {"CPU": 2.0}
+        assert not ctx.is_local
+        ran_on = sparkray.get([where.remote(i) for i in range(20)])
+        assert {node for node, _ in ran_on} == {node.node.hex() for node in ctx.executors}
+        assert {threads for _, threads in ran_on} == {os.environ.get("OMP_NUM_THREADS")}  # not Spark's 1
+
+
+def test_an_object_of_the_driver_reaches_the_executors(cluster_sc: SparkContext) -> None:
+    with context(cluster_sc):
+        large = sparkray.put(b"x" * 10_000_000)
+        assert sparkray.get([sparkray.remote(len).remote(large) for _ in range(4)]) == [10_000_000] * 4
+
+
+def test_spark_goes_on_beside_the_session(cluster_sc: SparkContext) -> None:
+    with context(cluster_sc):
+        assert cluster_sc.parallelize(range(100), 4).map(lambda n: n + 1).sum() == 5050
+
+
+def test_the_session_can_be_restarted_in_one_spark_context(cluster_sc: SparkContext) -> None:
+    for _ in range(3):
+        with context(cluster_sc) as ctx:
+            assert len(sparkray.get([where.remote(i) for i in range(4)])) == 4
+        assert ctx.last_stop.clean
+        assert len(ctx.last_stop.nodes) == 3  # the driver's node too
+
+
+def test_a_spark_worker_finds_the_node_of_its_executor(cluster_sc: SparkContext) -> None:
+    with context(cluster_sc) as ctx:
+        by_jvm = {tuple(node.jvm): node.executor for node in ctx.executors}
+
+        def find(_: Any) -> list[tuple[str, str | None]]:
+            import psutil
+
+            from sparkray_core.run.processes import identify
+
+            task = BarrierTaskContext.get()
+            own = task.getTaskInfos()[task.partitionId()].address
+            above = [tuple(identify(parent.pid) or ()) for parent in psutil.Process().parents()]
+            return [(own, next((by_jvm[one] for one in above if one in by_jvm), None))]
+
+        for own, found in cluster_sc.parallelize(range(2), 2).barrier().mapPartitions(find).collect():
+            assert own == found
+
+
+def test_fewer_nodes_than_executors_may_be_asked_for(cluster_sc: SparkContext) -> None:
+    with context(cluster_sc, num_ray_nodes=1, ray_node_cpu_cores=3) as ctx:
+        assert len(ctx.executors) == 1
+        assert sparkray.cluster_resources() == {"CPU": 3.0}
+
+
+def test_more_nodes_than_executors_are_refused_at_once(cluster_sc: SparkContext) -> None:
+    began = time.monotonic()
+    with pytest.raises(UnfitSpark, match=r"3 nodes .* Spark has 2 executors: so says the master, local-cluster"):
+        context(cluster_sc, num_ray_nodes=3).init()
+    assert time.monotonic() - began < 2
+
+
+@contextmanager
+def busy(sc: SparkContext, tasks: int, over: Path) -> Iterator[None]:
+    """So many slots are taken by a job of its own, until there is a file `over`."""
+    path = str(over)
+
+    def hold(_: int) -> None:
+        while not os.path.exists(path):
+            time.sleep(0.05)
+
+    def run() -> None:
+        sc.setJobGroup("busy", "busy", interruptOnCancel=True)
+        try:
+            sc.parallelize(range(tasks), tasks).foreach(hold)
+        except Exception:  # noqa: BLE001 - it is cancelled
+            pass
+
+    thread = InheritableThread(target=run)
+    thread.start()
+    try:
+        deadline = time.monotonic() + START_S
+        while f"{tasks} by" not in busy_with(sc, "none"):
+            assert time.monotonic() < deadline, busy_with(sc, "none")
+            time.sleep(0.05)
+        yield
+    finally:
+        sc.cancelJobGroup("busy")
+        thread.join(60)
+
+
+@pytest.mark.parametrize("tasks", [1, 2])
+def test_busy_slots_are_waited_for_and_then_told(cluster_sc: SparkContext, tasks: int, tmp_path: Path) -> None:
+    with busy(cluster_sc, tasks, tmp_path / "over"):
+        with pytest.raises(StartFailed, match=rf"Of 2 slots it uses {tasks} by .* raise start_timeout"):
+            context(cluster_sc, start_timeout=1.5).init()
+        assert not sparkray.is_initialized()
+    with context(cluster_sc):
+        assert sparkray.cluster_resources() == {"CPU": 2.0}
+
+
+def test_slots_that_get_free_in_time_are_used(cluster_sc: SparkContext, tmp_path: Path) -> None:
+    with busy(cluster_sc, 2, tmp_path / "over"):
+        threading.Timer(1.0, (tmp_path / "over").touch).start()
+        with context(cluster_sc):
+            assert sparkray.cluster_resources() == {"CPU": 2.0}
+
+
+def test_dynamic_allocation_is_refused_with_what_to_set(
+    cluster_sc: SparkContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changed = cluster_sc.getConf().set("spark.dynamicAllocation.enabled", "true")
+    monkeypatch.setattr(cluster_sc, "getConf", lambda: changed)
+    with pytest.raises(UnfitSpark, match=r"Set spark\.dynamicAllocation\.enabled=false and spark\.executor\.instances"):
+        context(cluster_sc).init()
+
+
+def test_another_version_on_the_executors_is_told(cluster_sc: SparkContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sparkray, "__version__", "99.0")
+    with pytest.raises(StartFailed, match=r"the driver has sparkray 99\.0, the executor at .* has"):
+        context(cluster_sc).init()
+
+
+def test_a_node_that_cannot_start_ends_all_and_says_why(cluster_sc: SparkContext, tmp_path: Path) -> None:
+    """The base folder of the nodes is open to others."""
+    base = tmp_path / "b"
+    base.mkdir(mode=0o777)
+    base.chmod(0o777)
+    before = os.environ["SPARKRAY_BASE_FOLDER"]
+    os.environ["SPARKRAY_BASE_FOLDER"] = str(base)
+    try:
+        with pytest.raises(StartFailed, match=r"on the executor at .*: the node did not start: .*open to other users"):
+            context(cluster_sc).init()
+    finally:
+        os.environ["SPARKRAY_BASE_FOLDER"] = before
+    assert not sparkray.is_initialized()
+
+
+def test_a_driver_node_that_cannot_start_ends_the_others(
+    cluster_sc: SparkContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise StartFailed("no driver today")
+
+    monkeypatch.setattr("sparkray.cluster._Running.start_own", refuse)
+    with pytest.raises(StartFailed, match="no driver today"):
+        context(cluster_sc).init()
+    assert folders() == []
+
+
+@pytest.mark.parametrize("after_s", [0.0, 0.3, 0.8, 1.5])
+def test_ctrl_c_during_the_start_leaves_nothing(cluster_sc: SparkContext, after_s: float) -> None:
+    """At whatever moment it comes. A start that is already through is stopped as usual."""
+    ctx = context(cluster_sc)
+    timer = threading.Timer(after_s, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    try:
+        ctx.init()
+        timer.join()
+        time.sleep(0.1)
+    except KeyboardInterrupt:
+        assert not ctx.initialized
+    finally:
+        ctx.stop()
+        timer.join()
+
+
+def test_shutdown_ends_all_nodes(cluster_sc: SparkContext) -> None:
+    ctx = context(cluster_sc)
+    ctx.init()
+    keepers = [node.keeper for node in ctx.executors]
+    sparkray.shutdown()
+
+    assert not any(map(is_alive, keepers))
+    assert folders() == []
+
+
+def test_sparkray_is_sent_to_executors_on_other_machines(
+    cluster_sc: SparkContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a cluster of several machines: no path of the driver is known there, addresses are Spark's."""
+    from dataclasses import replace
+
+    from sparkray import cluster
+
+    real = cluster.plan
+    monkeypatch.setattr(cluster, "plan", lambda *facts: replace(real(*facts), same_machine=False))
+    with context(cluster_sc) as ctx:
+        assert len({node for node, _ in sparkray.get([where.remote(i) for i in range(20)])}) == 2
+        folder = ctx.executors[0].folder
+    assert not os.path.exists(folder)
+
+
+def test_spark_tells_its_executors_and_slots(cluster_sc: SparkContext) -> None:
+    assert registered_executors(cluster_sc) == 2
+    assert total_slots(cluster_sc) == 2
