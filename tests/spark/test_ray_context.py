@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -175,18 +176,17 @@ def test_another_version_on_the_executors_is_told(cluster_sc: SparkContext, monk
         context(cluster_sc).init()
 
 
-def test_a_node_that_cannot_start_ends_all_and_says_why(cluster_sc: SparkContext, tmp_path: Path) -> None:
+def test_a_node_that_cannot_start_ends_all_and_says_why(
+    cluster_sc: SparkContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The base folder of the nodes is open to others."""
-    base = tmp_path / "b"
-    base.mkdir(mode=0o777)
-    base.chmod(0o777)
-    before = os.environ["SPARKRAY_BASE_FOLDER"]
-    os.environ["SPARKRAY_BASE_FOLDER"] = str(base)
-    try:
+    with tempfile.TemporaryDirectory() as base:
+        os.chmod(base, 0o777)
+        monkeypatch.setenv("SPARKRAY_BASE_FOLDER", base)
         with pytest.raises(StartFailed, match=r"on the executor at .*: the node did not start: .*open to other users"):
             context(cluster_sc).init()
-    finally:
-        os.environ["SPARKRAY_BASE_FOLDER"] = before
+        assert os.listdir(base) == []
+        monkeypatch.undo()
     assert not sparkray.is_initialized()
 
 
@@ -207,8 +207,8 @@ def test_ctrl_c_during_the_start_leaves_nothing(cluster_sc: SparkContext, after_
     """At whatever moment it comes. A start that is already through is stopped as usual."""
     ctx = context(cluster_sc)
     timer = threading.Timer(after_s, os.kill, (os.getpid(), signal.SIGINT))
-    timer.start()
     try:
+        timer.start()
         ctx.init()
         timer.join()
         time.sleep(0.1)

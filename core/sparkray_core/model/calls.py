@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from sparkray_core.ids import HEAD, ActorId, task_id
+from sparkray_core.ids import HEAD, ActorId, node_of, raylet_of, task_id
 from sparkray_core.messages import (
     FAILED,
     ActorChanged,
     CreateActor,
     EndActor,
+    FreeObjects,
     PushCalls,
     TaskTuple,
     Value,
@@ -86,11 +87,15 @@ class Calls:
                     actor.inflight[task.count] = task
                     calls.append(self.book.wire(task))
             if calls:
+                actor.node = node_of(actor.worker)
                 effects.append(Send(actor.worker, PushCalls(actor.id, calls)))
         actor.hungry = len(actor.inflight) < MOST_AT_ONCE
 
     def _fail_calls(self, actor: Actor, calls: Iterable[Task], effects: list[Effect]) -> None:
         name = "ActorDiedError" if actor.state == "dead" else "ActorUnavailableError"
+        if actor.node is not None and actor.inflight:
+            stored = [result for task in actor.inflight.values() for result in task.results()]
+            effects.append(Send(raylet_of(actor.node), FreeObjects(stored)))
         failure: Value = actor.error or (FAILED, name, f"actor {actor.id.hex()}: {actor.why}")
         for task in list(calls):
             if task.count in self.book.tasks:

@@ -12,6 +12,7 @@ from collections import deque
 from sparkray_core.ids import FunctionId, LeaseId, NodeId, ProcessId, node_of, raylet_of, task_id
 from sparkray_core.messages import (
     FAILED,
+    FreeObjects,
     LeaseGranted,
     LeaseLost,
     LeaseRefused,
@@ -268,6 +269,9 @@ class Leasing:
         """The worker died. The oldest unanswered task ran, or one behind it did: from now on each runs alone."""
         self._forget(lease)
         self.taught.pop(lease.worker, None)
+        stored = [result for task in lease.inflight.values() for result in task.results()]
+        if stored:
+            effects.append(Send(raylet_of(node_of(lease.worker)), FreeObjects(stored)))
         again: list[Task] = []
         for position, task in enumerate(lease.inflight.values()):
             if position == 0 and task.retries == 0:

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sparkray_core.ids import ActorId, FunctionId, LeaseId, NodeId, ProcessId
+from sparkray_core.ids import ActorId, FunctionId, LeaseId, NodeId, ObjectId, ProcessId
 from sparkray_core.messages import Resources, Value
 from sparkray_core.model.entries import Entry
 
@@ -81,6 +81,10 @@ class Task:
         self.missing = 0  # arguments not there yet
         self.solo = False  # was in flight when a worker died: it runs with nobody behind it
         self.on_runnable: Callable[[Task], None] | None = None
+
+    def results(self) -> list[ObjectId]:
+        """The ids of what it returns. A worker that died may have stored some and not told us."""
+        return [entry.id for entry in self.returns]
 
     def entry_ready(self, entry: Entry) -> None:
         self.missing -= 1
@@ -157,7 +161,7 @@ class Lease:
 class Actor:
     """An actor as one of its callers sees it."""
 
-    __slots__ = ("entry", "error", "hungry", "id", "incarnation", "inflight", "queue", "state", "why", "worker")
+    __slots__ = ("entry", "error", "hungry", "id", "incarnation", "inflight", "node", "queue", "state", "why", "worker")
 
     def __init__(self, actor: ActorId, entry: Entry) -> None:
         self.id = actor
@@ -165,6 +169,7 @@ class Actor:
         self.state = "pending"  # "pending", "alive", "restarting", "dead", as in `ActorChanged`
         self.incarnation = -1
         self.worker: ProcessId | None = None
+        self.node: NodeId | None = None  # where the calls in flight were sent
         self.queue: deque[Task] = deque()  # in the order of the calls; the first may wait for its arguments
         self.inflight: dict[int, Task] = {}
         self.why = ""
