@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from micro_measure import Row
-from micro_process import Outcome, run_child
+from micro_process import Outcome, run_child, why_not_importable
 from micro_report import (
     OURS,
     RIVAL,
@@ -52,6 +52,10 @@ def main() -> int:
     args = parse_arguments()
     pythons = {OURS: sys.executable, RIVAL: args.ray_python}
     table: Table = {row.name: {system: Cell() for system in args.systems} for row in args.rows}
+    for system in args.systems:
+        if why := why_not_importable(pythons[system], system):
+            say(f"{system} cannot be measured with {pythons[system]}: {why}")
+            return 2
     machine = describe_machine()
     say("  ".join(f"{key}: {value}" for key, value in machine.items()))
 

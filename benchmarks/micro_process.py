@@ -63,6 +63,15 @@ def run_child(python: str, system: str, row: str, seconds: float, timeout: float
         return _outcome(child.returncode, timeout, _read(stdout), _read(stderr), leftovers)
 
 
+def why_not_importable(python: str, system: str) -> str:
+    """The last line of what `import` says in that interpreter; empty when all is well."""
+    environment = {**os.environ, **_quiet(system, "")}
+    command = [python, "-c", f"import numpy, {system}"]
+    ended = subprocess.run(command, env=environment, cwd="/", capture_output=True, text=True, timeout=120)
+    lines = ended.stderr.strip().splitlines()
+    return "" if ended.returncode == 0 else (lines or [f"exit code {ended.returncode}"])[-1]
+
+
 def _quiet(system: str, scratch: str) -> dict[str, str]:
     if system != "ray":
         return {}
@@ -119,6 +128,7 @@ def _outcome(code: int, timeout: float, stdout: str, stderr: str, leftovers: tup
         stage = "in shutdown" if "value" in facts or "absent" in facts else "in the row" if facts else "at import"
         hung = code in (-signal.SIGALRM, -signal.SIGKILL)
         error = f"hung {stage}, given up after {timeout:.0f} s" if hung else f"died {stage} with exit code {code}"
+        error += f": {stderr.splitlines()[-1].strip()}" if stderr and not hung else ""
     return Outcome(
         value=facts.get("value"),
         absent=facts.get("absent"),

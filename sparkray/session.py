@@ -75,6 +75,7 @@ def init(
     labels: Mapping[str, str] | None = None,
     object_store_memory: int | None = None,
     namespace: str | None = None,
+    log_to_driver: bool = True,
     ignore_reinit_error: bool = False,
     **unknown: Any,
 ) -> Session:
@@ -88,6 +89,7 @@ def init(
         object_store_memory: bytes of the shared-memory store; 30 % of the machine's memory if not given. Memory is
             taken as it is written to.
         namespace: of the names of actors, where none is given with the name.
+        log_to_driver: show what workers print, with the name and pid of who printed it.
         ignore_reinit_error: return the session that is up, instead of raising.
 
     Raises:
@@ -130,6 +132,7 @@ def init(
         try:
             core = Core(new_process_id(config.node), node.folder, config.token, "driver")
             core.namespace = config.namespace
+            core.printer.shown = log_to_driver
             core.connect()
         except BaseException:
             node.stop()

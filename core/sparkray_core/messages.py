@@ -298,7 +298,7 @@ class ActorLost:
 
 @dataclass(frozen=True, slots=True)
 class NameActor:
-    """Creator -> head, before `CreateActor`. Answered by `Answer`: None, or (actor, facts) of the one that has the name."""
+    """Creator -> head, before `CreateActor`. Answered by `Answer`: None, or (actor, facts) of who has the name."""
 
     request: int
     key: str  # namespace and name
@@ -498,6 +498,17 @@ class CopyMade:
     node: NodeId
 
 
+@dataclass(frozen=True, slots=True)
+class LogLines:
+    """Worker -> who gave it its work, on and on up to the driver: what was printed."""
+
+    name: str  # of the function or actor class
+    pid: int
+    host: str  # empty: the same as the receiver's
+    stream: int  # 1 stdout, 2 stderr
+    lines: list[str]
+
+
 Message = (
     RegisterProcess
     | Registered
@@ -553,6 +564,7 @@ Message = (
     | ObjectChunk
     | NotHere
     | CopyMade
+    | LogLines
 )
 
 # Numbers are never used twice, not even after a message is gone.
@@ -611,4 +623,5 @@ MESSAGES: Mapping[int, type[Message]] = {
     75: ObjectChunk,
     76: NotHere,
     77: CopyMade,
+    80: LogLines,
 }

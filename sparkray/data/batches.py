@@ -36,8 +36,9 @@ def apply(
 
 
 def _batches(table: pa.Table, batch_format: str | None, batch_size: int | None) -> Iterator[Any]:
-    for first in range(0, table.num_rows, batch_size or table.num_rows):
-        yield to_batch(table.slice(first, batch_size), batch_format)
+    size = batch_size or table.num_rows
+    for first in range(0, table.num_rows, size):
+        yield to_batch(table.slice(first, min(size, table.num_rows - first)), batch_format)
 
 
 def to_batch(table: pa.Table, batch_format: str | None) -> Any:

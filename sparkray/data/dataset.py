@@ -118,7 +118,9 @@ class Dataset:
         for block in self._blocks():
             if len(rows) >= limit:
                 break
-            rows += block.of(get(block.ref)).slice(0, limit - len(rows)).to_pylist()
+            wanted = min(block.rows, limit - len(rows))  # a table without columns has any rows that are asked for
+            if wanted:
+                rows += block.of(get(block.ref)).slice(0, wanted).to_pylist()
         return rows
 
     def show(self, limit: int = 20) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ import pytest
 from pyspark import BarrierTaskContext, InheritableThread, SparkContext
 
 import sparkray
-from sparkray import RayContext
+from sparkray import RayContext, cluster, launch
 from sparkray.launch import StartFailed, busy_with, registered_executors, total_slots, wait_for_executors
 from sparkray.sizing import UnfitSpark
 from sparkray_core.run.config import default_base_folder
@@ -232,17 +234,29 @@ def test_shutdown_ends_all_nodes(cluster_sc: SparkContext) -> None:
 def test_sparkray_is_sent_to_executors_on_other_machines(
     cluster_sc: SparkContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As on a cluster of several machines: no path of the driver is known there, addresses are Spark's."""
-    from dataclasses import replace
+    """As on a cluster of several machines: no path of the driver is known there, addresses are Spark's.
 
-    from sparkray import cluster
-
+    sparkray may well be installed here, so the tasks only pretend to miss it until the zip is on their path.
+    """
     real = cluster.plan
+    pretend = r"""\g<1>if not any("sparkray-" in entry and entry.endswith(".zip") for entry in sys.path):
+\g<1>    raise ImportError("not on this machine")
+\g<0>"""
+    task = re.sub(r"( +)import sparkray\.executor_main\n", pretend, launch._TASK)
+    monkeypatch.setattr(launch, "_TASK", task)
     monkeypatch.setattr(cluster, "plan", lambda *facts: replace(real(*facts), same_machine=False))
     with context(cluster_sc) as ctx:
         assert len({node for node, _ in sparkray.get([where.remote(i) for i in range(20)])}) == 2
         folder = ctx.executors[0].folder
     assert not os.path.exists(folder)
+
+
+def test_sparkray_missing_on_the_driver_s_machine_is_told(
+    cluster_sc: SparkContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch, "_TASK", launch._TASK.replace("sparkray.executor_main", "sparkray.no_such_module"))
+    with pytest.raises(StartFailed, match=r"cannot be imported by the Python of the executors .*no_such_module.*python"):
+        context(cluster_sc).init()
 
 
 def test_spark_tells_its_executors_and_slots(cluster_sc: SparkContext) -> None:

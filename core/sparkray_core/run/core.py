@@ -18,6 +18,7 @@ from sparkray_core.messages import (
     Answer,
     Ask,
     FreeObjects,
+    LogLines,
     Message,
     ObjectAllocated,
     ObjectGone,
@@ -33,6 +34,7 @@ from sparkray_core.run import object_ref
 from sparkray_core.run.limits import INLINE_BYTES
 from sparkray_core.run.local_process import REPLY_LIMIT_S, LocalProcess
 from sparkray_core.run.object_ref import ObjectRef, remember
+from sparkray_core.run.output import Printer
 from sparkray_core.run.pump import Getter, now
 from sparkray_core.wire import values
 
@@ -44,6 +46,10 @@ class Core(LocalProcess):
         super().__init__(me, folder, token, role)
         self.namespace = ""  # of names of actors, where none is given
         self._replies: dict[Any, _Reply] = {}
+        self.printer = Printer()
+        if role == "driver":
+            self.handlers[LogLines] = lambda sender, message: self.printer.add(message)
+            self.on_quiet = self.printer.show
         self.handlers |= {
             Answer: self._on_answer,
             ObjectAllocated: self._on_reply,
@@ -51,6 +57,10 @@ class Core(LocalProcess):
             ObjectPinned: self._on_reply,
             ObjectGone: self._on_reply,
         }
+
+    def close(self, why: str = "sparkray.shutdown() was called") -> None:
+        super().close(why)
+        self.printer.show()
 
     def _become_current(self) -> None:
         object_ref.dropped.clear()
@@ -264,10 +274,12 @@ class Core(LocalProcess):
         answer = self._call((True, some_object), self.raylet_id, PinObject(some_object, nodes))
         if isinstance(answer, ObjectGone):
             raise errors.ObjectLostError(f"object {some_object.hex()} is lost: {answer.why}")
-        unpins = self._unpins
+        unpins, pump = self._unpins, self.pump
 
         def release() -> None:
             unpins.append(some_object)
+            if pump.asleep:
+                pump.wake()
 
         return self.segment.pinned_view(answer.offset, answer.size, release)
 

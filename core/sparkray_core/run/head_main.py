@@ -56,7 +56,6 @@ class Master:
 
     def __init__(self, config: NodeConfig, loop: Loop) -> None:
         self._loop = loop
-        self._own_node = config.node
         self._head = Head(config.session, lives_for=config.lives_for)
         self._peers = Peers.open(config, HEAD_NODE, loop, self._on_payloads, self._on_peer_lost)
         self._perform = Performer(HEAD, loop, loop.timer(self._on_clock), self._peers)
@@ -68,9 +67,13 @@ class Master:
         self._loop.run(after=self._flush)
 
     def end_session(self, why: str) -> None:
-        """As if the node on which the head runs had asked for it. The loop stops once all nodes have heard."""
-        self._deadline.wake_at(self._loop.clock() + LAST_WORDS_S)
-        self._handle(Received(raylet_of(self._own_node), EndSession(why)))
+        """As if a node had asked for it: the model listens to nodes only. The loop stops once all nodes have heard."""
+        asking = next(self._head.nodes.alive(), None)
+        if asking is None:
+            self._loop.stop()
+        else:
+            self._deadline.wake_at(self._loop.clock() + LAST_WORDS_S)
+            self._handle(Received(raylet_of(asking.info.node), EndSession(why)))
 
     def close(self) -> None:
         self._peers.close()

@@ -73,6 +73,7 @@ class Pump:
         self.outer = select.epoll()
         self.asleep = False  # the side thread sleeps without limit: what needs it must call `wake`
         self.next_wake: float | None = None  # the model's own alarm
+        self.look_s: float | None = None  # the side thread looks up at least so often
         self._turn = turn
         self._leader = threading.Lock()
         self._led = False  # a thread leads until its own wait is over; not just for one turn of the side thread
@@ -193,7 +194,10 @@ class Pump:
             timeout: float | None = QUIET_POLL_S
             if quiet >= QUIET_TURNS:
                 self.asleep = True
-                timeout = None if self.next_wake is None else max(0.0, self.next_wake - now())
+                timeout = self.look_s
+                if self.next_wake is not None:
+                    alarm = max(0.0, self.next_wake - now())
+                    timeout = alarm if timeout is None else min(alarm, timeout)
             for fd, _ in self.outer.poll(timeout):
                 if fd == self._wake_read:
                     quiet = 0

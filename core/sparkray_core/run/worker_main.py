@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import socket
 import time
 from collections import deque
 from collections.abc import Callable
@@ -16,13 +17,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import cloudpickle
 
-from sparkray_core.ids import HEAD, FunctionId, ProcessId
+from sparkray_core.ids import HEAD, FunctionId, ProcessId, node_of, owner_of
 from sparkray_core.messages import (
     FAILED,
     ActorFailed,
     ActorReady,
     EndActor,
     ExitWorker,
+    LogLines,
     PushCalls,
     PushTasks,
     StartActor,
@@ -37,6 +39,7 @@ from sparkray_core.messages import (
 from sparkray_core.run import execute
 from sparkray_core.run.actor_host import ActorHost, ExitActor
 from sparkray_core.run.core import Core
+from sparkray_core.run.output import LOOK_S, Tail
 from sparkray_core.run.pump import Getter
 
 if TYPE_CHECKING:
@@ -52,7 +55,9 @@ def main(config: NodeConfig, process: ProcessId) -> None:
     """Serve until told to end. Never raises: the zygote's child has nobody to catch it."""
     core = Core(process, config.folder, config.token, "worker")
     core.namespace = config.namespace
-    worker = Worker(core)
+    log_path = config.log_path(f"worker-{process[8:].hex()}")
+    tail = Tail(log_path.removesuffix(".log") + ".out", log_path)
+    worker = Worker(core, tail)
     core.listen()
     core.connect()
     worker.serve()
@@ -61,8 +66,11 @@ def main(config: NodeConfig, process: ProcessId) -> None:
 class Worker:
     """The queue of what was pushed here, and its execution."""
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: Core, tail: Tail) -> None:
         self.core = core
+        self.tail = tail
+        self.work_giver: ProcessId | None = None  # who gets our output
+        self.working_on = ""  # function or class
         self.queue: deque[tuple[ProcessId, TaskTuple]] = deque()
         self.functions: dict[FunctionId, tuple[str, Callable[..., Any]]] = {}
         self.results: deque[tuple[ProcessId, Any]] = deque()
@@ -72,6 +80,7 @@ class Worker:
         self._idle: Getter | None = None
         self._flushed_at = 0.0
         self._running = False
+        self._looked_at = 0.0
         core.handlers |= {
             PushTasks: self._on_tasks,
             PushCalls: self._on_calls,
@@ -79,6 +88,7 @@ class Worker:
             StartActor: self._on_start_actor,
             StopActor: self._on_leave,
             ExitWorker: self._on_leave,
+            LogLines: self._on_output,
         }
         core.on_block = self._block
         core.on_quiet = self._flush_late
@@ -94,6 +104,11 @@ class Worker:
 
     def _on_start_actor(self, sender: ProcessId, message: StartActor) -> None:
         self._extend([(sender, message)])
+
+    def _on_output(self, sender: ProcessId, message: LogLines) -> None:
+        """Of a worker that works for us: on to whom we work for."""
+        if self.work_giver is not None:
+            self.core._send(self.work_giver, message)
 
     def _on_leave(self, sender: ProcessId, message: StopActor | ExitWorker) -> None:
         self.leaving = message.why
@@ -148,6 +163,7 @@ class Worker:
             if self.host is not None:
                 return self.host.run(sender, task)
             name, function = self.functions[FunctionId(task[1])]
+            self.work_giver, self.working_on = sender, name
             if isinstance(function, _Unloaded):
                 try:
                     function = cloudpickle.loads(function.blob)
@@ -172,11 +188,14 @@ class Worker:
         """Lead the pump until there is something to run."""
         idle = Getter(1)
         with self.core.lock:
+            self.core._kick_if_any()  # an idle worker holds nobody's objects
             if self.queue or self.leaving is not None:
                 return
             self._idle = idle
         self._running = False
+        self.core.pump.look_s = None
         self.core.pump.lead(idle, None)
+        self.core.pump.look_s = LOOK_S
         self._running = True
         self._idle = None
         if len(self.queue) > 1 and self.core.pump.asleep:
@@ -190,7 +209,16 @@ class Worker:
         with self.core.lock:
             self._flush()
 
+    def _send_output(self, last: bool = False) -> None:
+        """What was printed goes ahead of the results. The core's lock is held."""
+        if self.work_giver is None:
+            return
+        for stream, lines in self.tail.new_lines(last):
+            host = "" if node_of(self.work_giver) == self.core.node else socket.gethostname()
+            self.core._send(self.work_giver, LogLines(self.working_on, os.getpid(), host, stream, lines))
+
     def _flush(self) -> None:
+        self._send_output()
         by_owner: dict[ProcessId, list[Any]] = {}
         results = self.results
         while results:
@@ -202,9 +230,15 @@ class Worker:
             self.core._send(owner, TaskResults(done, busy))
 
     def _flush_late(self) -> None:
-        """From the side thread: the task that runs now takes long, and results wait behind it."""
-        if self._running and self.results and time.perf_counter() - self._flushed_at > FLUSH_S:
+        """From the side thread: the task that runs now takes long, and results or printed lines wait."""
+        if not self._running:
+            return
+        if self.results and time.perf_counter() - self._flushed_at > FLUSH_S:
             self.flush()
+        elif time.monotonic() - self._looked_at > LOOK_S:
+            self._looked_at = time.monotonic()
+            with self.core.lock:
+                self._send_output()
 
     # ------------------------------------------------------------------ waiting inside user code
     def _block(self) -> Callable[[], None] | None:
@@ -232,6 +266,7 @@ class Worker:
     def _become(self, start: StartActor) -> None:
         core = self.core
         self.start = start
+        self.work_giver, self.working_on = owner_of(start.actor), start.name
         found: list[Any] = []
         try:
             cls = cloudpickle.loads(start.blob)
@@ -282,6 +317,8 @@ class Worker:
                 except Exception:  # the user's hook; the process ends all the same
                     log.exception("__ray_shutdown__ of %s raised", self.host.start.name)
         atexit._run_exitfuncs()
+        with self.core.lock:
+            self._send_output(last=True)
         self.core.close(self.leaving or "the worker ends")
         os._exit(0)
 

@@ -1,0 +1,21 @@
+"""`sparkray.util`: tools on top of tasks and actors, under Ray's names.
+
+Further modules, imported by their own name: `sparkray.util.queue`, `sparkray.util.multiprocessing`,
+`sparkray.util.joblib`, `sparkray.util.executor`.
+"""
+
+from sparkray.actor_handle import list_named_actors
+from sparkray.util.actor_pool import ActorPool
+from sparkray.util.check_serialize import inspect_serializability
+from sparkray.util.helpers import as_completed, map_unordered
+from sparkray.util.serialization import deregister_serializer, register_serializer
+
+__all__ = [
+    "ActorPool",
+    "as_completed",
+    "deregister_serializer",
+    "inspect_serializability",
+    "list_named_actors",
+    "map_unordered",
+    "register_serializer",
+]

@@ -1,0 +1,96 @@
+"""What workers print reaches the driver, named and in time."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+
+def run(tmp_path: Path, program: str, init: str = "num_cpus=2") -> tuple[list[str], list[str]]:
+    """The lines of a driver's stdout and stderr."""
+    script = tmp_path / "driver.py"
+    script.write_text(
+        "import os, sys, time\nimport sparkray as ray\n" + f"ray.init({init})\n" + textwrap.dedent(program)
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines(), done.stderr.splitlines()
+
+
+def test_both_streams_arrive_before_the_result_with_name_and_pid(tmp_path: Path) -> None:
+    out, err = run(
+        tmp_path,
+        """
+        @ray.remote
+        def talk():
+            print("to stdout")
+            os.system("echo from a child process")
+            print("to stderr", file=sys.stderr)
+            return os.getpid()
+
+        pid = ray.get(talk.remote())
+        print("result", pid)
+        """,
+    )
+    pid = out[-1].split()[1]
+    assert out == [f"(talk pid={pid}) to stdout", f"(talk pid={pid}) from a child process", f"result {pid}"]
+    assert err == [f"(talk pid={pid}) to stderr"]
+
+
+def test_a_running_task_s_output_is_shown_while_it_runs(tmp_path: Path) -> None:
+    out, _ = run(
+        tmp_path,
+        """
+        @ray.remote
+        def slow():
+            print("begun")
+            time.sleep(1.5)
+            print("ended")
+
+        ref = slow.remote()
+        ray.wait([ref], timeout=1)
+        print("waited")
+        ray.get(ref)
+        """,
+    )
+    assert [line.split(") ")[-1] for line in out] == ["begun", "waited", "ended"]
+
+
+def test_output_of_actors_and_nested_tasks_reaches_the_driver(tmp_path: Path) -> None:
+    out, _ = run(
+        tmp_path,
+        """
+        @ray.remote
+        def inner():
+            print("inner line")
+
+        @ray.remote
+        class Outer:
+            def call(self):
+                print("outer line")
+                ray.get(inner.remote())
+
+        ray.get(Outer.remote().call.remote())
+        """,
+    )
+    assert [(line.split()[0], line.split(") ")[1]) for line in out] == [
+        ("(Outer", "outer line"),
+        ("(inner", "inner line"),
+    ]
+
+
+def test_log_to_driver_false_shows_nothing(tmp_path: Path) -> None:
+    out, err = run(
+        tmp_path,
+        """
+        @ray.remote
+        def talk():
+            print("unheard")
+
+        ray.get(talk.remote())
+        """,
+        init="num_cpus=1, log_to_driver=False",
+    )
+    assert (out, err) == ([], [])

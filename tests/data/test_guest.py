@@ -1,0 +1,105 @@
+"""A guest of a node: it writes objects that the driver owns, reads in place, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from sparkray import session
+from sparkray.exceptions import NodeDiedError, ObjectLostError, ObjectStoreFullError
+from sparkray_core.ids import ObjectId, object_id, task_id
+from sparkray_core.messages import STORED
+from sparkray_core.run.guest import Guest
+from sparkray_core.wire import values
+
+TABLE = pa.table({"n": np.arange(100_000), "s": [str(number) for number in range(100_000)]})
+_counts = itertools.count(1 << 63)
+
+
+def guest() -> Guest:
+    core = session.core()
+    return Guest(core.folder, core.token, core.node)
+
+
+def new_id() -> ObjectId:
+    return object_id(task_id(session.core().me, next(_counts)))
+
+
+def test_what_a_guest_writes_the_driver_reads(ray: Any) -> None:
+    some = new_id()
+    with guest() as visitor:
+        size = visitor.write(some, values.serialize(TABLE))
+
+    core = session.core()
+    ref = core.known_object(some, (STORED, size, (core.node,)))
+    assert ray.get(ref) == TABLE
+
+
+def test_a_guest_writes_what_is_no_table_too(ray: Any) -> None:
+    value = {"array": np.arange(100_000), "text": "x" * 200_000}
+    some = new_id()
+    with guest() as visitor:
+        size = visitor.write(some, values.serialize(value))
+        read = visitor.read(some, [])
+    assert read["text"] == value["text"]
+    core = session.core()
+    assert np.array_equal(ray.get(core.known_object(some, (STORED, size, (core.node,))))["array"], np.arange(100_000))
+
+
+def test_a_guest_reads_in_place_and_lets_go(ray: Any, wait_until_stored: Callable[[int], None]) -> None:
+    gc.collect()
+    wait_until_stored(0)
+    ref = ray.put(TABLE)
+    with guest() as visitor:
+        table = visitor.read(ObjectId(ref.binary()), [session.core().node])
+        assert table == TABLE
+        assert not table.column("n").chunk(0).buffers()[1].is_mutable
+        del ref
+        wait_until_stored(1)  # pinned
+        del table
+        gc.collect()
+        with pytest.raises(ObjectLostError):
+            visitor.read(new_id(), [])  # any message takes the unpinning along
+        wait_until_stored(0)
+
+
+def test_a_guest_that_ends_holds_nothing(ray: Any, wait_until_stored: Callable[[int], None]) -> None:
+    gc.collect()
+    wait_until_stored(0)
+    ref = ray.put(TABLE)
+    visitor = guest()
+    table = visitor.read(ObjectId(ref.binary()), [])
+    written = new_id()
+    visitor.write(written, values.serialize(TABLE))
+    visitor.free([written])
+    visitor.close()
+    del ref
+    wait_until_stored(0)
+    del table
+
+
+def test_a_full_store_is_told_with_sizes(ray: Any) -> None:
+    with guest() as visitor:
+        size = visitor.store_bytes + 1
+        with pytest.raises(ObjectStoreFullError, match="can never fit into this node's store of 64 MiB"):
+            visitor.write(new_id(), values.serialize(bytes(size)))
+        assert visitor.write(new_id(), values.serialize(TABLE)) > TABLE.nbytes  # and it can go on
+
+
+def test_what_is_nowhere_is_lost(ray: Any) -> None:
+    with guest() as visitor, pytest.raises(ObjectLostError, match="is lost"):
+        visitor.read(new_id(), [session.core().node])
+
+
+def test_a_wrong_token_or_folder_is_told_in_a_sentence(ray: Any) -> None:
+    core = session.core()
+    with pytest.raises(NodeDiedError, match="cannot be used from this process"):
+        Guest(core.folder, bytes(32), core.node)
+    with pytest.raises(NodeDiedError, match="cannot connect"):
+        Guest(core.folder + "-elsewhere", core.token, core.node)
