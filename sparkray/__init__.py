@@ -12,13 +12,25 @@ from typing import TYPE_CHECKING, Any
 
 from sparkray import actor, exceptions
 from sparkray.actor_handle import ActorClass, ActorHandle, get_actor, method
-from sparkray.api import cluster_resources, get, kill, nodes, put, remote, wait
+from sparkray.api import (
+    available_resources,
+    cancel,
+    cluster_resources,
+    get,
+    kill,
+    nodes,
+    put,
+    remote,
+    wait,
+    wait_async,
+)
 from sparkray.remote_function import RemoteFunction
+from sparkray.runtime_context import get_runtime_context
 from sparkray.session import init, is_initialized, shutdown
 from sparkray_core.run.object_ref import ObjectRef
 
 if TYPE_CHECKING:
-    from sparkray import data
+    from sparkray import data, util
     from sparkray.cluster import RayContext
     from sparkray.spark_session import init_spark_on_local
 
@@ -31,11 +43,14 @@ __all__ = [
     "RayContext",
     "RemoteFunction",
     "actor",
+    "available_resources",
+    "cancel",
     "cluster_resources",
     "data",
     "exceptions",
     "get",
     "get_actor",
+    "get_runtime_context",
     "init",
     "init_spark_on_local",
     "is_initialized",
@@ -45,11 +60,18 @@ __all__ = [
     "put",
     "remote",
     "shutdown",
+    "util",
     "wait",
+    "wait_async",
 ]
 
 # What needs PySpark, pandas or pyarrow is imported when it is asked for: `import sparkray` stays quick.
-_LATER = {"RayContext": "sparkray.cluster", "init_spark_on_local": "sparkray.spark_session", "data": "sparkray.data"}
+_LATER = {
+    "RayContext": "sparkray.cluster",
+    "data": "sparkray.data",
+    "init_spark_on_local": "sparkray.spark_session",
+    "util": "sparkray.util",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NoReturn
 
 from sparkray.actor_handle import ActorClass, ActorHandle, ActorMethod
-from sparkray_core.run import actor_host
+from sparkray_core.run import actor_host, current_task
 
 __all__ = ["ActorClass", "ActorHandle", "ActorMethod", "exit_actor"]
 
@@ -16,6 +16,6 @@ def exit_actor() -> NoReturn:
     Raises:
         TypeError: not called in an actor.
     """
-    if not actor_host.in_actor:
+    if current_task.actor is None:
         raise TypeError("exit_actor() was called outside of an actor")
     raise actor_host.ExitActor

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Mapping
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, overload
 
 from sparkray.options import Options
 from sparkray.remote_function import Signature
@@ -99,6 +99,7 @@ class ActorClass(Generic[T]):
             "max_concurrency": options.max_concurrency,
             "groups": dict(options.concurrency_groups),
             "group_of": group_of,
+            "public_name": options.name,
         }
         detached = options.lifetime == "detached"
 
@@ -136,6 +137,10 @@ class ActorClass(Generic[T]):
         return f"<actor class {self.__name__}>"
 
 
+@overload
+def method(function: F, /) -> F: ...
+@overload
+def method(**options: Any) -> Callable[[F], F]: ...
 def method(*args: Any, **options: Any) -> Any:
     """Options of an actor's method, for all its calls: `@method(num_returns=2, concurrency_group="io")`."""
     if args:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import inspect
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from typing import Any, Protocol, TypeVar, overload
 
 from sparkray.actor_handle import ActorClass, ActorHandle
 from sparkray.options import Options
 from sparkray.remote_function import RemoteFunction
 from sparkray.session import core
-from sparkray_core.run.object_ref import ObjectRef
+from sparkray_core.ids import HEAD
+from sparkray_core.run.object_ref import ObjectRef, call_in_loop
 
 T = TypeVar("T")
 
@@ -51,28 +55,29 @@ def remote(*args: Any, **options: Any) -> Any:
 def _make(target: Any, options: dict[str, Any]) -> Any:
     if inspect.isclass(target):
         return ActorClass(target, Options().updated(options, "actor"))
-    if inspect.iscoroutinefunction(target):
-        raise ValueError("'async def' functions cannot be tasks yet")
     if inspect.isfunction(target) or inspect.isbuiltin(target):
         return RemoteFunction(target, Options().updated(options, "task"))
     raise TypeError(f"remote() takes a function or a class, not {target!r}")
 
 
 @overload
-def get(refs: ObjectRef[T], *, timeout: float | None = None) -> T: ...
+def get(refs: ObjectRef[T], *, timeout: float | None = None, copy: bool = False) -> T: ...
 @overload
-def get(refs: Sequence[ObjectRef[T]], *, timeout: float | None = None) -> list[T]: ...
-def get(refs: Any, *, timeout: float | None = None) -> Any:
+def get(refs: Sequence[ObjectRef[T]], *, timeout: float | None = None, copy: bool = False) -> list[T]: ...
+def get(refs: Any, *, timeout: float | None = None, copy: bool = False) -> Any:
     """The value of a reference, or of each in a list.
 
     Args:
         timeout: seconds; None waits without limit, 0 asks whether it is there.
+        copy: a copy of one's own, with arrays that can be written to, instead of a view of shared memory.
 
     Raises:
         GetTimeoutError: not there in time; the task runs on.
         RayTaskError: the task raised. What is raised here is an instance of the task's own exception class too.
         RayError: the system failed; see `sparkray.exceptions`.
     """
+    if copy:
+        return deepcopy(get(refs, timeout=timeout))
     if type(refs) is ObjectRef:
         return core().get([refs._entry], timeout)[0]
     if not isinstance(refs, list):
@@ -113,10 +118,42 @@ def wait(
         TypeError: not a list of ObjectRefs.
         ValueError: duplicates, or num_returns or timeout out of range.
     """
+    _check_wait(refs, num_returns, timeout)
+    if not refs:
+        return [], []
+    core().wait([ref._entry for ref in refs], num_returns, timeout)
+    return _ready_and_rest(refs, num_returns)
+
+
+async def wait_async(
+    refs: list[ObjectRef[T]], *, num_returns: int = 1, timeout: float | None = None, fetch_local: bool = True
+) -> tuple[list[ObjectRef[T]], list[ObjectRef[T]]]:
+    """`wait`, for coroutines: others run meanwhile."""
+    _check_wait(refs, num_returns, timeout)
+    if not refs:
+        return [], []
+    loop = asyncio.get_running_loop()
+    enough = asyncio.Event()
+
+    def look() -> None:
+        if sum(ref._entry.value is not None for ref in refs) >= num_returns:
+            enough.set()
+
+    here = core()
+    for ref in refs:
+        if ref._entry.value is None:
+            here.notify(ref._entry, lambda: call_in_loop(loop, look))
+    look()
+    with contextlib.suppress(asyncio.TimeoutError):
+        await asyncio.wait_for(enough.wait(), timeout)
+    return _ready_and_rest(refs, num_returns)
+
+
+def _check_wait(refs: Any, num_returns: int, timeout: float | None) -> None:
     if not isinstance(refs, list):
         raise TypeError(f"wait() takes a list of ObjectRefs, not {type(refs).__name__}")
     if not refs:
-        return [], []
+        return
     if set(map(type, refs)) != {ObjectRef}:
         raise TypeError("wait() takes a list of ObjectRefs; there is something else in the list")
     if len(set(refs)) != len(refs):
@@ -125,7 +162,9 @@ def wait(
         raise ValueError(f"num_returns must be from 1 to {len(refs)}, the number of references; it is {num_returns}")
     if timeout is not None and timeout < 0:
         raise ValueError(f"timeout must not be negative; it is {timeout}")
-    core().wait([ref._entry for ref in refs], num_returns, timeout)
+
+
+def _ready_and_rest(refs: list[ObjectRef[T]], num_returns: int) -> tuple[list[ObjectRef[T]], list[ObjectRef[T]]]:
     ready: list[ObjectRef[T]] = []
     rest: list[ObjectRef[T]] = []
     for ref in refs:
@@ -151,6 +190,26 @@ def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:
     here.kill_actor(actor._actor, restart=not no_restart)
 
 
+def cancel(ref: ObjectRef[Any], *, force: bool = False, recursive: bool = True) -> None:
+    """Cancel the task or actor call that makes this value. `get` of it then raises `TaskCancelledError`.
+
+    One that waits is dropped. In one that runs a `KeyboardInterrupt` is raised (in a coroutine `CancelledError`), which
+    interrupts a sleep, too; if the task catches it and returns, its value counts. One that has ended stays as it ended.
+    Only the process that made the call can cancel it.
+
+    Args:
+        force: kill the worker that runs the task, instead of interrupting it. Not for actors: use `kill`.
+        recursive: cancel what the task has submitted, too.
+
+    Raises:
+        TypeError: not an ObjectRef.
+        ValueError: force=True for a call of an actor.
+    """
+    if type(ref) is not ObjectRef:
+        raise TypeError(f"cancel() takes an ObjectRef, not {type(ref).__name__}")
+    core().cancel(ref._entry, force, recursive)
+
+
 def nodes() -> list[dict[str, Any]]:
     """The nodes that are or were in the cluster, as Ray describes them; resources in whole units."""
     here = core()
@@ -165,6 +224,12 @@ def cluster_resources() -> dict[str, float]:
             for name, amount in node["Resources"].items():
                 total[name] = total.get(name, 0.0) + amount
     return total
+
+
+def available_resources() -> dict[str, float]:
+    """What of `cluster_resources` is free now; what is used up is left out. It lags by a beat (0.5 s)."""
+    free = core().ask(HEAD, "available")
+    return {name: amount / 1000 for name, amount in free.items() if amount}
 
 
 def _describe(facts: dict[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,6 +22,7 @@ class Options:
     resources: Mapping[str, float] = field(default_factory=dict)
     num_returns: int | None = None
     max_retries: int | None = None
+    retry_exceptions: bool | Sequence[type[BaseException]] = False
     max_restarts: int | None = None
     name: str | None = None
     namespace: str | None = None
@@ -48,6 +49,12 @@ class Options:
                 raise ValueError(f"Invalid option keyword {keyword!r} for a {kind}. Valid ones are: {valid}.")
             check(keyword, value)
         return replace(self, **given)
+
+    def retried(self) -> tuple[type[BaseException], ...]:
+        """The classes of the user's exceptions after which a task is called again."""
+        if isinstance(self.retry_exceptions, bool):
+            return (Exception,) if self.retry_exceptions else ()
+        return tuple(self.retry_exceptions)
 
     def task_resources(self) -> Resources:
         return self._resources(1 if self.num_cpus is None else self.num_cpus)
@@ -107,6 +114,15 @@ def _text(keyword: str, value: Any) -> None:
         raise TypeError(f"{keyword} must be a string, not {value!r}")
 
 
+def _exceptions(keyword: str, value: Any) -> None:
+    if isinstance(value, bool):
+        return
+    if not isinstance(value, list | tuple) or not all(
+        isinstance(one, type) and issubclass(one, Exception) for one in value
+    ):
+        raise TypeError(f"{keyword} must be True, False or a list of exception classes, not {value!r}")
+
+
 def _lifetime(keyword: str, value: Any) -> None:
     if value not in (None, "detached", "non_detached"):
         raise ValueError(f"{keyword} must be None, 'detached' or 'non_detached', not {value!r}")
@@ -127,7 +143,7 @@ def _groups(keyword: str, value: Any) -> None:
 
 _COMMON: dict[str, Any] = {"num_cpus": _amount, "num_gpus": _amount, "resources": _resources, "name": _text}
 CHECKS: Mapping[str, dict[str, Any]] = {
-    "task": {**_COMMON, "num_returns": _whole(0), "max_retries": _whole(-1)},
+    "task": {**_COMMON, "num_returns": _whole(0), "max_retries": _whole(-1), "retry_exceptions": _exceptions},
     "actor": {
         **_COMMON,
         "max_restarts": _whole(-1),

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 from sparkray.options import DEFAULT_RETRIES, Options
+from sparkray.retrying import Retrying
 from sparkray.session import core
 from sparkray_core.model.entries import Entry
 from sparkray_core.model.owner import Function, Shape, Task
@@ -52,7 +53,10 @@ class RemoteFunction(Generic[R]):
         )
 
     def options(self, **given: Any) -> RemoteFunction[R]:
-        """The same function with other options: num_cpus, num_gpus, resources, num_returns, max_retries, name."""
+        """The same function with other options.
+
+        num_cpus, num_gpus, resources, num_returns, max_retries, retry_exceptions, name.
+        """
         return RemoteFunction(self._function, self._options.updated(given, "task"))
 
     def remote(self, *args: Any, **kwargs: Any) -> Any:
@@ -85,8 +89,10 @@ class RemoteFunction(Generic[R]):
 
     def _prepare(self, here: Core) -> _Prepared:
         options = self._options
-        function, captured = pack_function(self._function, options.name or self.__name__)
         retries = DEFAULT_RETRIES if options.max_retries is None else options.max_retries
+        retried = options.retried()
+        called = Retrying(self._function, retries, retried) if retried else self._function
+        function, captured = pack_function(called, options.name or self.__name__)
         with here.lock:
             shape = here.owner.leasing.shape(options.task_resources(), retries != 0)
         returns = 1 if options.num_returns is None else options.num_returns

@@ -211,6 +211,15 @@ class StealTasks:
 
 
 @dataclass(frozen=True, slots=True)
+class CancelTask:
+    """Owner -> worker that has the task: drop or interrupt it. It is answered all the same, by what came of it."""
+
+    count: int
+    force: bool  # end the process rather than interrupt it
+    recursive: bool  # and what the task has submitted
+
+
+@dataclass(frozen=True, slots=True)
 class TasksReturned:
     """Worker -> owner: not begun, run them elsewhere. Unasked for when the worker blocks in `get`."""
 
@@ -530,6 +539,7 @@ Message = (
     | PushCalls
     | TaskResults
     | StealTasks
+    | CancelTask
     | TasksReturned
     | WorkerBlocked
     | WorkerUnblocked
@@ -593,6 +603,7 @@ MESSAGES: Mapping[int, type[Message]] = {
     35: WorkerBlocked,
     36: WorkerUnblocked,
     37: ExitWorker,
+    38: CancelTask,
     40: CreateActor,
     41: StartActor,
     42: ActorReady,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from typing import TYPE_CHECKING, Any
 
 from sparkray import session
@@ -39,13 +40,15 @@ def from_spark(df: DataFrame, *, target_block_bytes: int = DEFAULT_BLOCK_BYTES) 
 
     Raises:
         ObjectStoreFullError: a store has no room for its part.
+        TypeError: a column is, or has in it, a year-month interval, for which pyarrow has no type.
         ValueError: target_block_bytes is below 1.
         RaySystemError: an executor has no node of this session, or a node was lost meanwhile.
-        Exception: what Spark raises when the DataFrame cannot be computed, or has a column that Arrow has no type for.
-            Whatever is raised, nothing stays in the stores.
+        Exception: what Spark raises when the DataFrame cannot be computed. Whatever is raised, nothing stays in the
+            stores.
     """
     if target_block_bytes < 1:
         raise ValueError(f"target_block_bytes must be at least 1, not {target_block_bytes}")
+    _check_types(df)
     lifetimes.let_go()
     where = places.of_session()
     core = session.core()
@@ -78,6 +81,15 @@ def from_spark(df: DataFrame, *, target_block_bytes: int = DEFAULT_BLOCK_BYTES) 
         table = schema.empty_table()
         blocks = [Block(core.put(table), 0, 0, 0)]
     return Dataset(blocks, schema, df.schema.json())
+
+
+def _check_types(df: DataFrame) -> None:
+    for field in df.schema.fields:
+        if re.search(r"\binterval (year|month)\b", field.dataType.simpleString()):
+            raise TypeError(
+                f"column {field.name!r} is of type {field.dataType.simpleString()}, and pyarrow has no type for year-month "
+                "intervals: cast them to int or string before from_spark()"
+            )
 
 
 def _renamed(df: DataFrame) -> DataFrame:

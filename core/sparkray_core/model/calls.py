@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from sparkray_core.ids import HEAD, ActorId, node_of, raylet_of, task_id
+from sparkray_core.ids import HEAD, ActorId, ProcessId, node_of, raylet_of, task_id
 from sparkray_core.messages import (
     FAILED,
     ActorChanged,
@@ -73,6 +73,16 @@ class Calls:
         task.actor.entry.pins += 1  # a call that was made is answered, even if the handle dies before
         task.actor.queue.append(task)
         self.calling.add(task.actor)
+
+    def withdraw(self, task: Task) -> ProcessId | None:
+        """Take a call out of its actor's queue; or say which worker has it."""
+        assert task.actor is not None
+        if task.count in task.actor.inflight:
+            return task.actor.worker
+        if task in task.actor.queue:
+            task.actor.queue.remove(task)
+            self.calling.add(task.actor)  # it may have held up those behind
+        return None
 
     def push(self, actor: Actor, effects: list[Effect]) -> None:
         """Send what is ready, in the order of the calls: one that waits for its arguments holds up those behind."""

@@ -358,6 +358,8 @@ class Head:
         if what == "actors":
             actors = [*self.actors.all.values(), *self.actors.dead.values()]
             return [actor.as_dict() for actor in actors]
+        if what == "available":
+            return self.nodes.available()
         if what == "named actors":
             return self.actors.names.keys()
         return None

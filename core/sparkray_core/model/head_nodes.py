@@ -11,7 +11,7 @@ from sparkray_core.ids import ActorId, LeaseId, NodeId
 from sparkray_core.messages import NodeBeat, NodeTable, Resources
 from sparkray_core.model.node_info import NodeInfo
 from sparkray_core.model.placement import NodeLoad
-from sparkray_core.model.resources import fits, minus
+from sparkray_core.model.resources import fits, minus, plus
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +96,13 @@ class Nodes:
 
     def table(self) -> NodeTable:
         return NodeTable(list(self._rows.values()))
+
+    def available(self) -> Resources:
+        """What is free on all live nodes together, by their last beats."""
+        total: Resources = {}
+        for record in self.alive():
+            total = plus(total, record.reported)
+        return total
 
     def silent(self, before: float) -> list[NodeRecord]:
         return [record for record in self.alive() if record.heard < before]

@@ -1,14 +1,19 @@
-"""What must be true of a node and of the head between any two events. The simulator asks after every step."""
+"""What must be true of a node, of the head and of an owner between any two events. The simulator asks after every step."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 from sparkray_core.ids import node_of
 from sparkray_core.messages import Resources
 from sparkray_core.model.actors import ActorState
+from sparkray_core.model.entries import Entry, is_stored
 from sparkray_core.model.head import Head
 from sparkray_core.model.node import Node
 from sparkray_core.model.node_claims import ClaimState
 from sparkray_core.model.node_workers import WorkerState
+from sparkray_core.model.owner import Owner
+from sparkray_core.model.references import ACTOR_INDEX
 from sparkray_core.model.resources import CPU, fits, minus, plus
 
 
@@ -127,3 +132,115 @@ def check_actors(head: Head) -> None:
         assert all(watcher in actors.all[some].watchers for some in watched)
     for actor in actors.dead.values():
         assert actor.state is ActorState.DEAD
+
+
+# ---------------------------------------------------------------------------------- owner
+def check_owner(owner: Owner, held: Iterable[Entry] = ()) -> None:
+    """
+    Args:
+        held: the entries that references of the process's user code refer to: the owner has no list of them.
+
+    Raises:
+        AssertionError: as `check`.
+    """
+    check_leases(owner)
+    check_tasks(owner)
+    check_entries(owner, held)
+
+
+def check_leases(owner: Owner) -> None:
+    leasing = owner.leasing
+    queues = [queue for shape in leasing.shapes.values() for queue in shape.queues.values()]
+    for some, lease in leasing.leases.items():
+        assert lease.id == some
+        assert leasing.by_worker.get(lease.worker) is lease, f"{some.hex()} and its worker disagree"
+        assert lease.queue.leases.count(lease) == 1, f"{some.hex()} and its queue disagree"
+        for count, task in lease.inflight.items():
+            assert owner.book.tasks.get(count) is task, f"task {count} is in flight, and answered"
+            assert task.shape is lease.queue.shape, f"task {count} is on a worker of another shape"
+    assert len(leasing.by_worker) == len(leasing.leases), "a worker is kept whose lease is gone"
+    assert sum(len(queue.leases) for queue in queues) == len(leasing.leases), "a queue keeps a lease that is gone"
+    asked = {lease: queue for queue in queues for lease in queue.requests}
+    assert asked == leasing.requests, "requests and their queues disagree"
+    for queue in queues:
+        if queue.tasks:
+            coming = queue.requests or any(not lease.idle for lease in queue.leases)
+            assert coming, f"{len(queue.tasks)} tasks are queued, and nothing will bring them a worker"
+            idle = [lease for lease in queue.leases if lease.idle and lease.open]
+            assert not idle, f"{len(queue.tasks)} tasks are queued, and a worker of their own idles"
+        assert not any(lease.reclaimed and lease.idle for lease in queue.leases), "an idle lease was asked back"
+    for shape in leasing.shapes.values():
+        leases = [lease for queue in shape.queues.values() for lease in queue.leases]
+        under_way = leases or any(queue.requests for queue in shape.queues.values())
+        assert shape.hungry or under_way, "a shape is not hungry, and nothing will come that takes new tasks along"
+        starving = any(lease.open and not lease.inflight for lease in leases)
+        assert shape.hungry or not starving, "a worker idles, and its shape is not hungry"
+
+
+def check_tasks(owner: Owner) -> None:
+    """Each unanswered task is in one place."""
+    places: dict[int, list[str]] = {count: [] for count in owner.book.tasks}
+    for shape in owner.leasing.shapes.values():
+        for queue in shape.queues.values():
+            for task in queue.tasks:
+                places[task.count].append("queued")
+    for lease in owner.leasing.leases.values():
+        for count in lease.inflight:
+            places[count].append("on a worker")
+    actors = {task.actor for task in owner.book.tasks.values() if task.actor is not None}
+    for actor in {*actors, *owner.calls.actors.values()}:
+        for task in actor.queue:
+            if task.count in places:  # else it failed while it waited
+                places[task.count].append("waits for its actor")
+        for count in actor.inflight:
+            places[count].append("at its actor")
+        assert actor.state == "alive" or not actor.inflight, f"calls are at an actor that is {actor.state}"
+    for count, task in owner.book.tasks.items():
+        if task.missing and task.actor is None:
+            places[count].append("waits for arguments")
+        assert len(places[count]) == 1, f"task {count} is in {len(places[count])} places: {places[count]}"
+
+
+def check_entries(owner: Owner, held: Iterable[Entry]) -> None:
+    """What is pinned is pinned by somebody; what nobody holds is not kept."""
+    refs = owner.refs
+    entries: dict[int, Entry] = {}
+    pins: dict[int, int] = {}
+
+    def see(entry: Entry) -> None:
+        if id(entry) not in entries:
+            entries[id(entry)] = entry
+            for inner in entry.contained or ():
+                pin(inner)
+
+    def pin(entry: Entry) -> None:
+        pins[id(entry)] = pins.get(id(entry), 0) + 1
+        see(entry)
+
+    for task in owner.book.tasks.values():
+        for entry in [*(entry for _, entry in task.refs or ()), *(task.nested or ())]:
+            pin(entry)
+        for entry in task.returns:
+            see(entry)
+        if task.actor is not None:
+            pin(task.actor.entry)
+    for entry in [*held, *refs.exported.values(), *refs.stored.values()]:
+        see(entry)
+    for some, entry in refs.exported.items():
+        assert entry.id == some
+        kept = entry.held or entry.pins or entry.borrowers or (entry.value is None and entry.owner == owner.me)
+        assert kept, f"{entry} of {entry.owner.hex()} is kept, and nobody holds it"
+    for some, entry in refs.stored.items():
+        assert entry.id == some
+        assert entry.owner == owner.me
+        assert entry.value is not None
+        assert is_stored(entry.value)
+    for entry in entries.values():
+        assert entry.pins == pins.get(id(entry), 0), f"{entry} has {entry.pins} pins, not {pins.get(id(entry), 0)}"
+        assert entry.owner == owner.me or not entry.borrowers, f"{entry} is not ours, and we count its borrowers"
+        assert 0 not in (entry.borrowers or {}).values(), f"{entry} has a borrower that is counted zero times"
+        assert owner.me not in (entry.borrowers or {}), f"{entry} is borrowed by its owner"
+        if entry.owner != owner.me:
+            assert refs.exported.get(entry.id) is entry, f"{entry} is borrowed, and cannot be found"
+        elif entry.index != ACTOR_INDEX and entry.value is not None and is_stored(entry.value):
+            assert refs.stored.get(entry.id) is entry, f"{entry} is stored, and not listed"

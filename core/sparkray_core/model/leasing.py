@@ -97,6 +97,18 @@ class Leasing:
         queue.tasks.append(task)
         self._touched.add(queue)
 
+    def withdraw(self, task: Task) -> ProcessId | None:
+        """Take a task out of its queue; or say which worker has it. One that waits for arguments is in neither."""
+        assert task.shape is not None
+        for queue in task.shape.queues.values():
+            for lease in queue.leases:
+                if task.count in lease.inflight:
+                    return lease.worker
+            if task in queue.tasks:
+                queue.tasks.remove(task)
+                self._touched.add(queue)
+        return None
+
     @staticmethod
     def _where(task: Task) -> NodeId | None:
         """The node that has most of the arguments' bytes in its store."""
@@ -274,6 +286,10 @@ class Leasing:
             effects.append(Send(raylet_of(node_of(lease.worker)), FreeObjects(stored)))
         again: list[Task] = []
         for position, task in enumerate(lease.inflight.values()):
+            if task.cancelled:
+                failure = (FAILED, "TaskCancelledError", f"{task.function.name}() was cancelled")
+                self.book.answer(task, [failure] * len(task.returns), effects)
+                continue
             if position == 0 and task.retries == 0:
                 sentence = (
                     f"the worker that ran {task.function.name}() ended before it answered ({why}), and no retry is "

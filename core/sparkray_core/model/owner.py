@@ -20,6 +20,7 @@ from sparkray_core.messages import (
     ActorChanged,
     AddBorrowers,
     AskObjects,
+    CancelTask,
     CopyMade,
     DropBorrowers,
     EndSession,
@@ -36,7 +37,7 @@ from sparkray_core.messages import (
 )
 from sparkray_core.model.book import Book
 from sparkray_core.model.calls import Calls
-from sparkray_core.model.effects import Effect
+from sparkray_core.model.effects import Effect, Send
 from sparkray_core.model.entries import Entry, is_failure, is_stored
 from sparkray_core.model.leasing import Leasing
 from sparkray_core.model.references import ACTOR_INDEX
@@ -101,6 +102,20 @@ class Owner:
         self.calls.kill(actor, restart, effects)
         return self._dispatch(now, effects)
 
+    def cancel(self, count: int, force: bool, recursive: bool, now: float) -> list[Effect]:
+        """Drop a task that waits; have the worker interrupt one that it has. One that ended stays as it ended."""
+        effects: list[Effect] = []
+        task = self.book.tasks.get(count)
+        if task is not None:
+            task.cancelled = True
+            worker = self.calls.withdraw(task) if task.actor is not None else self.leasing.withdraw(task)
+            if worker is not None:
+                effects.append(Send(worker, CancelTask(count, force, recursive)))
+            else:
+                failure = (FAILED, "TaskCancelledError", f"{task.function.name}() was cancelled before it ran")
+                self.book.answer(task, [failure] * len(task.returns), effects)
+        return self._dispatch(now, effects)
+
     # ------------------------------------------------------------------ what others say
     def handle(self, sender: ProcessId, message: object, now: float) -> list[Effect]:
         """Raises `TypeError` for a message that no owner gets."""
@@ -148,6 +163,8 @@ class Owner:
         while self._runnable:
             batch, self._runnable[:] = self._runnable[:], []
             for task in batch:
+                if task.count not in self.book.tasks:
+                    continue  # cancelled while it waited
                 failure = self._failed_argument(task)
                 if failure is not None:
                     self.book.answer(task, [failure] * len(task.returns), effects)

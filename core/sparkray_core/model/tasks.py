@@ -42,6 +42,7 @@ class Task:
 
     __slots__ = (
         "actor",
+        "cancelled",
         "count",
         "function",
         "missing",
@@ -79,6 +80,7 @@ class Task:
         self.shape = shape
         self.actor = actor
         self.missing = 0  # arguments not there yet
+        self.cancelled = False  # whatever happens to it, it is not run again
         self.solo = False  # was in flight when a worker died: it runs with nobody behind it
         self.on_runnable: Callable[[Task], None] | None = None
 

@@ -14,15 +14,14 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from sparkray_core.ids import ProcessId
-from sparkray_core.messages import StartActor, TaskTuple
+from sparkray_core.messages import FAILED, StartActor, TaskTuple, Value
 from sparkray_core.run import execute
 from sparkray_core.run.pump import now
 
 if TYPE_CHECKING:
     from sparkray_core.run.worker_main import Worker
 
-in_actor = False  # this process is one
-
+_CANCELLED: Value = (FAILED, "TaskCancelledError", "the call was cancelled while it ran")
 ASYNC_CONCURRENCY = 1000  # calls at once of an actor with coroutine methods; Ray's default
 
 
@@ -34,8 +33,6 @@ class ActorHost:
     """An actor's instance and how its methods are called."""
 
     def __init__(self, worker: Worker, start: StartActor, instance: Any) -> None:
-        global in_actor
-        in_actor = True
         self.worker = worker
         self.start = start
         self.instance = instance
@@ -51,6 +48,7 @@ class ActorHost:
         self._pools: dict[str, ThreadPoolExecutor] = {}
         self._gates: dict[str, asyncio.Semaphore] = {}
         self._tasks: set[asyncio.Task[None]] = set()  # the loop itself holds its tasks weakly only
+        self._coroutines: dict[tuple[ProcessId, int], asyncio.Task[None]] = {}
         self._alarm: asyncio.TimerHandle | None = None
 
     # ------------------------------------------------------------------ finding what is called
@@ -76,6 +74,13 @@ class ActorHost:
         except (AttributeError, ValueError) as error:
             return execute.refuse(call, call[1].decode(), error)
         return execute.run(self.worker.core, sender, method, name, call)
+
+    def cancel(self, sender: ProcessId, count: int) -> bool:
+        """Cancel a call that this class runs itself. Returns whether it is one. The core's lock is held."""
+        task = self._coroutines.get((sender, count))
+        if task is not None:
+            task.get_loop().call_soon_threadsafe(task.cancel)
+        return task is not None or self.is_async or self.is_threaded
 
     # ------------------------------------------------------------------ threads
     def hand_over(self, sender: ProcessId, call: TaskTuple) -> None:
@@ -132,6 +137,7 @@ class ActorHost:
             sender, call = queue.popleft()
             task = asyncio.get_running_loop().create_task(self._run_async(sender, call))
             self._tasks.add(task)
+            self._coroutines[sender, call[0]] = task
             task.add_done_callback(self._tasks.discard)
         if self.worker.leaving is not None:
             self._ended.set()
@@ -148,18 +154,25 @@ class ActorHost:
         except (AttributeError, ValueError) as error:
             self._answer(sender, execute.refuse(call, call[1].decode(), error))
             return
+        try:
+            answer = await self._run_gated(sender, call, name, group, method)
+        except asyncio.CancelledError:
+            answer = call[0], [_CANCELLED] * call[2], None
+        except (ExitActor, SystemExit):
+            self.worker.exit_actor()
+            return
+        finally:
+            self._coroutines.pop((sender, call[0]), None)
+        if not self.exiting:
+            self._answer(sender, answer)
+
+    async def _run_gated(self, sender: ProcessId, call: TaskTuple, name: str, group: str, method: Any) -> Any:
         async with self._gates[group]:
             if self.exiting:
-                return
-            try:
-                if inspect.iscoroutinefunction(method):
-                    answer = await execute.run_async(self.worker.core, sender, method, name, call)
-                else:
-                    answer = execute.run(self.worker.core, sender, method, name, call)
-            except (ExitActor, SystemExit):
-                self.worker.exit_actor()
-                return
-        self._answer(sender, answer)
+                return None
+            if inspect.iscoroutinefunction(method):
+                return await execute.run_async(self.worker.core, sender, method, name, call)
+            return execute.run(self.worker.core, sender, method, name, call)
 
     def _answer(self, sender: ProcessId, answer: Any) -> None:
         """Answers of one pass of the loop go together."""

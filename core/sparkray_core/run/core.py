@@ -309,6 +309,16 @@ class Core(LocalProcess):
             self.owner.put(entry, value, [])
         return ObjectRef(entry)
 
+    def cancel(self, entry: Entry, force: bool, recursive: bool) -> None:
+        with self.lock:
+            self._kick()
+            task = self.owner.book.tasks.get(entry.count) if entry.owner == self.me else None
+            if task is None:
+                return
+            if force and task.actor is not None:
+                raise ValueError("force=True is not supported for actor calls: use kill() to end the actor")
+            self._perform(self.owner.cancel(entry.count, force, recursive, now()))
+
     def kill_actor(self, actor: Actor, restart: bool) -> None:
         with self.lock:
             self._kick()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import traceback
 from collections.abc import Callable
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
 from sparkray_core import errors
@@ -12,6 +14,7 @@ from sparkray_core.ids import ObjectId, ProcessId, object_id, task_id
 from sparkray_core.messages import ERROR, HOLDS, STORED, ResultTuple, TaskTuple, Value
 from sparkray_core.model.effects import Effect
 from sparkray_core.model.entries import Entry
+from sparkray_core.run.current_task import set_running
 from sparkray_core.wire import values
 
 if TYPE_CHECKING:
@@ -49,9 +52,12 @@ def run(core: Core, caller: ProcessId, function: Callable[..., Any], name: str, 
     """Run one task; the tuple is the answer to its owner."""
     count, _, num_returns, payload, refs = task
     found: list[Any] = []
+    set_running((caller, count, name))
     try:
         args, kwargs = arguments(core, payload, refs, found)
         result = function(*args, **kwargs)
+        if type(result) is CoroutineType:  # an `async def` task has an event loop of its own
+            result = asyncio.run(result)
         del args, kwargs  # may hold references, which are counted below
         answer = _pack_all(core, caller, name, count, num_returns, result)
         result = None
@@ -66,6 +72,7 @@ async def run_async(
     """`run`, of a coroutine function."""
     count, _, num_returns, payload, refs = task
     found: list[Any] = []
+    set_running((caller, count, name))
     try:
         args, kwargs = arguments(core, payload, refs, found)
         result = await function(*args, **kwargs)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import weakref
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from sparkray_core.ids import OBJECT_ID_BYTES, ObjectId
@@ -13,6 +14,8 @@ from sparkray_core.model.entries import Entry
 from sparkray_core.wire import values
 
 if TYPE_CHECKING:
+    import asyncio
+
     from sparkray_core.run.core import Core
 
 T = TypeVar("T")
@@ -84,9 +87,15 @@ class ObjectRef(Generic[T]):
 
             loop = asyncio.get_running_loop()
             ready: asyncio.Future[None] = loop.create_future()
-            here.notify(self._entry, lambda: loop.call_soon_threadsafe(_finish, ready))
+            here.notify(self._entry, lambda: call_in_loop(loop, _finish, ready))
             yield from ready
         return here.load(self._entry)  # type: ignore[no-any-return]
+
+
+def call_in_loop(loop: asyncio.AbstractEventLoop, function: Callable[..., object], *args: Any) -> None:
+    """Have the loop call the function soon, from any thread; not at all, if it is closed meanwhile."""
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(function, *args)
 
 
 def _finish(ready: Any) -> None:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import signal
 import socket
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -22,6 +24,7 @@ from sparkray_core.messages import (
     FAILED,
     ActorFailed,
     ActorReady,
+    CancelTask,
     EndActor,
     ExitWorker,
     LogLines,
@@ -33,20 +36,22 @@ from sparkray_core.messages import (
     TaskResults,
     TasksReturned,
     TaskTuple,
+    Value,
     WorkerBlocked,
     WorkerUnblocked,
 )
-from sparkray_core.run import execute
+from sparkray_core.run import current_task, execute
 from sparkray_core.run.actor_host import ActorHost, ExitActor
 from sparkray_core.run.core import Core
 from sparkray_core.run.output import LOOK_S, Tail
-from sparkray_core.run.pump import Getter
+from sparkray_core.run.pump import Getter, now
 
 if TYPE_CHECKING:
     from sparkray_core.run.config import NodeConfig
 
 log = logging.getLogger(__name__)
 
+_CANCELLED: Value = (FAILED, "TaskCancelledError", "the task was cancelled while it ran")
 FLUSH_S = 0.001  # results of short tasks wait this long for company
 FLUSH_RESULTS = 256  # or until there are so many
 
@@ -77,6 +82,9 @@ class Worker:
         self.host: ActorHost | None = None  # when this is an actor
         self.start: StartActor | None = None
         self.leaving: str | None = None  # why this worker ends once its queue is empty
+        self.running: tuple[ProcessId, int] | None = None  # whose task the main thread runs, and its number
+        self.interrupted: tuple[ProcessId, int] | None = None  # a signal for it is on the way
+        self._main_thread = threading.get_ident()
         self._idle: Getter | None = None
         self._flushed_at = 0.0
         self._running = False
@@ -85,6 +93,7 @@ class Worker:
             PushTasks: self._on_tasks,
             PushCalls: self._on_calls,
             StealTasks: self._on_steal,
+            CancelTask: self._on_cancel,
             StartActor: self._on_start_actor,
             StopActor: self._on_leave,
             ExitWorker: self._on_leave,
@@ -133,9 +142,37 @@ class Worker:
         counts.reverse()
         self.core._send(sender, TasksReturned(counts, blocked=False))
 
+    def _on_cancel(self, sender: ProcessId, message: CancelTask) -> None:
+        """Drop it from the queue, or interrupt it: the signal ends a `time.sleep`, too."""
+        for item in self.queue:
+            if item[0] == sender and isinstance(item[1], tuple) and item[1][0] == message.count:
+                self.queue.remove(item)
+                self.results.append((sender, (message.count, [_CANCELLED] * item[1][2], None)))
+                self._flush()
+                return
+        if self.host is not None and self.host.cancel(sender, message.count):
+            return
+        if self.running != (sender, message.count):
+            return
+        if message.recursive:
+            for count in list(self.core.owner.book.tasks):
+                self.core._perform(self.core.owner.cancel(count, message.force, True, now()))
+        if message.force and self.host is None:
+            self._flush()
+            os._exit(1)
+        self.interrupted = self.running
+        signal.pthread_kill(self._main_thread, signal.SIGINT)
+
+    def _interrupt(self, signum: int, frame: Any) -> None:
+        """SIGINT: meant for the task that was running when it was cancelled, not for the one after it."""
+        if self.running is not None and self.interrupted == self.running:
+            self.interrupted = None
+            raise KeyboardInterrupt
+
     # ------------------------------------------------------------------ running
     def serve(self) -> None:
         queue = self.queue
+        signal.signal(signal.SIGINT, self._interrupt)
         self._flushed_at = time.perf_counter()
         while True:
             try:
@@ -159,6 +196,16 @@ class Worker:
                     self.flush()
 
     def _run(self, sender: ProcessId, task: TaskTuple) -> Any:
+        self.running = (sender, task[0])
+        try:
+            answer = self._run_uncancelled(sender, task)
+            self.running = None
+        except KeyboardInterrupt:
+            self.running = None
+            return task[0], [_CANCELLED] * task[2], None
+        return answer
+
+    def _run_uncancelled(self, sender: ProcessId, task: TaskTuple) -> Any:
         try:
             if self.host is not None:
                 return self.host.run(sender, task)
@@ -265,7 +312,7 @@ class Worker:
     # ------------------------------------------------------------------ actors
     def _become(self, start: StartActor) -> None:
         core = self.core
-        self.start = start
+        self.start = current_task.actor = start
         self.work_giver, self.working_on = owner_of(start.actor), start.name
         found: list[Any] = []
         try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copyreg
 import io
 import sys
+from collections.abc import Callable
 from pickle import PickleBuffer
 from types import FunctionType, NoneType
 from typing import Any, Final, cast
@@ -22,6 +23,14 @@ ATOMS: Final = frozenset({NoneType, bool, int, float, str, bytes})
 CONTAINERS: Final = frozenset({tuple, list, dict})
 PLAIN_ITEMS: Final = 32  # in a container; beyond it, looking at each costs more than the pickler object that it saves
 PLAIN_CONTAINERS: Final = 4  # in a container, for the same reason; two are the arguments of a task: (args, kwargs)
+
+
+_registered: dict[type, Any] = {}  # by `register`
+
+
+def has_reducer(cls: type) -> bool:
+    """The user has told how to pickle it, to us or to `copyreg`: then that holds, and none of our own quick ways."""
+    return cls in _registered or cls in copyreg.dispatch_table
 
 
 def is_plain(container: Any, depth: int) -> bool:
@@ -51,7 +60,7 @@ def reduce_array(value: Any) -> Any:
     if type(value).__name__ != "ndarray":
         return NotImplemented
     dtype = value.dtype
-    if dtype.hasobject or not dtype.itemsize or type(value) in copyreg.dispatch_table:
+    if dtype.hasobject or not dtype.itemsize or has_reducer(type(value)):
         return NotImplemented
     flags = value.flags
     fortran = flags.f_contiguous and not flags.c_contiguous
@@ -104,9 +113,25 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         module = cls.__module__
         if module == "numpy":
             return reduce_array(obj)
-        if module == "pyarrow.lib" and cls not in copyreg.dispatch_table:
+        if module == "pyarrow.lib" and not has_reducer(cls):
             return arrow_values.reduce(obj)
         return NotImplemented
+
+
+def register(cls: type, reducer: Callable[[Any], Any]) -> None:
+    """Pickle instances of exactly `cls` as `reducer(instance)` says: in this process, by `dump`, and nowhere else.
+
+    (`copyreg` has the same effect here, but changes `copy.copy` and plain pickle as well.)
+    """
+    _registered[cls] = _Pickler.dispatch_table[cls] = reducer
+
+
+def deregister(cls: type) -> None:
+    """Pickle it as before `register`. Nothing happens to a class that is not registered."""
+    if _registered.pop(cls, None) is not None:
+        del _Pickler.dispatch_table[cls]
+        if cls in _CLOUDPICKLE_REDUCERS:
+            _Pickler.dispatch_table[cls] = _CLOUDPICKLE_REDUCERS[cls]
 
 
 def dump(value: object, buffers: list[PickleBuffer] | None) -> bytes:

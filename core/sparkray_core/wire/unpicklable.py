@@ -48,7 +48,7 @@ class _Search:
         """Follow the first inner object that fails too, to one that has none: (where, what, why)."""
         self.seen[id(value)] = value
         if depth < MAX_DEPTH:
-            for step, inner in _inside(value):
+            for step, inner in inside(value):
                 if id(inner) in self.seen:
                     continue
                 if self.left <= 0:
@@ -74,7 +74,7 @@ def _describe(value: object) -> str:
     return f"a value of type {name}"
 
 
-def _inside(value: Any) -> Iterator[tuple[str, object]]:
+def inside(value: Any) -> Iterator[tuple[str, object]]:
     """(how one writes it, object) of what a pickle of `value` contains."""
     if isinstance(value, dict):
         for key, item in itertools.islice(value.items(), MAX_ATTEMPTS):

@@ -14,7 +14,6 @@ Refs inside a value: their `__reduce__` calls `note_ref`, their rebuilding funct
 
 from __future__ import annotations
 
-import copyreg
 import os
 import struct
 import threading
@@ -23,7 +22,16 @@ from pickle import PickleBuffer, dumps, loads
 from typing import Any, Final, TypeAlias
 
 from sparkray_core.wire import arrow_values
-from sparkray_core.wire.pickling import ATOMS, CONTAINERS, PLAIN_ITEMS, Reduced, dump, is_plain, reduce_array
+from sparkray_core.wire.pickling import (
+    ATOMS,
+    CONTAINERS,
+    PLAIN_ITEMS,
+    Reduced,
+    dump,
+    has_reducer,
+    is_plain,
+    reduce_array,
+)
 from sparkray_core.wire.unpicklable import explain
 
 # Plain ints: they go into messages, whose decoder refuses every class, IntEnum too.
@@ -190,7 +198,7 @@ def _loads(parts: Sequence[Part]) -> Any:
 
 
 def _arrow_stream(value: Any) -> arrow_values.Stream | None:
-    return None if type(value) in copyreg.dispatch_table else arrow_values.stream_of(value)
+    return None if has_reducer(type(value)) else arrow_values.stream_of(value)
 
 
 def _out_of_band(reduced: Any) -> Serialized:

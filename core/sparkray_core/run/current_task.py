@@ -1,0 +1,29 @@
+"""What runs here and now: one task in a task worker, several in an actor with threads or coroutines."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from typing import NamedTuple
+
+from sparkray_core.ids import TaskId
+from sparkray_core.messages import StartActor
+
+
+class Running(NamedTuple):
+    task: TaskId
+    name: str
+
+
+actor: StartActor | None = None  # what this process is, if it is an actor
+_running: ContextVar[tuple[bytes, int, str] | None] = ContextVar("running", default=None)
+
+set_running = _running.set  # (caller, count, name): a tuple that costs nothing to make
+
+
+def get() -> Running | None:
+    """The task that the calling code belongs to; None in a driver."""
+    running = _running.get()
+    if running is None:
+        return None
+    caller, count, name = running
+    return Running(TaskId(caller + count.to_bytes(8, "big")), name)

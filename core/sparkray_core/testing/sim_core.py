@@ -1,0 +1,426 @@
+"""A process of the simulator: the real owner's model, and user code that runs on virtual time.
+
+User code is a generator. It yields seconds to sleep, or a `Signal` to wait for. References are Python objects, as in
+`run.object_ref`: the owner hears of it when the last one dies. What is done here is what `run.core` and
+`run.local_process` do, without sockets and threads.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import weakref
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar, Union
+
+from sparkray_core.ids import ActorId, FunctionId, NodeId, ObjectId, ProcessId, node_of, raylet_of
+from sparkray_core.messages import (
+    FAILED,
+    STORED,
+    AllocateObject,
+    CreateActor,
+    Message,
+    ObjectAllocated,
+    ObjectGone,
+    ObjectPinned,
+    ObjectRefused,
+    PinObject,
+    RegisterProcess,
+    SealObjects,
+    UnpinObjects,
+    Value,
+)
+from sparkray_core.model.effects import Effect, Send, WakeAt
+from sparkray_core.model.entries import Entry, bare, place
+from sparkray_core.model.invariants import check_owner
+from sparkray_core.model.owner import Actor, Function, Owner, Task
+from sparkray_core.model.references import ACTOR_INDEX
+from sparkray_core.model.resources import from_floats
+from sparkray_core.testing import sim_programs
+from sparkray_core.testing.sim_programs import Program
+
+T = TypeVar("T")
+
+FUNCTIONS = [Function(FunctionId(bytes([65 + n]) * 16), f"f{n}", b"pickle") for n in range(3)]
+READ_S = 0.05  # a value is looked at for so long after it was read
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """The process ends itself."""
+
+    why: str
+
+
+ProcessEffect = Union[Send, WakeAt, Leave]  # noqa: UP007 - as in messages.py
+
+
+class SimProcess(Protocol):
+    role: str
+
+    @property
+    def id(self) -> ProcessId: ...
+    def start(self, now: float) -> list[ProcessEffect]: ...
+    def handle(self, sender: ProcessId, message: Message, now: float) -> list[ProcessEffect]: ...
+    def tick(self, now: float) -> list[ProcessEffect]: ...
+    def check(self) -> None: ...
+
+
+class Ledger:
+    """What only somebody who sees all processes knows: how often each task was begun, and where."""
+
+    def __init__(self) -> None:
+        self.begun: dict[tuple[ProcessId, int], list[ProcessId]] = {}
+
+    def begin(self, owner: ProcessId, count: int, worker: ProcessId, may_again: bool) -> None:
+        runs = self.begun.setdefault((owner, count), [])
+        runs.append(worker)
+        assert may_again or len(runs) == 1, f"task {count} of {owner.hex()} may run once, and ran on {runs}"
+
+
+class Signal:
+    """What a piece of user code waits for: so many entries, or one answer."""
+
+    __slots__ = ("_core", "code", "missing")
+
+    def __init__(self, core: SimCore, missing: int = 1) -> None:
+        self._core = core
+        self.missing = missing
+        self.code: Code[None] | None = None
+
+    def entry_ready(self, entry: Entry | None) -> None:
+        self.missing -= 1
+        if self.missing == 0:
+            self._core.runnable.append(self)
+
+
+Code = Generator["float | Signal", None, T]
+
+
+class Ref:
+    """A reference, or an actor's handle, in user code."""
+
+    __slots__ = ("__weakref__", "actor", "core", "entry")
+
+    def __init__(self, core: SimCore, entry: Entry, actor: Actor | None = None) -> None:
+        self.core = core
+        self.entry = entry
+        self.actor = actor
+        core.living.add(self)
+
+    def __del__(self) -> None:
+        self.core.dropped.append(self.entry)
+
+
+@dataclass(slots=True)
+class Got:
+    """What a reference turned out to refer to."""
+
+    outcome: str  # "value 7", "error 7", or "system ..."
+    refs: list[Ref] = field(default_factory=list)
+
+    @property
+    def good(self) -> bool:
+        return self.outcome.startswith("value")
+
+
+class SimCore:
+    """What drivers and workers have in common."""
+
+    role = ""
+
+    def __init__(self, me: ProcessId, segment: bytearray, ledger: Ledger) -> None:
+        self.me = me
+        self.node = node_of(me)
+        self.raylet = raylet_of(self.node)
+        self.segment = segment
+        self.ledger = ledger
+        self.owner = Owner(me)
+        self.now = 0.0
+        self.counter = itertools.count(1)
+        self.pending: list[Task] = []
+        self.living: weakref.WeakSet[Ref] = weakref.WeakSet()
+        self.dropped: deque[Entry] = deque()
+        self.runnable: deque[Signal] = deque()
+        self.crashed: BaseException | None = None
+        self._replies: dict[tuple[bool, ObjectId], list[tuple[Signal, list[Any]]]] = {}
+        self._timers: list[tuple[float, int, Callable[[], None]]] = []
+        self._ties = itertools.count()
+        self._wake: float | None = None
+        self._out: list[ProcessEffect] = []
+
+    @property
+    def id(self) -> ProcessId:
+        return self.me
+
+    def check(self) -> None:
+        check_owner(self.owner, [ref.entry for ref in self.living])
+
+    # ------------------------------------------------------------------ as a process
+    def start(self, now: float) -> list[ProcessEffect]:
+        self.now = now
+        self.send(self.raylet, RegisterProcess(self.role, 1))
+        return self._turn()
+
+    def handle(self, sender: ProcessId, message: Message, now: float) -> list[ProcessEffect]:
+        self.now = now
+        self.kick()
+        if isinstance(message, (ObjectAllocated, ObjectRefused, ObjectPinned, ObjectGone)):
+            self._on_reply(message)
+        elif not self.on_message(sender, message):
+            self.perform(self.owner.handle(sender, message, now))
+        return self._turn()
+
+    def tick(self, now: float) -> list[ProcessEffect]:
+        self.now = now
+        self.kick()
+        while self._timers and self._timers[0][0] <= now:
+            heapq.heappop(self._timers)[2]()
+        if self._wake is not None and now >= self._wake:
+            self._wake = None
+            self.perform(self.owner.tick(now))
+        return self._turn()
+
+    def on_message(self, sender: ProcessId, message: Message) -> bool:
+        """What is not the owner's. Whether it was."""
+        return False
+
+    def _turn(self) -> list[ProcessEffect]:
+        while self.runnable:
+            code = self.runnable.popleft().code
+            if code is not None:
+                self.advance(code)
+        if self.dropped:
+            self.kick()
+        effects = self._out[:]
+        self._out.clear()
+        return effects
+
+    # ------------------------------------------------------------------ user code
+    def advance(self, code: Code[None]) -> None:
+        """Run it up to its next wait."""
+        try:
+            wish = next(code)
+        except StopIteration:
+            return
+        if isinstance(wish, Signal):
+            wish.code = code
+            if wish.missing <= 0:
+                self.runnable.append(wish)
+        else:
+            self.at(self.now + wish, lambda: self.advance(code))
+
+    def at(self, when: float, do: Callable[[], None]) -> None:
+        heapq.heappush(self._timers, (when, next(self._ties), do))
+        self._out.append(WakeAt(when))
+
+    def send(self, to: ProcessId, message: Message) -> None:
+        self._out.append(Send(to, message))
+
+    def leave(self, why: str) -> None:
+        self._out.append(Leave(why))
+
+    def perform(self, effects: Iterable[Effect]) -> None:
+        for effect in effects:
+            if isinstance(effect, WakeAt):
+                if self._wake is None or effect.at < self._wake:
+                    self._wake = effect.at
+                self._out.append(effect)
+            elif isinstance(effect, Send):
+                if effect.to == self.me:
+                    self.perform(self.owner.handle(self.me, effect.message, self.now))
+                else:
+                    self._out.append(effect)
+            else:
+                raise TypeError(f"an owner does not wish for {effect}")
+
+    def kick(self) -> None:
+        count = len(self.dropped)
+        if self.pending:
+            tasks, self.pending = self.pending, []
+            self.perform(self.owner.submit(tasks, self.now))
+        if count:
+            self.perform(self.owner.drop([self.dropped.popleft() for _ in range(count)]))
+
+    # ------------------------------------------------------------------ references
+    def new_ref(self, entry: Entry) -> Ref:
+        return Ref(self, entry)
+
+    def export(self, ref: Ref) -> ObjectId:
+        some = self.owner.refs.export(ref.entry)
+        self._remember(ref)
+        return some
+
+    def ref_of(self, some: ObjectId) -> Ref:
+        """The one reference of this process for an id that came in."""
+        entry = self.owner.refs.find(some)
+        known = entry.weak() if entry.weak is not None else None
+        if known is not None:
+            assert isinstance(known, Ref)
+            return known
+        entry.held = True
+        actor = None
+        if entry.index == ACTOR_INDEX:
+            actor, effects = self.owner.calls.known(entry)
+            self.perform(effects)
+        ref = Ref(self, entry, actor)
+        self._remember(ref)
+        return ref
+
+    @staticmethod
+    def _remember(ref: Ref) -> None:
+        if ref.entry.weak is None or ref.entry.weak() is None:
+            ref.entry.weak = weakref.ref(ref)
+
+    # ------------------------------------------------------------------ submitting
+    def submit(self, program: Program, args: Sequence[Ref] = (), inner: Sequence[Ref] = ()) -> list[Ref]:
+        shape = self.owner.leasing.shape(from_floats({"CPU": program.cpus}), program.retries != 0)
+        return self._submit(program, FUNCTIONS[program.key % 3], args, inner, None, shape)
+
+    def call(self, handle: Ref, program: Program, args: Sequence[Ref] = (), inner: Sequence[Ref] = ()) -> list[Ref]:
+        assert handle.actor is not None
+        return self._submit(program, Function(FunctionId(b"method"), "method", b""), args, inner, handle.actor, None)
+
+    def _submit(
+        self,
+        program: Program,
+        function: Function,
+        args: Sequence[Ref],
+        inner: Sequence[Ref],
+        actor: Actor | None,
+        shape: Any,
+    ) -> list[Ref]:
+        count = next(self.counter)
+        payload = sim_programs.pack_call(program, [self.export(ref) for ref in inner])
+        refs: list[tuple[int | str, Entry]] | None = [(n, ref.entry) for n, ref in enumerate(args)] or None
+        nested = [ref.entry for ref in inner] or None
+        entries = [Entry(self.me, count, index) for index in range(program.returns)]
+        made = [Ref(self, entry) for entry in entries]
+        retries = 0 if actor is not None else program.retries
+        task = Task(count, function, payload, refs, nested, entries, retries, shape, actor)
+        self.pending.append(task)
+        if (task.actor or task.shape).hungry:  # type: ignore[union-attr]
+            self.kick()
+        return made
+
+    def create(self, program: Program, inner: Sequence[Ref], restarts: int, holds: float) -> Ref:
+        count = next(self.counter)
+        payload = sim_programs.pack_call(program, [self.export(ref) for ref in inner])
+        kept = [ref.entry for ref in inner]
+
+        def message(actor: ActorId) -> CreateActor:
+            held, placed = from_floats({"CPU": holds} if holds else {}), from_floats({"CPU": 1})
+            return CreateActor(actor, "Sim", FUNCTIONS[0].id, b"", payload, None, held, placed, restarts)
+
+        for entry in kept:
+            entry.pins += 1
+        actor, effects = self.owner.calls.create(count, message)
+        actor.entry.contained = kept or None
+        handle = Ref(self, actor.entry, actor)
+        self._remember(handle)
+        self.perform(effects)
+        return handle
+
+    def kill(self, handle: Ref, restart: bool) -> None:
+        assert handle.actor is not None
+        self.kick()
+        self.perform(self.owner.kill(handle.actor, restart, self.now))
+
+    # ------------------------------------------------------------------ waiting
+    def get(self, refs: Sequence[Ref]) -> Code[list[Got]]:
+        entries = [ref.entry for ref in refs]
+        yield from self.wait(entries, len(set(entries)))
+        got = []
+        for entry in entries:
+            got.append((yield from self.load(entry)))
+        return got
+
+    def wait(self, entries: Sequence[Entry], wanted: int) -> Code[None]:
+        """Until so many of them are there, or the session ended."""
+        self.kick()
+        distinct = list(dict.fromkeys(entries))
+        waiting = [entry for entry in distinct if entry.value is None]
+        missing = wanted - (len(distinct) - len(waiting))
+        if missing <= 0 or self.owner.ended is not None:
+            return
+        self.perform(self.owner.want(waiting))
+        signal = Signal(self, missing)
+        for entry in waiting:
+            entry.waiters = [*(entry.waiters or ()), signal]
+        unblock = self.on_block()
+        yield signal
+        for entry in waiting:
+            if entry.waiters and entry.value is None:
+                entry.waiters.remove(signal)
+        unblock()
+
+    def on_block(self) -> Callable[[], None]:
+        """User code waits. Returns what is to be done when it goes on."""
+        return lambda: None
+
+    # ------------------------------------------------------------------ values
+    def load(self, entry: Entry) -> Code[Got]:
+        if entry.value is None:
+            return Got("system: the session ended")
+        value = bare(entry.value)
+        if isinstance(value, bytes):
+            return self._got(*sim_programs.unpack(value))
+        if value[0] == STORED:
+            return (yield from self.read(entry.id, place(value)[1]))
+        if value[0] == FAILED:
+            return Got(f"system {value[1]}: {value[2]}")
+        return self._got(*sim_programs.unpack(value[1]))
+
+    def _got(self, outcome: str, inside: Iterable[ObjectId]) -> Got:
+        return Got(outcome, [self.ref_of(some) for some in inside])
+
+    def read(self, some: ObjectId, nodes: Sequence[NodeId]) -> Code[Got]:
+        answer = yield from self._ask(True, some, PinObject(some, list(nodes)))
+        if isinstance(answer, ObjectGone):
+            return Got(f"system ObjectLostError: {answer.why}")
+        assert isinstance(answer, ObjectPinned)
+        where = slice(answer.offset, answer.offset + answer.size)
+        data = bytes(self.segment[where])
+
+        def done() -> None:
+            assert bytes(self.segment[where]) == data, f"object {some.hex()} changed under its reader {self.me.hex()}"
+            self.send(self.raylet, UnpinObjects([some]))
+
+        self.at(self.now + READ_S, done)
+        return self._got(*sim_programs.from_stored(data))
+
+    def store(self, some: ObjectId, packed: bytes, size: int) -> Code[Value]:
+        """The value as it travels: inline if it is small. A failure if the store is full."""
+        if not size:
+            return packed
+        data = sim_programs.stored_bytes(packed, size)
+        answer = yield from self._ask(False, some, AllocateObject(some, len(data)))
+        if isinstance(answer, ObjectRefused):
+            return (FAILED, "ObjectStoreFullError", answer.why)
+        assert isinstance(answer, ObjectAllocated)
+        self.segment[answer.offset : answer.offset + len(data)] = data
+        self.send(self.raylet, SealObjects([some]))
+        return (STORED, len(data), (self.node,))
+
+    def put(self, outcome: str, size: int, inner: Sequence[Ref]) -> Code[Ref]:
+        entry = Entry(self.me, next(self.counter))
+        value = yield from self.store(entry.id, sim_programs.pack(outcome, [self.export(ref) for ref in inner]), size)
+        self.owner.put(entry, value, [ref.entry for ref in inner])
+        return Ref(self, entry)
+
+    def _ask(self, pin: bool, some: ObjectId, message: Message) -> Code[Any]:
+        signal, answer = Signal(self), []
+        self._replies.setdefault((pin, some), []).append((signal, answer))
+        self.send(self.raylet, message)
+        yield signal
+        return answer[0]
+
+    def _on_reply(self, message: ObjectAllocated | ObjectRefused | ObjectPinned | ObjectGone) -> None:
+        key = isinstance(message, (ObjectPinned, ObjectGone)), message.object
+        signal, answer = self._replies[key].pop(0)
+        if not self._replies[key]:
+            del self._replies[key]
+        answer.append(message)
+        signal.entry_ready(None)

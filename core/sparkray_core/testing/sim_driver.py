@@ -1,0 +1,180 @@
+"""A driver of the simulator: several pieces of user code that make tasks, actors and objects by dice, and look at each
+result that they get: it has to be what was to be expected, or the right error."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from random import Random
+
+from sparkray_core.ids import ProcessId
+from sparkray_core.testing.sim_core import Code, Got, Ledger, Ref, SimCore
+from sparkray_core.testing.sim_programs import ACTOR, Expected, Program, expect, mix
+
+SIZES = [0, 0, 0, 10, 5000, 30_000]  # bytes; 0: inline
+NO_ROOM = "system ObjectStoreFullError"
+
+
+@dataclass(slots=True)
+class Known:
+    """A reference that the user code holds, and what it must turn out to be."""
+
+    ref: Ref
+    expected: Expected
+    made_by: str
+    doomed: bool = False  # its actor is to die: its calls may fail
+
+
+@dataclass(slots=True)
+class Oracle:
+    """What all drivers of a session share."""
+
+    harmed: bool = False  # something went wrong: any object may have got lost
+    full: bool = False  # a store had no room, once
+    wrong: list[str] = field(default_factory=list)
+    opened: int = 0
+
+    def judge(self, known: Known, got: Got) -> None:
+        self.opened += 1
+        if got.outcome == known.expected.outcome:
+            return
+        if got.outcome.startswith("system"):
+            if self.harmed or known.doomed or "Full" in got.outcome or "no room" in got.outcome:
+                return
+        self.wrong.append(f"{known.made_by} is to be {known.expected.outcome}, and is {got.outcome}")
+
+
+class SimDriver(SimCore):
+    role = "driver"
+
+    def __init__(self, me: ProcessId, segment: bytearray, ledger: Ledger, oracle: Oracle, dice: Random) -> None:
+        super().__init__(me, segment, ledger)
+        self.oracle = oracle
+        self.dice = dice
+        self.busy = 0  # pieces of user code that are not done
+        self.story: list[str] = []
+
+    def begin(self, at: float, steps: int) -> None:
+        """A piece of user code, from then on."""
+        self.busy += 1
+        code = self._life(steps)
+        self.at(at, lambda: self.advance(code))
+
+    # ------------------------------------------------------------------ user code
+    def _life(self, steps: int) -> Code[None]:
+        dice = self.dice
+        pool: list[Known] = []
+        for _ in range(steps):
+            if self.owner.ended is not None:
+                break
+            kind = dice.random()
+            if kind < 0.40:
+                self._tasks(pool)
+            elif kind < 0.52:
+                self._actor(pool)
+            elif kind < 0.62:
+                inner = self._pick(pool, 2)
+                key = dice.getrandbits(32)
+                ref = yield from self.put(f"value {key}", dice.choice(SIZES), [known.ref for known in inner])
+                pool.append(Known(ref, Expected(f"value {key}", tuple(one.expected for one in inner)), f"put {key}"))
+                del ref, inner
+            elif kind < 0.75:
+                del pool[: dice.randint(0, len(pool))]
+            elif kind < 0.85:
+                yield dice.choice([0.0, 0.001, 0.02, 0.3])
+            elif kind < 0.9 and pool:
+                entries = [known.ref.entry for known in pool if known.expected is not ACTOR]
+                if entries:
+                    yield from self.wait(entries, dice.randint(1, len(set(entries))))
+                del entries
+            else:
+                yield from self._look(pool[-dice.randint(1, 6) :], dice.random() < 0.5)
+        yield from self._look(pool, True)
+        pool.clear()
+        self.busy -= 1
+
+    def _look(self, some: list[Known], deeper: bool) -> Code[None]:
+        """Get these, and (having let go of the rest of them) what is inside them."""
+        some = [known for known in some if known.expected is not ACTOR]
+        if not some:
+            return
+        gots = yield from self.get([known.ref for known in some])
+        within: list[Known] = []
+        for known, got in zip(some, gots, strict=True):
+            self.oracle.judge(known, got)
+            if deeper and got.good:
+                for ref, expected in zip(got.refs, known.expected.inside, strict=True):
+                    within.append(Known(ref, expected, f"inside {known.made_by}", known.doomed))
+                    del ref
+        gots.clear()
+        some.clear()
+        del known, got
+        if within:
+            yield self.dice.choice([0.0, 0.01, 0.5])
+            yield from self._look(within, True)
+
+    def _tasks(self, pool: list[Known]) -> None:
+        dice = self.dice
+        program = self._program(2)
+        for _ in range(dice.choice([1, 1, 2, 5, 30])):
+            args = [known for known in self._pick(pool, 2) if known.expected is not ACTOR]
+            inner = self._pick(pool, 2) if dice.random() < 0.3 else []
+            expected = expect(program, [one.expected for one in args], [one.expected for one in inner])
+            refs = self.submit(program, [one.ref for one in args], [one.ref for one in inner])
+            doomed = any(one.doomed for one in [*args, *inner])
+            pool += [
+                Known(ref, one, f"task {ref.entry.count} {program}", doomed)
+                for ref, one in zip(refs, expected, strict=True)
+            ]
+
+    def _actor(self, pool: list[Known]) -> None:
+        dice = self.dice
+        kind = dice.random()
+        constructor = Program(dice.getrandbits(16), run_s=dice.choice([0.001, 0.1]), fails=kind < 0.1)
+        inner = [known for known in self._pick(pool, 1) if known.expected is not ACTOR]
+        handle = self.create(constructor, [one.ref for one in inner], dice.choice([0, 1, -1]), dice.choice([0, 1]))
+        doomed = kind < 0.25
+        for _ in range(dice.choice([0, 1, 3, 20])):
+            program = self._program(1)
+            args = [known for known in self._pick(pool, 1) if known.expected is not ACTOR]
+            inner = self._pick(pool, 1)
+            expected = expect(program, [one.expected for one in args], [one.expected for one in inner])
+            refs = self.call(handle, program, [one.ref for one in args], [one.ref for one in inner])
+            tainted = doomed or any(one.doomed for one in [*args, *inner])
+            pool += [
+                Known(ref, one, f"call {ref.entry.count} {program}", tainted)
+                for ref, one in zip(refs, expected, strict=True)
+            ]
+        if 0.1 <= kind < 0.25:
+            self.kill(handle, restart=dice.random() < 0.5)
+        elif not doomed and dice.random() < 0.6:
+            pool.append(Known(handle, ACTOR, "an actor"))
+
+    def _pick(self, pool: list[Known], most: int) -> list[Known]:
+        """Lately made ones, mostly."""
+        return [pool[-1 - int(len(pool) * self.dice.random() ** 3)] for _ in range(self.dice.randint(0, most)) if pool]
+
+    def _program(self, depth: int) -> Program:
+        dice = self.dice
+        children: tuple[Program, ...] = ()
+        if depth and dice.random() < 0.25:
+            children = tuple(self._program(depth - 1) for _ in range(dice.randint(1, 3)))
+        return Program(
+            key=dice.getrandbits(16),
+            run_s=dice.choice([0.0, 0.00001, 0.0002, 0.01, 0.3]),
+            size=dice.choice(SIZES),
+            fails=dice.random() < 0.05,
+            returns=1 if depth < 2 or dice.random() < 0.8 else 2,
+            retries=dice.choice([3, 3, 3, 1, 0, -1]),
+            cpus=dice.choice([1, 1, 1, 0.5, 0]),
+            opens=dice.random() < 0.3,
+            children=children,
+            shares=dice.random() < 0.5,
+            keeps_s=dice.choice([0, 0, 0, 0.01, 1.0]),
+            hands_back=dice.random() < 0.3,
+            gives=self._program(0) if depth and dice.random() < 0.15 else None,
+            puts=dice.choice(SIZES) if dice.random() < 0.15 else -1,
+            asks=self._program(0) if depth and dice.random() < 0.5 else None,
+        )
+
+
+__all__ = ["Known", "Oracle", "SimDriver", "mix"]

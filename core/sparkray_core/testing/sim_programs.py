@@ -1,0 +1,127 @@
+"""What simulated user code does and what must come of it: both from one description, so that a wrong value shows.
+
+A value is a number, made from the task's key and the numbers of its arguments, with the references that lie in it.
+"""
+
+from __future__ import annotations
+
+import pickle
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sparkray_core.ids import ObjectId
+from sparkray_core.messages import ERROR, Value
+
+_HEADER = 4  # bytes: the length of the pickle; behind it comes filling that depends on it
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A task, a call, or an actor's constructor. It travels, pickled, in the payload."""
+
+    key: int
+    run_s: float = 0.001
+    size: int = 0  # bytes of the result in the store; 0: inline
+    fails: bool = False
+    returns: int = 1
+    retries: int = 3
+    cpus: float = 1.0
+    opens: bool = False  # gets what the references inside its arguments refer to
+    children: tuple[Program, ...] = ()  # tasks of its own, whose results it gets
+    shares: bool = False  # the children get the references that it found in its arguments
+    keeps_s: float = 0.0  # it keeps those references so long after its end
+    hands_back: bool = False  # they are in its result, too
+    gives: Program | None = None  # a task whose reference is in the result, not waited for
+    puts: int = -1  # bytes of an object that it makes and has a reference to in its result; below zero: none
+    asks: Program | None = None  # a call to each actor that it found in its arguments
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What an object must turn out to be, if nothing goes wrong."""
+
+    outcome: str  # "value 7", "error 7", or "actor"
+    inside: tuple[Expected, ...] = ()
+
+    @property
+    def good(self) -> bool:
+        return self.outcome.startswith("value")
+
+
+ACTOR = Expected("actor")
+
+
+def mix(*parts: object) -> int:
+    return zlib.crc32(repr(parts).encode())
+
+
+def expect(program: Program, args: Sequence[Expected], inner: Sequence[Expected]) -> list[Expected]:
+    """One for each return."""
+    for arg in args:
+        if not arg.good:
+            return [arg] * program.returns
+    found = [*inner, *(one for arg in args for one in arg.inside)]
+    seen = [arg.outcome for arg in args]
+    if program.opens:
+        seen += [one.outcome for one in found if one is not ACTOR]
+    if program.asks is not None:
+        seen += [expect(program.asks, [], [])[0].outcome for one in found if one is ACTOR]
+    for child in program.children:
+        seen.append(expect(child, [], found if program.shares else [])[0].outcome)
+    for outcome in seen:
+        if outcome.startswith("error"):
+            return [Expected(outcome)] * program.returns
+    if program.fails:
+        return [Expected(f"error {mix(program.key, seen)}")] * program.returns
+    inside = found if program.hands_back else []
+    if program.gives is not None:
+        inside = [*inside, expect(program.gives, [], [])[0]]
+    if program.puts >= 0:
+        inside = [*inside, Expected(f"value {mix(program.key, 'put')}")]
+    return [
+        Expected(f"value {mix(program.key, seen, index)}", tuple(inside) if index == 0 else ())
+        for index in range(program.returns)
+    ]
+
+
+# ---------------------------------------------------------------------------------- as bytes
+def pack(outcome: str, inside: Sequence[ObjectId]) -> bytes:
+    return pickle.dumps((outcome, list(inside)))
+
+
+def unpack(data: bytes) -> tuple[str, list[ObjectId]]:
+    outcome, inside = pickle.loads(data)
+    return outcome, inside
+
+
+def pack_call(program: Program, inner: Sequence[ObjectId]) -> bytes:
+    return pickle.dumps((program, list(inner)))
+
+
+def unpack_call(payload: Value) -> tuple[Program, list[ObjectId]]:
+    assert isinstance(payload, bytes)
+    program, inner = pickle.loads(payload)
+    return program, inner
+
+
+def error(outcome: str) -> Value:
+    return (ERROR, pack(outcome, []))
+
+
+def stored_bytes(packed: bytes, size: int) -> bytes:
+    """As they lie in the segment: `size` bytes, or more if the value needs more."""
+    head = len(packed).to_bytes(_HEADER, "big") + packed
+    filling = packed * (size // len(packed) + 1)
+    return head + filling[: max(0, size - len(head))]
+
+
+def from_stored(data: bytes) -> tuple[str, list[ObjectId]]:
+    """
+    Raises:
+        AssertionError: these are not the bytes that were written.
+    """
+    packed = data[_HEADER : _HEADER + int.from_bytes(data[:_HEADER], "big")]
+    assert packed, "a stored object's bytes are not what was written"
+    assert stored_bytes(packed, len(data)) == data, "a stored object's bytes are not what was written"
+    return unpack(packed)

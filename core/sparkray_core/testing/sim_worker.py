@@ -1,0 +1,256 @@
+"""A worker of the simulator: what `run.worker_main` and `run.execute` do, on virtual time and with simulated user code."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from sparkray_core.ids import HEAD, ObjectId, ProcessId, object_id, task_id
+from sparkray_core.messages import (
+    ERROR,
+    FAILED,
+    HOLDS,
+    STORED,
+    ActorFailed,
+    ActorReady,
+    ExitWorker,
+    Message,
+    PushCalls,
+    PushTasks,
+    ResultTuple,
+    StartActor,
+    StealTasks,
+    StopActor,
+    TaskResults,
+    TasksReturned,
+    TaskTuple,
+    Value,
+    WorkerBlocked,
+    WorkerUnblocked,
+)
+from sparkray_core.model.effects import Effect
+from sparkray_core.testing import sim_programs
+from sparkray_core.testing.sim_core import Code, Got, Ledger, Ref, Signal, SimCore
+from sparkray_core.testing.sim_programs import Program, mix
+
+FLUSH_S = 0.001  # as in run.worker_main
+
+
+class SimWorker(SimCore):
+    """Runs what it is pushed, one after the other, or is one actor."""
+
+    role = "worker"
+
+    def __init__(self, me: ProcessId, segment: bytearray, ledger: Ledger) -> None:
+        super().__init__(me, segment, ledger)
+        self.queue: deque[tuple[ProcessId, TaskTuple | StartActor]] = deque()
+        self.functions: set[bytes] = set()
+        self.results: deque[tuple[ProcessId, ResultTuple]] = deque()
+        self.actor: StartActor | None = None
+        self.leaving = ""
+        self.blocked = False
+        self.kept: list[Ref] = []
+        self._idle: Signal | None = None
+        self._flushed_at = 0.0
+        self._answered: dict[ProcessId, int] = {}  # an actor's callers: the last call of each
+        self.runnable.append(start := Signal(self))
+        start.code = self._serve()
+
+    # ------------------------------------------------------------------ messages
+    def on_message(self, sender: ProcessId, message: Message) -> bool:
+        if isinstance(message, PushTasks):
+            self.functions.update(function[0] for function in message.functions)
+            self._extend(sender, message.tasks)
+        elif isinstance(message, PushCalls):
+            assert self.actor is not None, "a call came to a worker that is no actor"
+            assert self.actor.actor == message.actor, "a call came to another actor"
+            self._extend(sender, message.calls)
+        elif isinstance(message, StartActor):
+            self._extend(sender, [message])
+        elif isinstance(message, StealTasks):
+            self._give_back(sender, message.most)
+        elif isinstance(message, (StopActor, ExitWorker)):
+            self.leaving = message.why
+            self._extend(sender, [])
+        else:
+            return False
+        return True
+
+    def _extend(self, sender: ProcessId, items: Sequence[TaskTuple | StartActor]) -> None:
+        self.queue.extend((sender, item) for item in items)
+        if self._idle is not None:
+            self._idle.entry_ready(None)
+            self._idle = None
+
+    def _give_back(self, sender: ProcessId, most: int) -> None:
+        counts: list[int] = []
+        kept: deque[tuple[ProcessId, TaskTuple | StartActor]] = deque()
+        while self.queue and len(counts) < most:
+            owner, task = self.queue.pop()
+            if owner == sender and isinstance(task, tuple):
+                counts.append(task[0])
+            else:
+                kept.appendleft((owner, task))
+        self.queue.extend(kept)
+        counts.reverse()
+        self.send(sender, TasksReturned(counts, blocked=False))
+
+    # ------------------------------------------------------------------ running
+    def _serve(self) -> Code[None]:
+        while True:
+            if not self.queue:
+                self._flush()
+                if self.leaving:
+                    self.leave(self.leaving)
+                    return
+                self._idle = Signal(self)
+                yield self._idle
+                self._flushed_at = self.now
+                continue
+            sender, item = self.queue.popleft()
+            if isinstance(item, StartActor):
+                yield from self._become(item)
+                continue
+            if self.results:
+                self.at(self.now + FLUSH_S, self._flush)
+            self.results.append((sender, (yield from self._execute(sender, item))))
+            if self.now - self._flushed_at > FLUSH_S:
+                self._flush()
+
+    def _flush(self) -> None:
+        by_owner: dict[ProcessId, list[ResultTuple]] = {}
+        while self.results:
+            sender, result = self.results.popleft()
+            by_owner.setdefault(sender, []).append(result)
+        busy, self._flushed_at = self.now - self._flushed_at, self.now
+        for owner, done in by_owner.items():
+            self.send(owner, TaskResults(done, busy))
+
+    def on_block(self) -> Callable[[], None]:
+        self._flush()
+        if self.actor is None:
+            back: dict[ProcessId, list[int]] = {}
+            while self.queue:
+                owner, task = self.queue.popleft()
+                assert isinstance(task, tuple)
+                back.setdefault(owner, []).append(task[0])
+            for owner, counts in back.items():
+                self.send(owner, TasksReturned(counts, blocked=True))
+        self.send(self.raylet, WorkerBlocked())
+        return lambda: self.send(self.raylet, WorkerUnblocked())
+
+    # ------------------------------------------------------------------ one task
+    def _execute(self, caller: ProcessId, task: TaskTuple) -> Code[ResultTuple]:
+        count, function, returns, payload, refs = task
+        program, named = sim_programs.unpack_call(payload)
+        if self.actor is None:
+            assert function in self.functions, "a task came before its function"
+        else:
+            last = self._answered.get(caller, 0)
+            assert last < count, f"call {count} of {caller.hex()} came after {last}"
+            self._answered[caller] = count
+        self.ledger.begin(caller, count, self.me, may_again=self.actor is None and program.retries != 0)
+        found = [self.ref_of(some) for some in named]
+        outcomes: list[str] = []
+        failure = ""
+        for _, value, some in refs or ():
+            got = yield from self._argument(value, some)
+            failure = failure or ("" if got.good else got.outcome)
+            found += got.refs
+            outcomes.append(got.outcome)
+            del got
+        values: list[Value]
+        if failure:
+            values = [sim_programs.error(failure)] * returns
+        else:
+            values = yield from self._run(program, object_id(task_id(caller, count)), caller, outcomes, found)
+        if program.keeps_s and found:
+            self._keep(found, program.keeps_s)
+        entries = list(dict.fromkeys(ref.entry for ref in found))
+        found.clear()
+        still = [
+            entry
+            for entry in entries
+            if entry.owner != self.me and not entry.registered and (entry.pins or (entry.weak and entry.weak()))
+        ]
+        for entry in still:
+            entry.registered = True
+        return count, values, [entry.id for entry in still] or None
+
+    def _argument(self, value: Value, some: ObjectId) -> Code[Got]:
+        if isinstance(value, bytes):
+            return self._got(*sim_programs.unpack(value))
+        assert value[0] == STORED, f"an argument is {value}"
+        return (yield from self.read(some, value[2]))
+
+    def _run(
+        self, program: Program, result: ObjectId, caller: ProcessId, outcomes: list[str], found: list[Ref]
+    ) -> Code[list[Value]]:
+        """What the program says; see `sim_programs.expect`."""
+        yield program.run_s
+        opened = [ref for ref in found if ref.actor is None] if program.opens else []
+        failed = yield from self._see(opened, outcomes)
+        if not failed and program.asks is not None:
+            calls = [self.call(ref, program.asks)[0] for ref in found if ref.actor is not None]
+            failed = yield from self._see(calls, outcomes)
+        if not failed:
+            inner = found if program.shares else []
+            children = [self.submit(child, inner=inner)[0] for child in program.children]
+            failed = yield from self._see(children, outcomes)
+        if failed:
+            return [sim_programs.error(failed)] * program.returns
+        if program.fails:
+            return [sim_programs.error(f"error {mix(program.key, outcomes)}")] * program.returns
+        inside = list(found) if program.hands_back else []
+        if program.gives is not None:
+            inside.append(self.submit(program.gives)[0])
+        if program.puts >= 0:
+            inside.append((yield from self.put(f"value {mix(program.key, 'put')}", program.puts, [])))
+        values = []
+        for index in range(program.returns):
+            some = object_id(result[:24], index)
+            within = inside if index == 0 else []
+            packed = sim_programs.pack(
+                f"value {mix(program.key, outcomes, index)}", [self.export(ref) for ref in within]
+            )
+            value = yield from self.store(some, packed, program.size)
+            values.append(self._holding(value, within, caller))
+        return values
+
+    def _see(self, refs: Sequence[Ref], outcomes: list[str]) -> Code[str]:
+        """Get these, note what they are, and return the first failure among them."""
+        if not refs:
+            return ""
+        for got in (yield from self.get(refs)):
+            if not got.good:
+                return got.outcome
+            outcomes.append(got.outcome)
+        return ""
+
+    def _holding(self, value: Value, inside: Sequence[Ref], caller: ProcessId) -> Value:
+        if not inside or (isinstance(value, tuple) and value[0] in (ERROR, FAILED)):
+            return value
+        ids = tuple(ref.entry.id for ref in inside)
+        effects: list[Effect] = []
+        self.owner.refs.lend(ids, caller, effects)
+        self.perform(effects)
+        return (HOLDS, value, ids)
+
+    def _keep(self, refs: list[Ref], seconds: float) -> None:
+        kept = refs[:]
+        self.at(self.now + seconds, kept.clear)
+
+    # ------------------------------------------------------------------ an actor
+    def _become(self, start: StartActor) -> Code[None]:
+        program, named = sim_programs.unpack_call(start.payload)
+        found = [self.ref_of(some) for some in named]
+        self.actor = start
+        yield program.run_s
+        outcomes: list[str] = []
+        failed = yield from self._see(found if program.opens else [], outcomes)
+        if failed or program.fails:
+            sentence = failed or f"error {program.key}"
+            self.send(HEAD, ActorFailed(start.actor, start.incarnation, (FAILED, "ActorDiedError", sentence)))
+            self.leaving = "its constructor raised"
+        else:
+            self.send(HEAD, ActorReady(start.actor, start.incarnation))

@@ -1,0 +1,286 @@
+"""The actors of a pool: which of them gets the next chunk, and the thread that hears of those that are done.
+
+A chunk goes to the actor with the fewest, unless all have as many as they should: then it waits in line, so that no
+actor idles while another has a queue. An actor should have one chunk, and of very short ones some ms of work more,
+which hides the way there and back.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, Protocol
+
+from sparkray.actor_handle import ActorClass, ActorHandle
+from sparkray.api import get, kill, put, wait
+from sparkray.session import core
+from sparkray.util.multiprocessing.pool_actor import PoolActor, PoolTaskError
+from sparkray_core.errors import ActorDiedError, RayActorError, RayError, RaySystemError
+from sparkray_core.run.object_ref import ObjectRef
+
+log = logging.getLogger(__name__)
+
+AHEAD_S = 0.005  # seconds of work that an actor should have beyond the chunk that it runs
+MOST_AHEAD = 64  # chunks
+DEATH_LIMIT_S = 5.0  # how long `join` waits for idle actors to end
+
+
+class Listener(Protocol):
+    """Who wants to hear that a chunk is done."""
+
+    def chunk_done(self, chunk: Chunk) -> None:
+        """Called in the crew's thread, once for each chunk."""
+
+
+class Chunk:
+    """Some items of one call to the pool."""
+
+    __slots__ = (
+        "error",
+        "failed",
+        "function",
+        "how",
+        "index",
+        "items",
+        "listener",
+        "results",
+        "size",
+        "slot",
+        "status",
+    )
+
+    def __init__(self, listener: Listener, index: int, function: Any, how: int, items: list[Any]) -> None:
+        self.listener = listener
+        self.index = index  # among the chunks of this call
+        self.function = function  # or a reference to it
+        self.how = how
+        self.items: Any = items  # or a reference to them
+        self.size = len(items)
+        self.slot: _Slot | None = None
+        self.status: ObjectRef[Any] | None = None
+        self.results: ObjectRef[Any] | None = None
+        self.error: BaseException | None = None  # it did not run to its end
+        self.failed = False  # done, and an item raised or all of it failed
+
+    def values(self) -> list[Any]:
+        """Once it is done: for each item its result, or `PoolTaskError`, or why the whole chunk failed."""
+        if self.error is None:
+            assert self.results is not None
+            try:
+                return get(self.results)
+            except Exception as error:  # noqa: BLE001 - unpickling is user code; or they were lost with their node
+                self.error = error
+        return [self.error] * self.size
+
+    def first_error(self, values: list[Any]) -> BaseException | None:
+        """Of its `values`: what is to be raised, if anything."""
+        if self.error is not None:
+            return self.error
+        errors = (value.to_raise() for value in values if isinstance(value, PoolTaskError))
+        return next(errors, None) if self.failed else None
+
+
+class _Slot:
+    """One place in the crew."""
+
+    __slots__ = ("actor", "given", "running")
+
+    def __init__(self, actor: ActorHandle) -> None:
+        self.actor = actor
+        self.running = 0  # chunks that it was given and that are not done
+        self.given = 0  # in its life
+
+
+class Crew:
+    """Thread-safe. Its thread ends, and its actors, when it is closed and everything is done."""
+
+    def __init__(
+        self,
+        size: int,
+        actor_class: ActorClass[PoolActor],
+        initializer: Callable[..., Any] | None,
+        initargs: Iterable[Any] | None,
+        most_chunks: int | None,
+    ) -> None:
+        """
+        Args:
+            most_chunks: an actor is replaced after so many.
+        """
+        self._core = core()
+        self._make = partial(actor_class.remote, initializer, initargs)
+        self._most_chunks = most_chunks
+        self._lock = threading.Lock()
+        self._slots = [_Slot(self._make()) for _ in range(size)]
+        self._line: deque[Chunk] = deque()
+        self._mean_s: float | None = None  # running mean of a chunk's duration
+        self._outstanding = 0  # chunks submitted and not done
+        self._feeders = 0  # iterators that have not come to their end
+        self._closed = False
+        self._terminated = False
+        self._quiet = threading.Condition(self._lock)  # nothing is outstanding any more
+        self._events: queue.SimpleQueue[Chunk | Callable[[], None]] = queue.SimpleQueue()  # for the thread
+        self._ended = False
+        self._leaving: list[ObjectRef[None]] = []  # an answer from each actor that it ends
+        get([slot.actor.ping.remote() for slot in self._slots])
+        threading.Thread(target=self._serve, name="sparkray-pool", daemon=True).start()
+
+    @property
+    def size(self) -> int:
+        return len(self._slots)
+
+    @property
+    def appetite(self) -> int:
+        """Chunks that it would like to have at a time."""
+        return self.size * self._depth()
+
+    def submit(self, chunk: Chunk) -> None:
+        """Raises `TypeError` when something in it cannot be pickled; `ValueError` after `terminate`."""
+        with self._lock:
+            if self._terminated:
+                raise ValueError("Pool not running")
+            slot = self._free_slot()
+            if slot is None:  # a snapshot: what the caller does to the items afterwards is not seen
+                chunk.items = put(chunk.items)
+                self._line.append(chunk)
+            else:
+                self._give(slot, chunk)
+            self._outstanding += 1
+
+    def feed(self) -> None:
+        """Somebody will submit more chunks, also after `close`; until `fed`."""
+        with self._lock:
+            self._feeders += 1
+
+    def fed(self) -> None:
+        """Safe in a destructor."""
+        self._events.put(self._one_feeder_less)
+
+    def close(self) -> None:
+        """What was submitted is done, then the actors end. Safe in a destructor."""
+        self._events.put(self._close)
+
+    def terminate(self) -> None:
+        """Kill the actors. What is not done fails with `ActorDiedError`."""
+        with self._lock:
+            self._closed = self._terminated = True
+            for slot in self._slots:
+                kill(slot.actor)
+            line, self._line = self._line, deque()
+        for chunk in line:
+            chunk.error = ActorDiedError("the pool was terminated before this was begun")
+            self._events.put(chunk)
+        self._events.put(self._end_if_done)
+
+    def join(self) -> None:
+        """After `close` or `terminate`: wait until what was submitted is done and the actors have ended."""
+        with self._lock:
+            self._quiet.wait_for(lambda: not self._outstanding)
+            if self._feeders:
+                return
+            self._quiet.wait_for(lambda: self._ended)
+        if self._leaving and self._core.owner.ended is None:
+            wait(self._leaving, num_returns=len(self._leaving), timeout=DEATH_LIMIT_S)
+
+    # ------------------------------------------------------------------ with the lock held
+    def _depth(self) -> int:
+        if self._most_chunks is not None or self._mean_s is None:
+            return 1
+        return min(MOST_AHEAD, 1 + int(AHEAD_S / max(self._mean_s, 1e-6)))
+
+    def _free_slot(self) -> _Slot | None:
+        slot = min(self._slots, key=lambda slot: slot.running)
+        return slot if slot.running < self._depth() else None
+
+    def _give(self, slot: _Slot, chunk: Chunk) -> None:
+        status, chunk.results = slot.actor.run_batch.remote(chunk.function, chunk.how, chunk.items)
+        chunk.status, chunk.slot = status, slot
+        chunk.function = chunk.items = None
+        slot.running += 1
+        slot.given += 1
+        self._core.notify(status._entry, partial(self._events.put, chunk))
+
+    def _replace(self, slot: _Slot) -> None:
+        """A new actor in the place of one that is dead or has done its share."""
+        self._slots[self._slots.index(slot)] = _Slot(self._make())
+
+    # ------------------------------------------------------------------ the thread
+    def _serve(self) -> None:
+        while not self._ended:
+            event = self._events.get()
+            if isinstance(event, Chunk):
+                self._take(event)
+            else:
+                event()
+
+    def _take(self, chunk: Chunk) -> None:
+        """A chunk is done: the next one in line may go, and whoever waits for it hears."""
+        seconds = None
+        if chunk.error is None:
+            assert chunk.status is not None
+            try:
+                seconds, chunk.failed = get(chunk.status)
+            except RayError as error:
+                chunk.error = error
+        chunk.failed = chunk.failed or chunk.error is not None
+        unsent: list[Chunk] = []
+        with self._lock:
+            self._account(chunk, seconds)
+            while self._line and (slot := self._free_slot()) is not None:
+                self._give_or_fail(slot, self._line.popleft(), unsent)
+        for each in [chunk, *unsent]:
+            _tell(each)
+        with self._lock:
+            self._outstanding -= 1 + len(unsent)
+            if not self._outstanding:
+                self._quiet.notify_all()
+        self._end_if_done()
+
+    def _account(self, chunk: Chunk, seconds: float | None) -> None:
+        slot = chunk.slot
+        if seconds is not None:
+            self._mean_s = seconds if self._mean_s is None else 0.8 * self._mean_s + 0.2 * seconds
+        if slot is None:
+            return
+        slot.running -= 1
+        worn = self._most_chunks is not None and slot.given >= self._most_chunks
+        dead = isinstance(chunk.error, RayActorError) and slot.actor._actor.state == "dead"
+        if (worn or dead) and slot in self._slots and not self._terminated and self._core.owner.ended is None:
+            self._replace(slot)
+
+    def _give_or_fail(self, slot: _Slot, chunk: Chunk, unsent: list[Chunk]) -> None:
+        if self._core.owner.ended is None:
+            self._give(slot, chunk)
+            return
+        # With the session over, a call would start another one.
+        chunk.error, chunk.failed = RaySystemError(f"the sparkray session ended: {self._core.owner.ended}"), True
+        unsent.append(chunk)
+
+    def _close(self) -> None:
+        with self._lock:
+            self._closed = True
+        self._end_if_done()
+
+    def _one_feeder_less(self) -> None:
+        with self._lock:
+            self._feeders -= 1
+        self._end_if_done()
+
+    def _end_if_done(self) -> None:
+        with self._lock:
+            if self._closed and not self._outstanding and not self._feeders and not self._ended:
+                if self._core.owner.ended is None:
+                    self._leaving = [slot.actor.__ray_terminate__.remote() for slot in self._slots]
+                self._slots = []
+                self._ended = True
+                self._quiet.notify_all()
+
+
+def _tell(chunk: Chunk) -> None:
+    try:
+        chunk.listener.chunk_done(chunk)
+    except Exception:
+        log.exception("a callback of a pool raised")

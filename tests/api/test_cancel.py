@@ -1,0 +1,178 @@
+"""Cancelling tasks and calls: waiting, running, asleep, nested, in actors."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from typing import Any
+
+import pytest
+
+from sparkray.exceptions import TaskCancelledError
+
+LONG = 60
+
+
+def test_a_running_task_is_interrupted_even_in_a_sleep(ray: Any, tmp_path: Any) -> None:
+    mark = tmp_path / "running"
+
+    @ray.remote
+    def sleep() -> None:
+        mark.write_text("yes")
+        time.sleep(LONG)
+
+    ref = sleep.remote()
+    wait_for(mark.exists)
+    begin = time.monotonic()
+    ray.cancel(ref)
+    with pytest.raises(TaskCancelledError):
+        ray.get(ref, timeout=20)
+    assert time.monotonic() - begin < 5
+
+    @ray.remote
+    def after() -> str:
+        return "the worker goes on"
+
+    assert ray.get([after.remote() for _ in range(20)], timeout=30) == ["the worker goes on"] * 20
+
+
+def test_a_waiting_task_is_dropped(ray: Any) -> None:
+    @ray.remote(resources={"special": 1})
+    def hold() -> None:
+        time.sleep(LONG)
+
+    @ray.remote(resources={"special": 1})
+    def never() -> None: ...
+
+    @ray.remote
+    def depends(x: Any) -> None: ...
+
+    first = hold.remote()
+    waiting, dependent = never.remote(), depends.remote(first)
+    for ref in (waiting, dependent, first):
+        ray.cancel(ref)
+        with pytest.raises(TaskCancelledError):
+            ray.get(ref, timeout=20)
+    assert ray.get(never.remote(), timeout=30) is None
+
+
+def test_force_kills_the_worker_and_the_task_is_not_retried(ray: Any, tmp_path: Any) -> None:
+    mark = tmp_path / "runs"
+
+    @ray.remote
+    def stubborn() -> None:
+        with mark.open("a") as file:
+            file.write("x")
+        while True:
+            with contextlib.suppress(KeyboardInterrupt):
+                time.sleep(LONG)
+
+    ref = stubborn.remote()
+    wait_for(lambda: mark.exists() and mark.read_text())
+    ray.cancel(ref, force=True)
+    with pytest.raises(TaskCancelledError):
+        ray.get(ref, timeout=20)
+    assert mark.read_text() == "x"
+
+
+def test_a_task_that_catches_the_interrupt_returns_its_value(ray: Any, tmp_path: Any) -> None:
+    mark = tmp_path / "running"
+
+    @ray.remote
+    def catching() -> str:
+        try:
+            mark.write_text("yes")
+            time.sleep(LONG)
+        except KeyboardInterrupt:
+            return "caught"
+        return "slept"
+
+    ref = catching.remote()
+    wait_for(mark.exists)
+    ray.cancel(ref)
+    assert ray.get(ref, timeout=20) == "caught"
+
+
+def test_children_are_cancelled_with_their_parent(ray: Any, tmp_path: Any) -> None:
+    mark = tmp_path / "child"
+
+    @ray.remote
+    def child() -> None:
+        mark.write_text("begun")
+        try:
+            time.sleep(LONG)
+        finally:
+            mark.write_text("ended")
+
+    @ray.remote
+    def parent() -> None:
+        ray.get(child.remote())
+
+    ref = parent.remote()
+    wait_for(mark.exists)
+    ray.cancel(ref)
+    with pytest.raises(TaskCancelledError):
+        ray.get(ref, timeout=20)
+    wait_for(lambda: mark.read_text() == "ended")
+
+
+def test_a_finished_task_keeps_its_value(ray: Any) -> None:
+    @ray.remote
+    def done() -> int:
+        return 1
+
+    ref = done.remote()
+    assert ray.get(ref) == 1
+    ray.cancel(ref)
+    assert ray.get(ref) == 1
+    with pytest.raises(TypeError, match="ObjectRef"):
+        ray.cancel(5)
+
+
+def test_calls_of_actors_are_cancelled_and_the_actor_lives_on(ray: Any, tmp_path: Any) -> None:
+    mark = tmp_path / "running"
+
+    class Sleeper:
+        def sleep(self) -> None:
+            mark.write_text("yes")
+            time.sleep(LONG)
+
+        def ping(self) -> str:
+            return "here"
+
+    class AsyncSleeper:
+        async def sleep(self) -> None:
+            mark.write_text("yes")
+            await asyncio.sleep(LONG)
+
+        async def ping(self) -> str:
+            return "here"
+
+    for cls in (Sleeper, AsyncSleeper):
+        mark.unlink(missing_ok=True)
+        actor = ray.remote(cls).remote()
+        running = actor.sleep.remote()
+        wait_for(mark.exists)
+        with pytest.raises(ValueError, match="kill"):
+            ray.cancel(running, force=True)
+        ray.cancel(running)
+        with pytest.raises(TaskCancelledError):
+            ray.get(running, timeout=20)
+        assert ray.get(actor.ping.remote(), timeout=20) == "here"
+
+
+def test_an_async_def_task_runs_on_a_loop_of_its_own(ray: Any) -> None:
+    @ray.remote
+    async def task(x: int) -> int:
+        await asyncio.sleep(0.01)
+        return x + 1
+
+    assert ray.get([task.remote(i) for i in range(5)], timeout=30) == [1, 2, 3, 4, 5]
+
+
+def wait_for(condition: Any, limit: float = 10.0) -> None:
+    deadline = time.monotonic() + limit
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not come true in time"
+        time.sleep(0.01)
