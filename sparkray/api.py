@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import inspect
 from collections.abc import Callable, Sequence
@@ -132,6 +131,8 @@ async def wait_async(
     _check_wait(refs, num_returns, timeout)
     if not refs:
         return [], []
+    import asyncio  # whoever awaits has imported it
+
     loop = asyncio.get_running_loop()
     enough = asyncio.Event()
 

@@ -16,7 +16,7 @@ import os
 import resource
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import sparkray
@@ -38,9 +38,9 @@ class StartOrder:
     """What the driver tells every task, by Spark's own RPC: the secrets travel nowhere else. Primitives only."""
 
     session: str
-    token: bytes
+    token: bytes = field(repr=False)
     curve_public: bytes
-    curve_secret: bytes
+    curve_secret: bytes = field(repr=False)
     rendezvous: tuple[str, int]
     driver_node: bytes  # the session ends when this node leaves it
     nodes: int

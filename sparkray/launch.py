@@ -6,25 +6,25 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import sparkray
 from sparkray.executor_main import StartOrder
+from sparkray.gathering import Gathering
 from sparkray.rendezvous import Guest, Left, Rendezvous, Said
 from sparkray.ship import ship_sparkray
 from sparkray.sizing import NodePlan, UnfitSpark
+from sparkray.spark_facts import busy_with, in_one_sentence, total_slots, wait_for_executors
 from sparkray_core import errors
 from sparkray_core.errors import RaySystemError
 
 if TYPE_CHECKING:
     from pyspark import SparkContext
 
-POLL_S = 0.05  # between two looks at Spark, while executors register
 FAREWELL_S = 3.0  # for tasks to end their nodes once they were told to; then Spark is told to kill the tasks
 _MISSING = "sparkray is missing here"
-_SHOWN_CHARACTERS = 2000  # of an error of Spark
 
 log = logging.getLogger(__name__)
 
@@ -50,61 +50,6 @@ def task(_, order, roots):
 """
 
 
-# ------------------------------------------------------------------------------------------ deciding
-@dataclass
-class Gathering:
-    """Who has come, who hosts the head, who is ready. Guests are whatever the caller tells them apart by."""
-
-    nodes: int
-    here: dict[Hashable, str] = field(default_factory=dict)  # the executor's address
-    ready: dict[Hashable, dict[str, Any]] = field(default_factory=dict)
-    head: Hashable | None = None
-    head_address: str | None = None
-    failure: str | None = None  # the first; the start is over then
-
-    @property
-    def complete(self) -> bool:
-        return self.failure is None and len(self.ready) == self.nodes
-
-    def said(self, guest: Hashable, facts: dict[str, Any]) -> list[tuple[Hashable, dict[str, Any]]]:
-        """What to say now, and to whom."""
-        match facts["kind"]:
-            case "here":
-                return self._came(guest, facts)
-            case "ready":
-                self.ready[guest] = facts
-                if guest != self.head:
-                    return []
-                self.head_address = facts["head_address"]
-                start = {"kind": "start", "head_address": self.head_address}
-                return [(other, start) for other in self.here if other != guest]
-            case "failed":
-                self._fail(f"on the executor at {facts['address']}: {facts['why']}")
-            case other:
-                self._fail(f"a task said {other!r}, which this version of sparkray does not know")
-        return []
-
-    def _came(self, guest: Hashable, facts: dict[str, Any]) -> list[tuple[Hashable, dict[str, Any]]]:
-        self.here[guest] = facts["address"]
-        if facts["version"] != sparkray.__version__:
-            self._fail(
-                f"the driver has sparkray {sparkray.__version__}, the executor at {facts['address']} has "
-                f"{facts['version']}: install the same version on both"
-            )
-            return []
-        if self.head is None:
-            self.head = guest
-            return [(guest, {"kind": "start", "head_address": None})]
-        return [(guest, {"kind": "start", "head_address": self.head_address})] if self.head_address else []
-
-    def left(self, guest: Hashable) -> None:
-        self._fail(f"the Spark task on the executor at {self.here.get(guest, 'an unknown address')} ended too early")
-
-    def _fail(self, why: str) -> None:
-        self.failure = self.failure or why
-
-
-# ------------------------------------------------------------------------------------------ doing
 class BarrierJob:
     """A Spark job in a thread and job group of its own. `addresses` or `error` is there once the thread has ended."""
 
@@ -146,45 +91,6 @@ class BarrierJob:
     def cancel(self) -> None:
         if not self.ended:
             self._sc.cancelJobGroup(self._group)
-
-
-def wait_for_executors(sc: SparkContext, nodes: int, deadline: float) -> None:
-    """
-    Raises:
-        UnfitSpark: there are fewer than `nodes` executors, or slots, when time is up.
-    """
-    began = time.monotonic()
-    while (there := registered_executors(sc)) < nodes:
-        if time.monotonic() > deadline:
-            raise UnfitSpark(
-                f"{nodes} nodes were asked for, one to an executor, and Spark has {there} executors after "
-                f"{time.monotonic() - began:.0f} s: ask for fewer nodes (num_ray_nodes), give Spark more executors, "
-                f"or, if they take longer to come, raise start_timeout"
-            )
-        time.sleep(POLL_S)
-    slots = total_slots(sc)
-    if slots is not None and slots < nodes:
-        raise UnfitSpark(
-            f"{nodes} nodes need a slot each to be started, and Spark's executors have {slots} in all: ask for fewer "
-            "nodes (num_ray_nodes), or raise spark.executor.cores, or lower spark.task.cpus"
-        )
-
-
-def registered_executors(sc: SparkContext) -> int:
-    """The driver, which Spark counts too, left out."""
-    return len(sc._jsc.sc().statusTracker().getExecutorInfos()) - 1
-
-
-def total_slots(sc: SparkContext) -> int | None:
-    """Tasks that can run at a time, busy slots included: the number that Spark itself compares a barrier stage with.
-    None where Spark does not say."""
-    from py4j.protocol import Py4JError
-
-    try:
-        inner = sc._jsc.sc()
-        return int(inner.maxNumConcurrentTasks(inner.resourceProfileManager().defaultResourceProfile()))
-    except Py4JError:  # not public in Spark, so it may go
-        return None
 
 
 def launch(
@@ -336,43 +242,3 @@ class _Attempt:
             f"{self._order.limit_s:g} s. {busy_with(self._sc, f'sparkray-{self._order.session}')}. Try again when there are free slots, or raise "
             f"start_timeout"
         )
-
-
-def busy_with(sc: SparkContext, but: str) -> str:
-    """A sentence about who holds Spark's slots, the job group `but` left out."""
-    tracker = sc.statusTracker()
-    ours = set(tracker.getJobIdsForGroup(but))
-    held = []
-    for job in tracker.getActiveJobsIds():
-        facts = tracker.getJobInfo(job)
-        stages = [tracker.getStageInfo(stage) for stage in (facts.stageIds if facts and job not in ours else ())]
-        held += [f'{stage.numActiveTasks} by "{stage.name}"' for stage in stages if stage and stage.numActiveTasks]
-    slots = total_slots(sc)
-    of = f"Of {slots} slots" if slots is not None else "Of its slots"
-    return (
-        f"{of} it uses {', '.join(held)}"
-        if held
-        else f"{of} none is in use by another job: its Python is slow to start"
-    )
-
-
-def in_one_sentence(error: str) -> str:
-    """Spark's stack traces put shortly, where we know what they are about."""
-    versions = re.search(r"different version:? (.*?) than that in driver:? (.*?),? PySpark", error)
-    if "PYTHON_VERSION_MISMATCH" in error:
-        which = f": {versions.group(1)} there, {versions.group(2)} here" if versions else ""
-        return (
-            f"the executors run another Python version than the driver{which}. Set PYSPARK_PYTHON, before the SparkContext "
-            "is made, to a Python of the driver's version"
-        )
-    if "Cannot run program" in error:
-        program = re.search(r'Cannot run program "([^"]*)"', error)
-        return (
-            f"the executors cannot run {program.group(1) if program else 'their Python'}. Set PYSPARK_PYTHON, before the "
-            "SparkContext is made, to a Python that is there on every host"
-        )
-    if "SPARK-24819" in error:
-        return "Spark has fewer slots than the barrier stage needs [SPARK-24819]: ask for fewer nodes (num_ray_nodes)"
-    if "SPARK-24942" in error:
-        return "a barrier stage cannot run with dynamic allocation [SPARK-24942]: set spark.dynamicAllocation.enabled=false"
-    return f"the Spark job that starts the nodes failed: {error.strip()[:_SHOWN_CHARACTERS]}"

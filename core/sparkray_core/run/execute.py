@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import traceback
 from collections.abc import Callable
@@ -57,6 +56,8 @@ def run(core: Core, caller: ProcessId, function: Callable[..., Any], name: str, 
         args, kwargs = arguments(core, payload, refs, found)
         result = function(*args, **kwargs)
         if type(result) is CoroutineType:  # an `async def` task has an event loop of its own
+            import asyncio  # 50 ms, and few use it
+
             result = asyncio.run(result)
         del args, kwargs  # may hold references, which are counted below
         answer = _pack_all(core, caller, name, count, num_returns, result)

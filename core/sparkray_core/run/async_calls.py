@@ -1,0 +1,106 @@
+"""An async actor's calls: coroutines on one event loop, which reads the sockets, too."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from typing import TYPE_CHECKING, Any
+
+from sparkray_core.ids import ProcessId
+from sparkray_core.messages import FAILED, TaskTuple, Value
+from sparkray_core.run import execute
+from sparkray_core.run.actor_host import ExitActor
+from sparkray_core.run.object_ref import call_in_loop
+from sparkray_core.run.pump import now
+
+if TYPE_CHECKING:
+    from sparkray_core.run.actor_host import ActorHost
+
+_CANCELLED: Value = (FAILED, "TaskCancelledError", "the call was cancelled while it ran")
+
+
+class AsyncCalls:
+    """Runs in the worker's main thread."""
+
+    def __init__(self, host: ActorHost) -> None:
+        self._host = host
+        self._worker = host.worker
+        self._gates: dict[str, asyncio.Semaphore] = {}
+        self._coroutines: dict[tuple[ProcessId, int], asyncio.Task[None]] = {}  # under way, by caller and number
+        self._alarm: asyncio.TimerHandle | None = None
+
+    def cancel(self, sender: ProcessId, count: int) -> None:
+        """From any thread. What has ended stays as it ended."""
+        task = self._coroutines.get((sender, count))
+        if task is not None:
+            call_in_loop(task.get_loop(), task.cancel)
+
+    def serve(self) -> None:
+        """Run calls until the worker leaves."""
+        asyncio.run(self._serve())
+
+    async def _serve(self) -> None:
+        loop = asyncio.get_running_loop()
+        pump = self._worker.core.pump
+        self._gates = {group: asyncio.Semaphore(limit) for group, limit in self._host.limits.items()}
+        self._ended = asyncio.Event()
+        descriptor = pump.embed(lambda: call_in_loop(loop, self._turn))
+        loop.add_reader(descriptor, self._turn)
+        self._turn()
+        await self._ended.wait()
+        if not self._host.exiting:
+            await asyncio.gather(*self._coroutines.values(), return_exceptions=True)
+        loop.remove_reader(descriptor)
+        self._worker.flush()
+        self._worker.leave()
+
+    def _turn(self) -> None:
+        """Take in what has arrived, and begin it."""
+        pump = self._worker.core.pump
+        pump.turn_now()
+        queue = self._worker.queue
+        while queue:
+            sender, call = queue.popleft()
+            task = asyncio.get_running_loop().create_task(self._run_async(sender, call))
+            key = (sender, call[0])
+            self._coroutines[key] = task
+            task.add_done_callback(lambda _, key=key: self._coroutines.pop(key))  # type: ignore[misc]
+        if self._worker.leaving is not None:
+            self._ended.set()
+        if pump.next_wake is not None and (self._alarm is None or self._alarm.cancelled()):
+            self._alarm = asyncio.get_running_loop().call_later(max(0.0, pump.next_wake - now()), self._alarmed)
+
+    def _alarmed(self) -> None:
+        self._alarm = None
+        self._turn()
+
+    async def _run_async(self, sender: ProcessId, call: TaskTuple) -> None:
+        try:
+            name, group, method = self._host.find(call)
+        except (AttributeError, ValueError) as error:
+            self._answer(sender, execute.refuse(call, call[1].decode(), error))
+            return
+        try:
+            answer = await self._run_gated(sender, call, name, group, method)
+        except asyncio.CancelledError:
+            answer = call[0], [_CANCELLED] * call[2], None
+        except (ExitActor, SystemExit):
+            self._worker.exit_actor()
+            return
+        if not self._host.exiting:
+            self._answer(sender, answer)
+
+    async def _run_gated(self, sender: ProcessId, call: TaskTuple, name: str, group: str, method: Any) -> Any:
+        async with self._gates[group]:
+            if self._host.exiting:
+                return None
+            if inspect.iscoroutinefunction(method):
+                return await execute.run_async(self._worker.core, sender, method, name, call)
+            return execute.run(self._worker.core, sender, method, name, call)
+
+    def _answer(self, sender: ProcessId, answer: Any) -> None:
+        """Answers of one pass of the loop go together."""
+        worker = self._worker
+        if not worker.results:
+            asyncio.get_running_loop().call_soon(worker.flush)
+        worker.results.append((sender, answer))

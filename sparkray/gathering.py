@@ -1,0 +1,62 @@
+"""The driver's decisions while the nodes come up: who hosts the head, who waits for it, when all are ready. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import Any
+
+import sparkray
+
+
+@dataclass
+class Gathering:
+    """Who has come, who hosts the head, who is ready. Guests are whatever the caller tells them apart by."""
+
+    nodes: int
+    here: dict[Hashable, str] = field(default_factory=dict)  # the executor's address
+    ready: dict[Hashable, dict[str, Any]] = field(default_factory=dict)
+    head: Hashable | None = None
+    head_address: str | None = None
+    failure: str | None = None  # the first; the start is over then
+
+    @property
+    def complete(self) -> bool:
+        return self.failure is None and len(self.ready) == self.nodes
+
+    def said(self, guest: Hashable, facts: dict[str, Any]) -> list[tuple[Hashable, dict[str, Any]]]:
+        """What to say now, and to whom."""
+        match facts["kind"]:
+            case "here":
+                return self._came(guest, facts)
+            case "ready":
+                self.ready[guest] = facts
+                if guest != self.head:
+                    return []
+                self.head_address = facts["head_address"]
+                start = {"kind": "start", "head_address": self.head_address}
+                return [(other, start) for other in self.here if other != guest]
+            case "failed":
+                self._fail(f"on the executor at {facts['address']}: {facts['why']}")
+            case other:
+                self._fail(f"a task said {other!r}, which this version of sparkray does not know")
+        return []
+
+    def _came(self, guest: Hashable, facts: dict[str, Any]) -> list[tuple[Hashable, dict[str, Any]]]:
+        self.here[guest] = facts["address"]
+        if facts["version"] != sparkray.__version__:
+            self._fail(
+                f"the driver has sparkray {sparkray.__version__}, the executor at {facts['address']} has "
+                f"{facts['version']}: install the same version on both"
+            )
+            return []
+        if self.head is None:
+            self.head = guest
+            return [(guest, {"kind": "start", "head_address": None})]
+        return [(guest, {"kind": "start", "head_address": self.head_address})] if self.head_address else []
+
+    def left(self, guest: Hashable) -> None:
+        self._fail(f"the Spark task on the executor at {self.here.get(guest, 'an unknown address')} ended too early")
+
+    def _fail(self, why: str) -> None:
+        self.failure = self.failure or why

@@ -1,0 +1,100 @@
+"""Asking Spark: how many executors and slots it has, who holds them, and what its errors mean."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import TYPE_CHECKING, Any
+
+from sparkray.sizing import UnfitSpark
+
+if TYPE_CHECKING:
+    from pyspark import SparkContext
+
+POLL_S = 0.05  # between two looks, while executors register
+_SHOWN_CHARACTERS = 2000  # of an error that we know nothing about
+
+
+def wait_for_executors(sc: SparkContext, nodes: int, deadline: float) -> None:
+    """
+    Raises:
+        UnfitSpark: there are fewer than `nodes` executors, or slots, when time is up.
+    """
+    began = time.monotonic()
+    while (there := registered_executors(sc)) < nodes:
+        if time.monotonic() > deadline:
+            raise UnfitSpark(
+                f"{nodes} nodes were asked for, one to an executor, and Spark has {there} executors after "
+                f"{time.monotonic() - began:.0f} s: ask for fewer nodes (num_ray_nodes), give Spark more executors, "
+                f"or, if they take longer to come, raise start_timeout"
+            )
+        time.sleep(POLL_S)
+    slots = total_slots(sc)
+    if slots is not None and slots < nodes:
+        raise UnfitSpark(
+            f"{nodes} nodes need a slot each to be started, and Spark's executors have {slots} in all: ask for fewer "
+            "nodes (num_ray_nodes), or raise spark.executor.cores, or lower spark.task.cpus"
+        )
+
+
+def registered_executors(sc: SparkContext) -> int:
+    """The driver, which Spark counts too, left out."""
+    return len(_inner(sc).statusTracker().getExecutorInfos()) - 1
+
+
+def _inner(sc: SparkContext) -> Any:
+    """Spark's own SparkContext, in the JVM."""
+    java: Any = sc._jsc
+    return java.sc()
+
+
+def total_slots(sc: SparkContext) -> int | None:
+    """Tasks that can run at a time, busy slots included: the number that Spark itself compares a barrier stage with.
+    None where Spark does not say."""
+    from py4j.protocol import Py4JError
+
+    try:
+        inner = _inner(sc)
+        return int(inner.maxNumConcurrentTasks(inner.resourceProfileManager().defaultResourceProfile()))
+    except Py4JError:  # not public in Spark, so it may go
+        return None
+
+
+def busy_with(sc: SparkContext, but: str) -> str:
+    """A sentence about who holds Spark's slots, the job group `but` left out."""
+    tracker = sc.statusTracker()
+    ours = set(tracker.getJobIdsForGroup(but))
+    held = []
+    for job in tracker.getActiveJobsIds():
+        facts = tracker.getJobInfo(job)
+        stages = [tracker.getStageInfo(stage) for stage in (facts.stageIds if facts and job not in ours else ())]
+        held += [f'{stage.numActiveTasks} by "{stage.name}"' for stage in stages if stage and stage.numActiveTasks]
+    slots = total_slots(sc)
+    of = f"Of {slots} slots" if slots is not None else "Of its slots"
+    return (
+        f"{of} it uses {', '.join(held)}"
+        if held
+        else f"{of} none is in use by another job: its Python is slow to start"
+    )
+
+
+def in_one_sentence(error: str) -> str:
+    """Spark's stack traces put shortly, where we know what they are about."""
+    versions = re.search(r"different version:? (.*?) than that in driver:? (.*?),? PySpark", error)
+    if "PYTHON_VERSION_MISMATCH" in error:
+        which = f": {versions.group(1)} there, {versions.group(2)} here" if versions else ""
+        return (
+            f"the executors run another Python version than the driver{which}. Set PYSPARK_PYTHON, before the SparkContext "
+            "is made, to a Python of the driver's version"
+        )
+    if "Cannot run program" in error:
+        program = re.search(r'Cannot run program "([^"]*)"', error)
+        return (
+            f"the executors cannot run {program.group(1) if program else 'their Python'}. Set PYSPARK_PYTHON, before the "
+            "SparkContext is made, to a Python that is there on every host"
+        )
+    if "SPARK-24819" in error:
+        return "Spark has fewer slots than the barrier stage needs [SPARK-24819]: ask for fewer nodes (num_ray_nodes)"
+    if "SPARK-24942" in error:
+        return "a barrier stage cannot run with dynamic allocation [SPARK-24942]: set spark.dynamicAllocation.enabled=false"
+    return f"the Spark job that starts the nodes failed: {error.strip()[:_SHOWN_CHARACTERS]}"
