@@ -53,7 +53,8 @@ class NodeWatch:
     """A node on this host, looked at before it is told to end."""
 
     def __init__(self, node: bytes, host: str, keeper: Identity, folder: str) -> None:
-        self._node, self._host, self._folder = node, host, folder
+        self.node = node
+        self._host, self._folder = host, folder
         self._keeper = keeper
         self._processes = _tree(keeper)
 
@@ -68,7 +69,12 @@ class NodeWatch:
 
     def report(self) -> NodeEnd:
         left = tuple(process.pid for process in self._processes if is_alive(process))
-        return NodeEnd(self._node, self._host, len(self._processes) - len(left), left, not os.path.exists(self._folder))
+        return NodeEnd(self.node, self._host, len(self._processes) - len(left), left, not os.path.exists(self._folder))
+
+    @staticmethod
+    def elsewhere(node: bytes, host: str) -> NodeEnd:
+        """Of a node that cannot be looked at from here."""
+        return NodeEnd(node, host, None, (), None)
 
 
 def wait_gone(watches: list[NodeWatch], limit: float) -> bool:

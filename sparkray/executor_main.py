@@ -1,4 +1,4 @@
-"""What a task of the barrier stage does: on one task per executor, start a node that lives as long as the executor's JVM.
+"""What a task of the barrier stage does: the first on each executor starts a node, which lives as long as its JVM.
 
     task                                       driver
      here: which executor, which sparkray ──>
@@ -30,6 +30,7 @@ from sparkray_core.run.start import StartedNode, start_node
 
 log = logging.getLogger(__name__)
 
+TaskResult = tuple[str, bool]
 _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
@@ -52,6 +53,7 @@ class StartOrder:
     same_machine: bool  # as the driver: then everything stays on loopback
     sys_path: tuple[str, ...]  # where workers look for modules; empty: where the executor's Python does
     cwd: str | None
+    namespace: str  # of actors' names, where none is given
     base_folder: str | None
     limit_s: float  # for the whole start
 
@@ -59,11 +61,14 @@ class StartOrder:
         return asdict(self)
 
 
-def run(facts: dict[str, Any]) -> str:
-    """The task. Returns its executor's address, of which the driver sees whether every executor was reached.
+def run(facts: dict[str, Any]) -> TaskResult:
+    """The task.
 
     Args:
         facts: `StartOrder.as_dict()`; a dict, because the task unpickles it before it can import us.
+
+    Returns:
+        Its executor's address, and whether it was chosen: none is when there are too few executors among all tasks'.
     """
     from pyspark import BarrierTaskContext
 
@@ -78,7 +83,7 @@ def run(facts: dict[str, Any]) -> str:
         neighbours = sum(host_of(addresses[other]) == here for other in chosen)
         with Meeting.join(order.rendezvous, order.token) as meeting:
             _launch(meeting, order, address, neighbours)
-    return address
+    return address, partition in chosen
 
 
 def _launch(meeting: Meeting, order: StartOrder, address: str, neighbours: int) -> None:
@@ -113,8 +118,8 @@ def _config(order: StartOrder, head_address: str | None, address: str, neighbour
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
     if soft != resource.RLIM_INFINITY:
         raise UnfitSpark(
-            f"Spark's Python workers may use {soft} bytes of address space, and all that they start inherits that limit: "
-            "unset spark.executor.pyspark.memory"
+            f"Spark's Python workers may use {soft} bytes of address space, and all that they start inherits that "
+            "limit: unset spark.executor.pyspark.memory"
         )
     host = measure_host()
     reached_at = "127.0.0.1" if order.same_machine else _reached_at(address)
@@ -139,6 +144,7 @@ def _config(order: StartOrder, head_address: str | None, address: str, neighbour
         prestart=cores,
         sys_path=order.sys_path or module_path(),
         cwd=order.cwd,
+        namespace=order.namespace,
     )
 
 

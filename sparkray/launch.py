@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import sparkray
-from sparkray.executor_main import StartOrder
+from sparkray.executor_main import StartOrder, TaskResult
 from sparkray.gathering import Gathering
 from sparkray.rendezvous import Guest, Left, Rendezvous, Said
 from sparkray.ship import ship_sparkray
@@ -33,8 +33,8 @@ class StartFailed(RaySystemError):
     """The nodes did not come up; those that did have been ended again."""
 
 
-# Pickled by value, because its module is "__main__": a function of ours would be pickled by name, and the task could not
-# even be read where sparkray is found only after the path was extended.
+# Pickled by value, because its module is "__main__": a function of ours would be pickled by name, and the task could
+# not even be read where sparkray is found only after the path was extended.
 _TASK = f"""
 def task(_, order, roots):
     import sys
@@ -51,12 +51,12 @@ def task(_, order, roots):
 
 
 class BarrierJob:
-    """A Spark job in a thread and job group of its own. `addresses` or `error` is there once the thread has ended."""
+    """A Spark job in a thread and job group of its own. `results` or `error` is there once the thread has ended."""
 
     def __init__(self, sc: SparkContext, group: str, tasks: int, order: StartOrder, on_end: Callable[[], None]) -> None:
         from pyspark import InheritableThread
 
-        self.addresses: list[str] | None = None
+        self.results: list[TaskResult] | None = None
         self.error: BaseException | None = None
         self._sc, self._group, self._tasks, self._order, self._on_end = sc, group, tasks, order, on_end
         # Inheritable: a job group is a property of a JVM thread, and this makes sure that ours has its own.
@@ -67,15 +67,14 @@ class BarrierJob:
         try:
             self._sc.setJobGroup(self._group, f"sparkray: starting {self._order.nodes} nodes", interruptOnCancel=True)
             task = self._task()
-            self.addresses = (
-                self._sc.parallelize(range(self._tasks), self._tasks).barrier().mapPartitions(task).collect()
-            )
+            numbers = self._sc.parallelize(range(self._tasks), self._tasks)
+            self.results = numbers.barrier().mapPartitions(task).collect()
         except BaseException as error:  # noqa: BLE001 - whatever Spark raises belongs to the thread that waits for it
             self.error = error
         finally:
             self._on_end()
 
-    def _task(self) -> Callable[[Any], list[str]]:
+    def _task(self) -> Callable[[Any], list[TaskResult]]:
         names: dict[str, Any] = {"__name__": "__main__"}
         exec(_TASK, names)
         task, order = names["task"], self._order.as_dict()
@@ -86,7 +85,7 @@ class BarrierJob:
 
     @property
     def ended(self) -> bool:
-        return self.addresses is not None or self.error is not None
+        return self.results is not None or self.error is not None
 
     def cancel(self) -> None:
         if not self.ended:
@@ -123,15 +122,15 @@ def launch(
             if tasks > plan.nodes or slots is None or slots <= tasks:
                 raise UnfitSpark(
                     f"Spark ran {tasks} tasks at a time on {reached.executors} executors only, and {plan.nodes} nodes "
-                    "were asked for, one to an executor: other jobs hold the slots of the rest. Try again when they are "
-                    "through, or ask for fewer nodes (num_ray_nodes)"
+                    "were asked for, one to an executor: other jobs hold the slots of the rest. Try again when they "
+                    "are through, or ask for fewer nodes (num_ray_nodes)"
                 ) from None
             tasks = slots  # all of them, so that no executor is left out; they have to be free for that
         except _Missing as missing:
             if shipped or order.same_machine:
                 raise StartFailed(
-                    f"sparkray cannot be imported by the Python of the executors ({missing}). Install sparkray there, or "
-                    "have PYSPARK_PYTHON name a Python that has it"
+                    f"sparkray cannot be imported by the Python of the executors ({missing}). Install sparkray there, "
+                    "or have PYSPARK_PYTHON name a Python that has it"
                 ) from None
             ship_sparkray(sc)
             shipped = True
@@ -163,11 +162,11 @@ class _Attempt:
         self._sc, self._order, self._rendezvous = sc, order, rendezvous
         self._deadline, self._on_head = deadline, on_head
         self._gathering = Gathering(order.nodes)
+        self._group = f"sparkray-{order.session}"
         self._guests: set[Guest] = set()
 
     def run(self, tasks: int) -> list[dict[str, Any]]:
-        group = f"sparkray-{self._order.session}"
-        job = BarrierJob(self._sc, group, tasks, self._order, self._rendezvous.wake)
+        job = BarrierJob(self._sc, self._group, tasks, self._order, self._rendezvous.wake)
         try:
             self._gather(job)
             self._tell_all("done")
@@ -185,13 +184,15 @@ class _Attempt:
         while not gathering.complete:
             left = self._deadline - time.monotonic()
             if left <= 0:
-                raise StartFailed(self._why_late(job))
+                raise StartFailed(self._why_late())
             for event in self._rendezvous.wait(left):
                 self._heed(event)
             if gathering.failure is not None:
                 self._raise_failure(job)
-            if job.ended:
-                self._raise_early_end(job)
+            if job.error is not None:
+                raise _failure_of(job.error)
+            if job.results is not None and not any(launched for _, launched in job.results):
+                raise _NotCovered(len({address for address, _ in job.results}))
             if gathering.head_address is not None and not head_told:
                 head_told = True
                 self._on_head(gathering.head_address)
@@ -215,30 +216,29 @@ class _Attempt:
         """A task that ends too early does so because Spark ended it, and Spark's own error says more."""
         job.thread.join(FAREWELL_S if "ended too early" in str(self._gathering.failure) else 0)
         if job.error is not None:
-            self._raise_early_end(job)
+            raise _failure_of(job.error)
         raise StartFailed(str(self._gathering.failure))
 
-    def _raise_early_end(self, job: BarrierJob) -> None:
-        if job.error is None:
-            assert job.addresses is not None
-            raise _NotCovered(len(set(job.addresses)))
-        said = str(job.error)
-        missing = re.search(f"{_MISSING}: (.*?)<end>", said, re.DOTALL)
-        if missing is not None:
-            raise _Missing(missing.group(1)) from None
-        raise StartFailed(in_one_sentence(said)) from job.error
-
-    def _why_late(self, job: BarrierJob) -> str:
-        gathering = self._gathering
+    def _why_late(self) -> str:
+        gathering, limit = self._gathering, f"{self._order.limit_s:g} s"
         if gathering.here:
             waited = [where for guest, where in gathering.here.items() if guest not in gathering.ready]
             return (
-                f"{len(gathering.ready)} of {gathering.nodes} nodes were ready within {self._order.limit_s:g} s; not so those "
-                f"of the executors at {', '.join(waited) or 'addresses that Spark did not tell'}. Raise start_timeout if they "
+                f"{len(gathering.ready)} of {gathering.nodes} nodes were ready within {limit}; not so those of the "
+                f"executors at {', '.join(waited) or 'addresses that Spark did not tell'}. Raise start_timeout if they "
                 "are slow to start"
             )
         return (
-            f"Spark did not run the {gathering.nodes} tasks that start the nodes, all at one time, within "
-            f"{self._order.limit_s:g} s. {busy_with(self._sc, f'sparkray-{self._order.session}')}. Try again when there are free slots, or raise "
-            f"start_timeout"
+            f"Spark did not run the {gathering.nodes} tasks that start the nodes, all at one time, within {limit}. "
+            f"{busy_with(self._sc, self._group)}. Try again when there are free slots, or raise start_timeout"
         )
+
+
+def _failure_of(error: BaseException) -> Exception:
+    said = str(error)
+    missing = re.search(f"{_MISSING}: (.*?)<end>", said, re.DOTALL)
+    if missing is not None:
+        return _Missing(missing.group(1))
+    failure = StartFailed(in_one_sentence(said))
+    failure.__cause__ = error
+    return failure

@@ -62,6 +62,11 @@ class NodePlan:
         return max(slots, self.nodes)
 
 
+def is_local(master: str) -> bool:
+    """One JVM is driver and executor. `local-cluster` is a cluster."""
+    return _LOCAL.fullmatch(master.strip()) is not None
+
+
 def plan(spark: Spark, host: Host, wishes: Wishes) -> NodePlan:
     """
     Args:
@@ -162,8 +167,8 @@ def store_bytes_on(host: Host, stores: int, wished: int | None) -> int:
         return max(int(host.memory_bytes * STORE_SHARE) // max(stores, 1), 1 << 20)
     if wished * stores > host.memory_bytes:
         raise UnfitSpark(
-            f"object_store_memory is {show_bytes(wished)} for each node, and {stores} of them share a host or container "
-            f"with {show_bytes(host.memory_bytes)} of memory: ask for less"
+            f"object_store_memory is {show_bytes(wished)} for each node, and {stores} of them share a host or "
+            f"container with {show_bytes(host.memory_bytes)} of memory: ask for less"
         )
     return wished
 

@@ -84,17 +84,20 @@ def in_one_sentence(error: str) -> str:
     if "PYTHON_VERSION_MISMATCH" in error:
         which = f": {versions.group(1)} there, {versions.group(2)} here" if versions else ""
         return (
-            f"the executors run another Python version than the driver{which}. Set PYSPARK_PYTHON, before the SparkContext "
-            "is made, to a Python of the driver's version"
+            f"the executors run another Python version than the driver{which}. Set PYSPARK_PYTHON, before the "
+            "SparkContext is made, to a Python of the driver's version"
         )
     if "Cannot run program" in error:
         program = re.search(r'Cannot run program "([^"]*)"', error)
         return (
-            f"the executors cannot run {program.group(1) if program else 'their Python'}. Set PYSPARK_PYTHON, before the "
-            "SparkContext is made, to a Python that is there on every host"
+            f"the executors cannot run {program.group(1) if program else 'their Python'}. Set PYSPARK_PYTHON, before "
+            "the SparkContext is made, to a Python that is there on every host"
         )
     if "SPARK-24819" in error:
         return "Spark has fewer slots than the barrier stage needs [SPARK-24819]: ask for fewer nodes (num_ray_nodes)"
     if "SPARK-24942" in error:
-        return "a barrier stage cannot run with dynamic allocation [SPARK-24942]: set spark.dynamicAllocation.enabled=false"
+        return (
+            "a barrier stage cannot run with dynamic allocation [SPARK-24942]: set "
+            "spark.dynamicAllocation.enabled=false"
+        )
     return f"the Spark job that starts the nodes failed: {error.strip()[:_SHOWN_CHARACTERS]}"

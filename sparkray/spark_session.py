@@ -57,7 +57,7 @@ def init_spark_on_local(
     os.environ["PYSPARK_PYTHON"] = python_location or sys.executable
     settings = {str(name): str(value) for name, value in (conf or {}).items()}
     settings["spark.master"] = f"local[{cores}]"
-    active = SparkContext._active_spark_context  # type: ignore[attr-defined]
+    active = SparkContext._active_spark_context
     if active is not None:
         found = dict(active.getConf().getAll())
         other = {name: found.get(name) for name, value in settings.items() if found.get(name) != value}

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 import sparkray
-from sparkray.launch import Gathering, in_one_sentence
+from sparkray.gathering import Gathering
+from sparkray.spark_facts import in_one_sentence
 
 
 def here(address: str = "h:1") -> dict[str, Any]:

@@ -151,9 +151,7 @@ def test_several_tasks_are_told_apart(rendezvous: Rendezvous) -> None:
         assert (first.hear(5), second.hear(5)) == ({"you": 1}, {"you": 2})
 
 
-def test_a_stranger_is_sent_away_and_the_others_go_on(
-    rendezvous: Rendezvous, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_stranger_is_sent_away_and_the_others_go_on(rendezvous: Rendezvous, caplog: pytest.LogCaptureFixture) -> None:
     with socket.create_connection(("127.0.0.1", rendezvous.port)) as stranger, join(rendezvous) as friend:
         stranger.sendall(b"0" * (2 * NONCE) + b"\n" + b"0" * 64 + b' {"kind": "ready"}\n')
         friend.say(FACTS)

@@ -26,7 +26,11 @@ HOST = Host(cpus=8, memory_bytes=10 << 30)
 
 
 def planned(
-    master: str, settings: Mapping[str, str] | None = None, executors: int = 0, slots: int = 0, wishes: Wishes | None = None
+    master: str,
+    settings: Mapping[str, str] | None = None,
+    executors: int = 0,
+    slots: int = 0,
+    wishes: Wishes | None = None,
 ) -> NodePlan:
     return plan(Spark(master, settings or {}, executors, slots), HOST, wishes or Wishes())
 
@@ -125,7 +129,16 @@ def test_a_wish_is_a_positive_whole_number(wishes: Wishes) -> None:
 
 @pytest.mark.parametrize(
     ("given_size", "size"),
-    [(None, None), (7, 7), ("7", 7), ("7b", 7), ("2k", 2048), ("512m", 512 << 20), ("4G", 4 << 30), (" 1 tb ", 1 << 40)],
+    [
+        (None, None),
+        (7, 7),
+        ("7", 7),
+        ("7b", 7),
+        ("2k", 2048),
+        ("512m", 512 << 20),
+        ("4G", 4 << 30),
+        (" 1 tb ", 1 << 40),
+    ],
 )
 def test_sizes_are_binary(given_size: int | str | None, size: int | None) -> None:
     assert memory_bytes(given_size) == size

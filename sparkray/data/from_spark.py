@@ -87,8 +87,8 @@ def _check_types(df: DataFrame) -> None:
     for field in df.schema.fields:
         if re.search(r"\binterval (year|month)\b", field.dataType.simpleString()):
             raise TypeError(
-                f"column {field.name!r} is of type {field.dataType.simpleString()}, and pyarrow has no type for year-month "
-                "intervals: cast them to int or string before from_spark()"
+                f"column {field.name!r} is of type {field.dataType.simpleString()}, and pyarrow has no type for "
+                "year-month intervals: cast them to int or string before from_spark()"
             )
 
 

@@ -81,7 +81,7 @@ class Queue:
         try:
             get(self._actor.put_nowait_batch.remote(list(items)))
         except Full as full:  # in place of the dual error with the actor's traceback
-            raise Full(*full.cause.args) from None
+            raise Full(_text(full)) from None
 
     async def put_async(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
         """As `put`, in a coroutine."""
@@ -91,7 +91,7 @@ class Queue:
         try:
             await self._actor.put_nowait_batch.remote([item])
         except Full as full:  # in place of the dual error with the actor's traceback
-            raise Full(*full.cause.args) from None
+            raise Full(_text(full)) from None
 
     # ------------------------------------------------------------------ getting
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
@@ -114,7 +114,12 @@ class Queue:
         return self.get_nowait_batch(1)[0]
 
     def get_nowait_batch(self, num_items: int) -> list[Any]:
-        """Take so many items, or raise `Empty` and take none. Raises `TypeError` or `ValueError` for what is no number."""
+        """Take so many items, or raise `Empty` and take none.
+
+        Raises:
+            TypeError: `num_items` is no int.
+            ValueError: it is below 0.
+        """
         if not isinstance(num_items, int):
             raise TypeError("Argument 'num_items' must be an int")
         if num_items < 0:
@@ -122,7 +127,7 @@ class Queue:
         try:
             return get(self._actor.get_nowait_batch.remote(num_items))
         except Empty as empty:
-            raise _local(empty) from None
+            raise Empty(_text(empty)) from None
 
     async def get_async(self, block: bool = True, timeout: float | None = None) -> Any:
         """As `get`, in a coroutine."""
@@ -131,7 +136,7 @@ class Queue:
         try:
             return (await self._actor.get_nowait_batch.remote(1))[0]
         except Empty as empty:
-            raise _local(empty) from None
+            raise Empty(_text(empty)) from None
 
     # ------------------------------------------------------------------ the end
     def shutdown(self, force: bool = False, grace_period_s: float = 5) -> None:
@@ -161,6 +166,11 @@ def _checked(timeout: float | None) -> float | None:
     return timeout
 
 
+def _text(error: Exception) -> str:
+    """What the actor said, without its traceback."""
+    return str(getattr(error, "cause", error))
+
+
 class _QueueActor:
     def __init__(self, maxsize: int) -> None:
         self.maxsize = maxsize
@@ -178,12 +188,17 @@ class _QueueActor:
         return self.items.full()
 
     async def put(self, item: Any, timeout: float | None) -> None:
+        if not self.items.full():  # also where the time is 0, for which `wait_for` does not begin
+            self.items.put_nowait(item)
+            return
         try:
             await self._in_time(self.items.put(item), timeout)
         except asyncio.TimeoutError:
             raise Full(f"there was no room in the queue for {timeout:g} s; maxsize is {self.maxsize}") from None
 
     async def get(self, timeout: float | None) -> Any:
+        if not self.items.empty():
+            return self.items.get_nowait()
         try:
             return await self._in_time(self.items.get(), timeout)
         except asyncio.TimeoutError:

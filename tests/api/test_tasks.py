@@ -322,6 +322,17 @@ def test_a_task_without_retries_says_how_its_worker_died(ray: Any) -> None:
         ray.get(die.remote(), timeout=30)
 
 
+def test_a_crash_in_native_code_tells_where_it_was(ray: Any) -> None:
+    @ray.remote(max_retries=0)
+    def segfault() -> None:
+        import ctypes
+
+        ctypes.string_at(0)
+
+    with pytest.raises(WorkerCrashedError, match=r"(?s)SIGSEGV.*Fatal Python error.*string_at"):
+        ray.get(segfault.remote(), timeout=30)
+
+
 def test_tasks_around_a_killed_worker_all_come_out_right(ray: Any, tmp_path: Any) -> None:
     mark = str(tmp_path / "ran")
 

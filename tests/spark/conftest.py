@@ -44,16 +44,18 @@ class Contexts:
         self._sc: SparkContext | None = None
 
     def get(self, master: str) -> SparkContext:
-        if self._sc is not None and (self._sc.master != master or self._sc._jsc is None):  # type: ignore[attr-defined]
+        if self._sc is not None and (self._sc.master != master or self._sc._jsc is None):
             self.stop()
         if self._sc is None:
-            self._sc = SparkContext(conf=SparkConf().setAll(list(SETTINGS.items())).setMaster(master).setAppName("tests"))
+            self._sc = SparkContext(
+                conf=SparkConf().setAll(list(SETTINGS.items())).setMaster(master).setAppName("tests")
+            )
             self._sc.setLogLevel("ERROR")
         return self._sc
 
     def stop(self) -> None:
         if self._sc is not None:
-            application = self._sc.applicationId if self._sc._jsc is not None else None  # type: ignore[attr-defined]
+            application = self._sc.applicationId if self._sc._jsc is not None else None
             self._sc.stop()
             if application is not None:
                 remove_work_folder(application)
@@ -75,8 +77,8 @@ def contexts() -> Iterator[Contexts]:
     gateway = SparkContext._gateway
     if gateway is not None:  # the JVM ends when its stdin does
         gateway.shutdown()
-        gateway.proc.stdin.close()  # type: ignore[attr-defined]
-        gateway.proc.wait()  # type: ignore[attr-defined]
+        gateway.proc.stdin.close()
+        gateway.proc.wait()
 
 
 @pytest.fixture(scope="module")

@@ -155,7 +155,7 @@ def test_variants_survive_the_round_trip(spark: SparkSession) -> None:
 
 def test_what_arrow_has_no_type_for_is_refused(spark: SparkSession) -> None:
     for sql in ("select interval 1 month i", "select array(interval '1-2' year to month) i"):
-        with pytest.raises(TypeError, match="column 'i' is of type .*: cast them"):
+        with pytest.raises(TypeError, match=r"column 'i' is of type .*: cast them"):
             sparkray.data.from_spark(spark.sql(sql))
 
 

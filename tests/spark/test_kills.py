@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -21,7 +20,7 @@ from sparkray import RayContext
 from sparkray.cluster import ExecutorNode
 from sparkray.ending import NodeWatch
 from sparkray.exceptions import RaySystemError
-from sparkray.launch import wait_for_executors
+from sparkray.spark_facts import wait_for_executors
 from sparkray_core.run.processes import Identity, identify
 
 GONE_S = 10.0
@@ -53,7 +52,6 @@ def wait_until(condition: Callable[[], object], what: str, limit: float = GONE_S
 
 def watch(node: ExecutorNode) -> NodeWatch:
     return NodeWatch(node.node, node.host, node.keeper, node.folder)
-
 
 
 def named(node: ExecutorNode, name: str) -> int:
@@ -133,7 +131,7 @@ def test_the_session_ends_with_its_head(ctx: RayContext, victim: str) -> None:
 @pytest.mark.parametrize("victim", ["raylet", "keeper"])
 def test_the_session_ends_with_the_driver_s_node(ctx: RayContext, victim: str) -> None:
     gone = [watch(node) for node in ctx.executors]
-    own = ctx._running.own if ctx._running is not None else None
+    own = ctx._session.own if ctx._session is not None else None
     assert own is not None
     keeper = psutil.Process(own.pid)
     pid = next(one.pid for one in [keeper, *keeper.children()] if one.name() == f"sparkray-{victim}")
@@ -164,7 +162,7 @@ def forever(folder):
 refs = [forever.remote("") for _ in range(4)]
 sparkray.put(b"x" * 1_000_000)
 facts = [[n.node.hex(), n.host, list(n.jvm), list(n.keeper), n.folder] for n in ctx.executors]
-print(json.dumps({"nodes": facts, "own": ctx._running.own.pid, "folder": ctx.address_info["session_dir"],
+print(json.dumps({"nodes": facts, "own": ctx._session.own.pid, "folder": ctx.address_info["session_dir"],
                   "node": ctx.address_info["node_id"], "application": sc.applicationId}), flush=True)
 sparkray.get(refs)
 """

@@ -19,8 +19,9 @@ from pyspark import BarrierTaskContext, InheritableThread, SparkContext
 
 import sparkray
 from sparkray import RayContext, cluster, launch
-from sparkray.launch import StartFailed, busy_with, registered_executors, total_slots, wait_for_executors
+from sparkray.launch import StartFailed
 from sparkray.sizing import UnfitSpark
+from sparkray.spark_facts import busy_with, registered_executors, total_slots, wait_for_executors
 from sparkray_core.run.config import default_base_folder
 from sparkray_core.run.processes import identify, is_alive
 
@@ -198,7 +199,7 @@ def test_a_driver_node_that_cannot_start_ends_the_others(
     def refuse(*_: object) -> None:
         raise StartFailed("no driver today")
 
-    monkeypatch.setattr("sparkray.cluster._Running.start_own", refuse)
+    monkeypatch.setattr("sparkray.cluster_session.ClusterSession.start_own", refuse)
     with pytest.raises(StartFailed, match="no driver today"):
         context(cluster_sc).init()
     assert folders() == []
@@ -255,7 +256,9 @@ def test_sparkray_missing_on_the_driver_s_machine_is_told(
     cluster_sc: SparkContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(launch, "_TASK", launch._TASK.replace("sparkray.executor_main", "sparkray.no_such_module"))
-    with pytest.raises(StartFailed, match=r"cannot be imported by the Python of the executors .*no_such_module.*python"):
+    with pytest.raises(
+        StartFailed, match=r"cannot be imported by the Python of the executors .*no_such_module.*python"
+    ):
         context(cluster_sc).init()
 
 

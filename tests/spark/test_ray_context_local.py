@@ -103,7 +103,12 @@ def test_a_spark_session_will_do(local_sc: SparkContext) -> None:
 
 
 def test_the_given_amounts_are_the_node_s(local_sc: SparkContext) -> None:
-    given = {"ray_node_cpu_cores": 3, "resources": {"disk": 1.5}, "labels": {"rack": "r1"}, "object_store_memory": "80m"}
+    given = {
+        "ray_node_cpu_cores": 3,
+        "resources": {"disk": 1.5},
+        "labels": {"rack": "r1"},
+        "object_store_memory": "80m",
+    }
     with context(local_sc, env={"COLOUR": "blue"}, **given) as ctx:
         (node,) = sparkray.nodes()
         assert node["Resources"] == {"CPU": 3.0, "disk": 1.5}

@@ -16,6 +16,7 @@ from sparkray_core.messages import LogLines
 
 LOOK_S = 0.1  # how often a running task's output is looked for
 MOST_BYTES = 256 << 10  # read at once from one file: what is printed faster than this is sent in turns
+LAST_WORDS_BYTES, LAST_WORDS_LINES = 8192, 20  # a fault's dump of a few threads, or the end of a traceback
 PENDING_LINES = 100_000  # that wait in the driver to be shown; beyond, the oldest are dropped and counted
 
 
@@ -44,6 +45,19 @@ class Tail:
                 self._read[index] += end
                 found.append((index + 1, data[:end].decode(errors="replace").splitlines()))
         return found
+
+
+def last_words(err_path: str) -> str:
+    """The end of a dead worker's stderr, for the error that tells of its death; empty if it said nothing."""
+    try:
+        with open(err_path, "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - LAST_WORDS_BYTES))
+            lines = file.read().decode(errors="replace").splitlines()
+        ours = f'  File "{os.path.dirname(__file__)}'
+        lines = [line for line in lines if not line.startswith(ours)]  # below the user's frames, and the same each time
+    except FileNotFoundError:
+        return ""
+    return "\n".join("    " + line for line in lines[-LAST_WORDS_LINES:])
 
 
 class Printer:

@@ -22,6 +22,7 @@ from sparkray_core.run import child, folders, processes
 from sparkray_core.run.config import NodeConfig
 from sparkray_core.run.local_peers import LocalPeers
 from sparkray_core.run.loop import Loop
+from sparkray_core.run.output import last_words
 from sparkray_core.run.peers import Peers
 from sparkray_core.run.perform import NodePerformer
 from sparkray_core.run.processes import Identity
@@ -79,6 +80,7 @@ class Raylet:
 
     def __init__(self, config: NodeConfig, loop: Loop, zygote: socket.socket, keeper: int, tell: int) -> None:
         self._loop = loop
+        self._config = config
         self._node_id = config.node
         self._me = raylet_of(config.node)
         self._tell: int | None = tell
@@ -205,7 +207,9 @@ class Raylet:
                 self._local.end(exited.worker)  # what it sent came before its end
                 self._closed.pop(exited.worker, None)
                 self._zygote.workers.discard(exited.worker)
-                self._handle(WorkerExited(exited.worker, exited.why))
+                words = last_words(self._config.log_path(f"worker-{exited.worker[8:].hex()}"))
+                why = f"{exited.why}; the end of its stderr:\n{words}\n" if words else exited.why
+                self._handle(WorkerExited(exited.worker, why))
         except ZygoteGone:
             log.error("the zygote is gone, and all workers with it")
             self._loop.stop()

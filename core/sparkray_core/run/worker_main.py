@@ -7,6 +7,7 @@ thread. While user code runs, the side thread answers steals and questions and s
 from __future__ import annotations
 
 import atexit
+import faulthandler
 import logging
 import os
 import signal
@@ -62,6 +63,7 @@ def main(config: NodeConfig, process: ProcessId) -> None:
     core.namespace = config.namespace
     log_path = config.log_path(f"worker-{process[8:].hex()}")
     tail = Tail(log_path.removesuffix(".log") + ".out", log_path)
+    faulthandler.enable()  # a crash in native code says where, on stderr
     worker = Worker(core, tail)
     core.listen()
     core.connect()

@@ -137,6 +137,15 @@ class Crew:
         """Chunks that it would like to have at a time."""
         return self.size * self._depth()
 
+    @property
+    def is_idle(self) -> bool:
+        return not self._outstanding
+
+    @property
+    def is_sound(self) -> bool:
+        with self._lock:
+            return self._core.owner.ended is None and all(slot.actor._actor.state != "dead" for slot in self._slots)
+
     def submit(self, chunk: Chunk) -> None:
         """Raises `TypeError` when something in it cannot be pickled; `ValueError` after `terminate`."""
         with self._lock:

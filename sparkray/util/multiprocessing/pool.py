@@ -224,6 +224,21 @@ class Pool:
     ) -> None:
         self.terminate()
 
+    # ------------------------------------------------------------------ how it is
+    @property
+    def processes(self) -> int:
+        return self._crew.size
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing that was submitted is still to be done."""
+        return self._crew.is_idle
+
+    @property
+    def is_sound(self) -> bool:
+        """It takes calls, and all its actors are alive as far as is known."""
+        return not self._closed and self._crew.is_sound
+
     def _check_running(self) -> None:
         if self._closed:
             raise ValueError("Pool not running")

@@ -1,0 +1,170 @@
+"""One session inside Spark, from the first process to the last: what `RayContext` starts and stops."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sparkray.ending import NodeWatch, StopReport, wait_gone
+from sparkray_core.ids import NodeId, new_process_id
+from sparkray_core.run.config import NodeConfig
+from sparkray_core.run.core import Core
+from sparkray_core.run.processes import Identity, identify
+from sparkray_core.run.start import StartedNode, start_node
+
+GENTLE_END_S = 3.0  # for the nodes to end by themselves, once the head has told them
+END_S = 5.0  # and after SIGTERM, and after SIGKILL, to their keepers
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutorNode:
+    """A node and the executor in which it lives.
+
+    A Spark Python worker is on this node if `jvm` is one of the processes above it; its raylet listens in `folder`.
+    """
+
+    node: NodeId
+    host: str  # as the other nodes reach it
+    executor: str  # host:port, by which Spark knows the executor; in local mode the driver's
+    jvm: Identity  # (pid, start): the executor
+    keeper: Identity
+    folder: str  # raylet.sock is in it
+    address: str  # tcp://host:port of the raylet
+    cores: int
+    store_bytes: int
+
+    @classmethod
+    def from_facts(cls, facts: Mapping[str, Any]) -> ExecutorNode:
+        """Of what a task says when its node is ready (`executor_main`)."""
+        return cls(
+            node=NodeId(bytes.fromhex(facts["node"])),
+            host=facts["host"],
+            executor=facts["executor"],
+            jvm=Identity(*facts["jvm"]),
+            keeper=Identity(*facts["keeper"]),
+            folder=facts["folder"],
+            address=facts["address"],
+            cores=facts["cores"],
+            store_bytes=facts["store_bytes"],
+        )
+
+
+class ClusterSession:
+    """As much of a session as has come up."""
+
+    def __init__(self, environment: Mapping[str, str], limit: float, log_to_driver: bool) -> None:
+        """
+        Args:
+            environment: of the node that this process starts, beyond our own.
+            limit: seconds for its start.
+        """
+        self._environment, self._limit, self._log_to_driver = environment, limit, log_to_driver
+        self.own: StartedNode | None = None  # the node that this process started: in local mode the only one
+        self.executors: list[ExecutorNode] = []
+        self._core: Core | None = None
+        self._unhook: Callable[[], None] | None = None
+
+    @property
+    def core(self) -> Core:
+        assert self._core is not None
+        return self._core
+
+    @property
+    def goes_on(self) -> bool:
+        return self._core is not None and self._core.owner.ended is None
+
+    def start_own(self, config: NodeConfig, head_address: str | None = None) -> StartedNode:
+        """Start this process's own node, and connect to it.
+
+        Args:
+            head_address: where the head is; None: this node hosts it.
+        """
+        self._end_own()  # of an attempt that failed
+        self.own = start_node(
+            replace(config, head_address=head_address), sys.executable, self._limit, self._environment
+        )
+        core = Core(new_process_id(config.node), self.own.folder, config.token, "driver")
+        core.namespace = config.namespace
+        core.printer.shown = self._log_to_driver
+        core.connect()
+        self._core = core
+        return self.own
+
+    def _end_own(self) -> None:
+        if self._core is not None:
+            self._core.close()
+        if self.own is not None:
+            self.own.stop()
+        self._core, self.own = None, None
+
+    def hook(self, sc: Any, stop_session: Callable[[], object]) -> None:
+        """Have `sc.stop()`, by whatever way it is called, stop the session first."""
+        stop_spark = sc.stop
+
+        def stop() -> None:
+            stop_session()
+            stop_spark()
+
+        def unhook() -> None:
+            if sc.__dict__.get("stop") is stop:
+                del sc.__dict__["stop"]
+
+        sc.__dict__["stop"] = stop
+        self._unhook = unhook
+
+    def address_info(self) -> dict[str, Any]:
+        own = self.own
+        assert own is not None
+        socket_path = os.path.join(own.folder, "raylet.sock")
+        return {
+            "address": own.head_address,
+            "gcs_address": own.head_address,
+            "node_id": self.core.node.hex(),
+            "node_ip_address": own.config.host,
+            "session_dir": own.folder,
+            "raylet_socket_name": socket_path,
+            "object_store_address": socket_path,
+            "webui_url": "",
+        }
+
+    def end(self, why: str) -> StopReport:
+        """End it on all nodes: by the head's word, then, on this host, by signals."""
+        began = time.monotonic()
+        if self._unhook is not None:
+            self._unhook()
+        watches = self._watches()
+        if self._core is not None:
+            if self.goes_on:
+                self._core.end_session(why)
+            self._core.close(why)
+        if not wait_gone(watches, GENTLE_END_S):
+            for how in (signal.SIGTERM, signal.SIGKILL):
+                for watch in watches:
+                    watch.end_keeper(how)
+                if wait_gone(watches, END_S):
+                    break
+        if self.own is not None:
+            self.own.stop()
+        here = {watch.node: watch for watch in watches}
+        reports = [watch.report() for watch in watches]
+        reports += [NodeWatch.elsewhere(one.node, one.host) for one in self.executors if one.node not in here]
+        return StopReport(tuple(reports), time.monotonic() - began)
+
+    def _watches(self) -> list[NodeWatch]:
+        """Of the nodes on this host, our own last."""
+        own = self.own
+        if own is None:
+            return []
+        host = own.config.host
+        found = [
+            NodeWatch(one.node, host, one.keeper, one.folder)
+            for one in self.executors
+            if one.host == host and one.node != own.config.node
+        ]
+        keeper = identify(own.pid) or Identity(own.pid, 0.0)
+        return [*found, NodeWatch(own.config.node, host, keeper, own.folder)]
