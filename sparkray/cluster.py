@@ -175,7 +175,8 @@ class RayContext:
                 raise RuntimeError("this SparkContext is stopped: make a new one, and a new RayContext")
             if session.is_initialized():
                 raise RuntimeError(
-                    "a sparkray session is up in this process already: call sparkray.shutdown() or RayContext.stop() first"
+                    "a sparkray session is up in this process already: call sparkray.shutdown() or RayContext.stop() "
+                    "first"
                 )
             began = time.monotonic()
             sweep(default_base_folder())

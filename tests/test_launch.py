@@ -41,7 +41,8 @@ def test_another_version_ends_the_start() -> None:
 
     assert gathering.said("a", {**here("h:1"), "version": "0.0.7"}) == []
     assert gathering.failure == (
-        f"the driver has sparkray {sparkray.__version__}, the executor at h:1 has 0.0.7: install the same version on both"
+        f"the driver has sparkray {sparkray.__version__}, the executor at h:1 has 0.0.7: install the same version on "
+        "both"
     )
 
 

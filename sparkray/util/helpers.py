@@ -129,8 +129,10 @@ def _drain(bag: Completions, down_to: int, yield_obj_refs: bool) -> Iterator[Any
     while len(bag) > down_to:
         ref = bag.next()
         assert ref is not None
-        yield ref if yield_obj_refs else get(ref)
-        del ref
+        value = ref if yield_obj_refs else get(ref)
+        del ref  # before the yield: the caller may take its time
+        yield value
+        del value
 
 
 def _check(chunk_size: int, options: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pyspark
 import pytest
@@ -74,7 +75,7 @@ def contexts() -> Iterator[Contexts]:
     made = Contexts()
     yield made
     made.stop()
-    gateway = SparkContext._gateway
+    gateway: Any = SparkContext._gateway
     if gateway is not None:  # the JVM ends when its stdin does
         gateway.shutdown()
         gateway.proc.stdin.close()

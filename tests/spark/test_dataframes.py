@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from pyspark.errors import PythonException
+from pyspark.errors import PySparkException
 from pyspark.ml.linalg import Vectors
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -219,15 +219,17 @@ def test_what_python_made_goes_to_spark_with_types_that_it_has(spark: SparkSessi
 
 # ------------------------------------------------------------------------------------------ failures
 def test_a_failing_partition_is_spark_s_error_and_leaves_nothing(numbers: DataFrame) -> None:
-    @F.udf("long")
     def refuse(number: int) -> int:
         if number == ROWS - 1:
             raise ValueError("no such number")
         return number
 
-    with pytest.raises(PythonException, match="no such number"):
-        sparkray.data.from_spark(numbers.select(refuse("id")), target_block_bytes=10_000)
-    wait_until_stored(0)
+    in_python = numbers.select(F.udf(refuse, "long", useArrow=False)("id"))
+    in_the_jvm = numbers.selectExpr(f"if(id = {ROWS - 1}, raise_error('no such number'), id)")
+    for failing in (in_python, in_the_jvm):
+        with pytest.raises(PySparkException, match="no such number"):
+            sparkray.data.from_spark(failing, target_block_bytes=10_000)
+        wait_until_stored(0)
 
 
 def test_a_full_store_is_told_with_sizes_and_leaves_nothing(spark: SparkSession) -> None:

@@ -9,7 +9,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import pytest
 from pyspark import BarrierTaskContext, InheritableThread, SparkContext
 
 import sparkray
-from sparkray import RayContext, cluster, launch
+from sparkray import RayContext, cluster, launch, sizing
 from sparkray.launch import StartFailed
 from sparkray.sizing import UnfitSpark
 from sparkray.spark_facts import busy_with, registered_executors, total_slots, wait_for_executors
@@ -129,10 +129,8 @@ def busy(sc: SparkContext, tasks: int, over: Path) -> Iterator[None]:
 
     def run() -> None:
         sc.setJobGroup("busy", "busy", interruptOnCancel=True)
-        try:
+        with suppress(Exception):  # it may be cancelled
             sc.parallelize(range(tasks), tasks).foreach(hold)
-        except Exception:  # noqa: BLE001 - it is cancelled
-            pass
 
     thread = InheritableThread(target=run)
     thread.start()
@@ -239,7 +237,7 @@ def test_sparkray_is_sent_to_executors_on_other_machines(
 
     sparkray may well be installed here, so the tasks only pretend to miss it until the zip is on their path.
     """
-    real = cluster.plan
+    real = sizing.plan
     pretend = r"""\g<1>if not any("sparkray-" in entry and entry.endswith(".zip") for entry in sys.path):
 \g<1>    raise ImportError("not on this machine")
 \g<0>"""

@@ -83,12 +83,12 @@ def test_the_executor_is_the_driver_s_jvm(local_sc: SparkContext) -> None:
     with context(local_sc) as ctx:
         (node,) = ctx.executors
 
-        def above(_: Any) -> list[list[tuple[int, float]]]:
+        def above(_: Any) -> list[list[tuple[float, ...]]]:
             import psutil
 
             from sparkray_core.run.processes import identify
 
-            return [[tuple(identify(parent.pid) or (0, 0.0)) for parent in psutil.Process().parents()]]
+            return [[tuple(identify(parent.pid) or ()) for parent in psutil.Process().parents()]]
 
         assert isinstance(node, ExecutorNode)
         assert identify(node.jvm.pid) == node.jvm
@@ -129,10 +129,16 @@ def test_shutdown_ends_a_ray_context_too(local_sc: SparkContext) -> None:
 
 
 def test_an_exception_in_the_body_ends_the_session(local_sc: SparkContext) -> None:
-    with pytest.raises(ZeroDivisionError), context(local_sc) as ctx:
-        folder = ctx.executors[0].folder
-        raise ZeroDivisionError
-    assert not os.path.exists(folder)
+    folders = []
+
+    def body() -> None:
+        with context(local_sc) as ctx:
+            folders.append(ctx.executors[0].folder)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        body()
+    assert not os.path.exists(folders[0])
 
 
 def test_two_sessions_at_a_time_are_refused(local_sc: SparkContext) -> None:
@@ -228,14 +234,19 @@ def test_stopping_spark_stops_the_session_first() -> None:
     """In a process of its own: it stops the SparkContext, in all the ways there are."""
     done = run_script(
         """
-        import os, sparkray
+        import concurrent.futures, os, sparkray, time
         from pyspark.sql import SparkSession
-        for stop in (lambda sc: sc.stop(), lambda sc: SparkSession(sc).stop(), lambda sc: sc.__exit__(None, None, None)):
+        threads = concurrent.futures.ThreadPoolExecutor()
+        stops = lambda sc: sc.stop(), lambda sc: SparkSession(sc).stop(), lambda sc: sc.__exit__(None, None, None)
+        for stop in stops:
             sc = sparkray.init_spark_on_local(1, {"spark.ui.enabled": "false"}, spark_log_level="ERROR")
             ctx = sparkray.RayContext(sc, object_store_memory="64m", start_timeout=100)
             folder = ctx.init()["session_dir"]
             assert os.path.exists(folder)
+            waiting = threads.submit(sparkray.get, sparkray.remote(time.sleep).remote(600))
+            time.sleep(0.3)
             stop(sc)
+            assert isinstance(waiting.exception(5), sparkray.exceptions.RaySystemError), waiting
             assert not os.path.exists(folder), folder
             assert not sparkray.is_initialized()
             try:

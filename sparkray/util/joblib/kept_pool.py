@@ -1,5 +1,6 @@
-"""One pool that is kept from a `Parallel` to the next, as joblib's own backend does: to import scikit-learn takes seconds
-in each process, and one fit may be ten calls of `Parallel`.
+"""One pool that is kept from a `Parallel` to the next, as joblib's own backend does.
+
+To import scikit-learn takes seconds in each process, and one fit may be ten calls of `Parallel`.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ import threading
 
 from sparkray.util.multiprocessing.pool import Pool
 
+QUIET_LIMIT_S = 1.0  # for the last callback to return, when joblib has all results
 KEEP_S = 60.0  # idle processes cost memory, but no CPU of the cluster
 
 _lock = threading.Lock()
@@ -27,7 +29,7 @@ def borrow(processes: int) -> Pool:
 
 def give_back(pool: Pool) -> None:
     """Keep it if nothing is under way in it, in place of the one that is kept."""
-    if not pool.is_idle:
+    if not pool.wait_idle(QUIET_LIMIT_S):
         pool.terminate()
         return
     former = _exchange(pool)

@@ -88,6 +88,10 @@ class RayBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
             raise out
         return out
 
+    def stop_call(self) -> None:
+        """A `Parallel` is done; with the next one, of the same `with` block, the arguments may have changed."""
+        self._shared.clear()
+
     def terminate(self) -> None:
         pool, self._pool = self._pool, None
         if pool is not None:
@@ -99,6 +103,7 @@ class RayBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
         self.reset_batch_stats()
 
     def abort_everything(self, ensure_ready: bool = True) -> None:
+        self._is_kept = False
         self.terminate()
         if ensure_ready:
             self.configure(n_jobs=self.parallel.n_jobs, parallel=self.parallel, **self.parallel._backend_kwargs)

@@ -137,9 +137,9 @@ class Crew:
         """Chunks that it would like to have at a time."""
         return self.size * self._depth()
 
-    @property
-    def is_idle(self) -> bool:
-        return not self._outstanding
+    def wait_idle(self, timeout: float | None) -> bool:
+        with self._lock:
+            return self._quiet.wait_for(lambda: not self._outstanding, timeout)
 
     @property
     def is_sound(self) -> bool:
@@ -186,8 +186,8 @@ class Crew:
 
     def join(self) -> None:
         """After `close` or `terminate`: wait until what was submitted is done and the actors have ended."""
+        self.wait_idle(None)
         with self._lock:
-            self._quiet.wait_for(lambda: not self._outstanding)
             if self._feeders:
                 return
             self._quiet.wait_for(lambda: self._ended)

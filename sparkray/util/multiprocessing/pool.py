@@ -229,10 +229,9 @@ class Pool:
     def processes(self) -> int:
         return self._crew.size
 
-    @property
-    def is_idle(self) -> bool:
-        """Nothing that was submitted is still to be done."""
-        return self._crew.is_idle
+    def wait_idle(self, timeout: float) -> bool:
+        """Wait at most so many seconds until all that was submitted is done; whether it is."""
+        return self._crew.wait_idle(timeout)
 
     @property
     def is_sound(self) -> bool:
