@@ -27,9 +27,10 @@ from sparkray.ending import StopReport
 from sparkray.executor_main import StartOrder, measure_host, module_path
 from sparkray.launch import launch
 from sparkray.options import thousandths
-from sparkray.rendezvous import Rendezvous, address_towards
+from sparkray.rendezvous import Rendezvous, numeric_address
 from sparkray.sizing import (
     NodePlan,
+    NoExecutorYet,
     Spark,
     UnfitSpark,
     Wishes,
@@ -39,12 +40,12 @@ from sparkray.sizing import (
     show_bytes,
     store_bytes_on,
 )
-from sparkray.spark_facts import registered_executors, total_slots
+from sparkray.spark_facts import registered_executors, total_slots, wait_for_executors
 from sparkray_core.ids import new_node_id
-from sparkray_core.run.config import NodeConfig, ProcessTie, default_base_folder
+from sparkray_core.run.config import NodeConfig, ProcessTie
 from sparkray_core.run.core import Core
 from sparkray_core.run.processes import Identity, identify
-from sparkray_core.run.start import new_session_name, new_token, sweep
+from sparkray_core.run.start import new_token, sweep
 
 if TYPE_CHECKING:
     from pyspark import SparkContext
@@ -99,6 +100,8 @@ class RayContext:
         self.sc = _spark_context(sc)
         self.num_ray_nodes = num_ray_nodes
         self.ray_node_cpu_cores = ray_node_cpu_cores
+        if start_timeout <= 0:
+            raise ValueError(f"start_timeout must be above 0 seconds, not {start_timeout!r}")
         self.object_store_memory = memory_bytes(object_store_memory)
         self.resources = {name: thousandths(amount) for name, amount in (resources or {}).items()}
         self.labels = dict(labels or {})
@@ -179,15 +182,16 @@ class RayContext:
                     "first"
                 )
             began = time.monotonic()
-            sweep(default_base_folder())
-            chosen = self._plan()
+            deadline = began + self.start_timeout
+            chosen = self._plan(deadline)
             self._tell(f"{_count(chosen.nodes)} of {chosen.cores or 'all'} CPUs, in the executors of {self.sc.master}")
             self._session = started = ClusterSession(self.env, self.start_timeout, self.log_to_driver)
+            sweep(started.base_folder)
             try:
                 if chosen.in_driver:
                     self._start_local(chosen, started)
                 else:
-                    self._start_cluster(chosen, started)
+                    self._start_cluster(chosen, started, deadline)
                 started.hook(self.sc, self.stop)
                 session.adopt(self)
             except BaseException:  # a Ctrl-C too
@@ -198,14 +202,18 @@ class RayContext:
             RayContext._active = self
             return self.address_info
 
-    def _plan(self) -> NodePlan:
+    def _plan(self, deadline: float) -> NodePlan:
         master, settings = str(self.sc.master), dict(self.sc.getConf().getAll())
-        if is_local(master):
-            spark = Spark(master, settings)
-        else:
-            spark = Spark(master, settings, registered_executors(self.sc), total_slots(self.sc) or 0)
         wishes = Wishes(self.num_ray_nodes, self.ray_node_cpu_cores, self.object_store_memory)
-        return plan(spark, measure_host(), wishes)
+        if is_local(master):
+            return plan(Spark(master, settings), measure_host(), wishes)
+        try:
+            spark = Spark(master, settings, registered_executors(self.sc), total_slots(self.sc) or 0)
+            return plan(spark, measure_host(), wishes)
+        except NoExecutorYet:
+            wait_for_executors(self.sc, 1, deadline)
+            spark = Spark(master, settings, registered_executors(self.sc), total_slots(self.sc) or 0)
+            return plan(spark, measure_host(), wishes)
 
     def _start_local(self, chosen: NodePlan, started: ClusterSession) -> None:
         """The JVM is the driver's and dies with this process; so a node tied to it dies with either."""
@@ -215,7 +223,8 @@ class RayContext:
             raise UnfitSpark("the SparkContext's JVM is not on this host")
         assert chosen.cores is not None
         config = NodeConfig(
-            session=new_session_name(),
+            session=started.name,
+            base_folder=started.base_folder,
             node=new_node_id(),
             token=new_token(),
             is_head=True,
@@ -245,14 +254,17 @@ class RayContext:
             )
         ]
 
-    def _start_cluster(self, chosen: NodePlan, started: ClusterSession) -> None:
+    def _start_cluster(self, chosen: NodePlan, started: ClusterSession, deadline: float) -> None:
         from sparkray_core.wire.zmq_transport import new_session_keys  # zmq is not needed in local mode
 
         here = chosen.same_machine
-        host = "127.0.0.1" if here else str(self.sc.getConf().get("spark.driver.host"))
+        settings = self.sc.getConf()
+        host = "127.0.0.1" if here else str(settings.get("spark.driver.host"))
+        listen_on = host if here else str(settings.get("spark.driver.bindAddress", host))
         public, secret = new_session_keys()
         driver = NodeConfig(
-            session=new_session_name(),
+            session=started.name,
+            base_folder=started.base_folder,
             node=new_node_id(),
             token=new_token(),
             is_head=False,
@@ -261,7 +273,7 @@ class RayContext:
             store_bytes=store_bytes_on(measure_host(), chosen.nodes + 1 if here else 1, chosen.store_bytes),
             curve_public=public,
             curve_secret=secret,
-            bind_host=address_towards(host),
+            bind_host=numeric_address(listen_on),
             host=host,
             prestart=0,
             sys_path=module_path(),
@@ -294,7 +306,6 @@ class RayContext:
                 self._tell(f"the head is at {head_address}")
                 started.start_own(driver, head_address)
 
-            deadline = time.monotonic() + self.start_timeout
             ready = launch(self.sc, chosen, order, rendezvous, deadline, start_own)
         started.executors = [ExecutorNode.from_facts(facts) for facts in ready]
         for facts in ready:

@@ -10,12 +10,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sparkray.ending import NodeWatch, StopReport, wait_gone
+from sparkray.ending import NodeWatch, StopReport, nodes_in, wait_gone
 from sparkray_core.ids import NodeId, new_process_id
-from sparkray_core.run.config import NodeConfig
+from sparkray_core.run.config import NodeConfig, default_base_folder
 from sparkray_core.run.core import Core
 from sparkray_core.run.processes import Identity, identify
-from sparkray_core.run.start import StartedNode, start_node
+from sparkray_core.run.start import StartedNode, new_session_name, start_node
 
 GENTLE_END_S = 3.0  # for the nodes to end by themselves, once the head has told them
 END_S = 5.0  # and after SIGTERM, and after SIGKILL, to their keepers
@@ -63,6 +63,8 @@ class ClusterSession:
             environment: of the node that this process starts, beyond our own.
             limit: seconds for its start.
         """
+        self.name = new_session_name()
+        self.base_folder = default_base_folder()
         self._environment, self._limit, self._log_to_driver = environment, limit, log_to_driver
         self.own: StartedNode | None = None  # the node that this process started: in local mode the only one
         self.executors: list[ExecutorNode] = []
@@ -156,15 +158,18 @@ class ClusterSession:
         return StopReport(tuple(reports), time.monotonic() - began)
 
     def _watches(self) -> list[NodeWatch]:
-        """Of the nodes on this host, our own last."""
+        """Of the nodes on this host, our own last; also those that nobody heard of, since their start was cut off."""
+        found: list[NodeWatch] = []
         own = self.own
-        if own is None:
-            return []
-        host = own.config.host
-        found = [
-            NodeWatch(one.node, host, one.keeper, one.folder)
-            for one in self.executors
-            if one.host == host and one.node != own.config.node
-        ]
-        keeper = identify(own.pid) or Identity(own.pid, 0.0)
-        return [*found, NodeWatch(own.config.node, host, keeper, own.folder)]
+        if own is not None:
+            host, keeper = own.config.host, identify(own.pid) or Identity(own.pid, 0.0)
+            found = [
+                NodeWatch(one.node, host, one.keeper, one.folder)
+                for one in self.executors
+                if one.host == host and one.node != own.config.node
+            ]
+            found.append(NodeWatch(own.config.node, host, keeper, own.folder))
+        known = {watch.folder for watch in found}
+        return [
+            watch for watch in nodes_in(os.path.join(self.base_folder, self.name)) if watch.folder not in known
+        ] + found

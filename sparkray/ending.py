@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import time
 from dataclasses import dataclass
 
+from sparkray_core.run.folders import KEEPER_FILE
 from sparkray_core.run.processes import Identity, children_of, identify, is_alive
 
 POLL_S = 0.01
@@ -54,12 +56,13 @@ class NodeWatch:
 
     def __init__(self, node: bytes, host: str, keeper: Identity, folder: str) -> None:
         self.node = node
-        self._host, self._folder = host, folder
+        self.folder = folder
+        self._host = host
         self._keeper = keeper
         self._processes = _tree(keeper)
 
     def is_gone(self) -> bool:
-        return not any(map(is_alive, self._processes)) and not os.path.exists(self._folder)
+        return not any(map(is_alive, self._processes)) and not os.path.exists(self.folder)
 
     def end_keeper(self, how: signal.Signals) -> None:
         """By its identity, so that nobody who has its pid by now is hit."""
@@ -69,12 +72,27 @@ class NodeWatch:
 
     def report(self) -> NodeEnd:
         left = tuple(process.pid for process in self._processes if is_alive(process))
-        return NodeEnd(self.node, self._host, len(self._processes) - len(left), left, not os.path.exists(self._folder))
+        return NodeEnd(self.node, self._host, len(self._processes) - len(left), left, not os.path.exists(self.folder))
 
     @staticmethod
     def elsewhere(node: bytes, host: str) -> NodeEnd:
         """Of a node that cannot be looked at from here."""
         return NodeEnd(node, host, None, (), None)
+
+
+def nodes_in(session_folder: str) -> list[NodeWatch]:
+    """The nodes of a session on this host, found by their folders."""
+    found = []
+    with contextlib.suppress(FileNotFoundError):
+        for name in os.listdir(session_folder):
+            folder = os.path.join(session_folder, name)
+            # Gone by now, or its keeper has only just made it.
+            with contextlib.suppress(OSError, ValueError), open(os.path.join(folder, KEEPER_FILE)) as file:
+                keeper = json.load(file)
+                found.append(
+                    NodeWatch(bytes.fromhex(name), "this host", Identity(keeper["pid"], keeper["start"]), folder)
+                )
+    return found
 
 
 def wait_gone(watches: list[NodeWatch], limit: float) -> bool:

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import sparkray
-from sparkray.rendezvous import Meeting, address_towards
+from sparkray.rendezvous import Meeting, numeric_address
 from sparkray.sizing import Host, UnfitSpark, elect, host_of, store_bytes_on
 from sparkray_core.errors import RaySystemError
 from sparkray_core.ids import NodeId, new_node_id
@@ -136,7 +136,7 @@ def _config(order: StartOrder, head_address: str | None, address: str, neighbour
         curve_public=order.curve_public,
         curve_secret=order.curve_secret,
         base_folder=order.base_folder or default_base_folder(),
-        bind_host=address_towards(reached_at),
+        bind_host=numeric_address(reached_at),
         host=reached_at,
         labels=dict(order.labels),
         tie=ProcessTie(jvm.pid, jvm.start),

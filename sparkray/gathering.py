@@ -34,8 +34,8 @@ class Gathering:
                 if guest != self.head:
                     return []
                 self.head_address = facts["head_address"]
-                start = {"kind": "start", "head_address": self.head_address}
-                return [(other, start) for other in self.here if other != guest]
+                word = {"kind": "head", "address": self.head_address}
+                return [(other, word) for other in self.here if other != guest]
             case "failed":
                 self._fail(f"on the executor at {facts['address']}: {facts['why']}")
             case other:
@@ -52,8 +52,11 @@ class Gathering:
             return []
         if self.head is None:
             self.head = guest
-            return [(guest, {"kind": "start", "head_address": None})]
-        return [(guest, {"kind": "start", "head_address": self.head_address})] if self.head_address else []
+            return [(guest, {"kind": "start", "hosts_head": True})]
+        words: list[tuple[Hashable, dict[str, Any]]] = [(guest, {"kind": "start", "hosts_head": False})]
+        if self.head_address is not None:
+            words.append((guest, {"kind": "head", "address": self.head_address}))
+        return words
 
     def left(self, guest: Hashable) -> None:
         self._fail(f"the Spark task on the executor at {self.here.get(guest, 'an unknown address')} ended too early")

@@ -173,10 +173,18 @@ class _Attempt:
             job.thread.join(FAREWELL_S)
         except BaseException:  # a Ctrl-C too
             self._tell_all("abort")
-            job.thread.join(FAREWELL_S if self._guests else 0)
+            self._see_off()
             job.cancel()
             raise
         return list(self._gathering.ready.values())
+
+    def _see_off(self) -> None:
+        """Wait until the tasks have closed their connections, which each does when its node has ended."""
+        deadline = time.monotonic() + FAREWELL_S
+        while self._guests and (left := deadline - time.monotonic()) > 0:
+            for event in self._rendezvous.wait(left):
+                if isinstance(event, Left):
+                    self._guests.discard(event.guest)
 
     def _gather(self, job: BarrierJob) -> None:
         gathering = self._gathering

@@ -27,6 +27,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from sparkray.sizing import UnfitSpark
 from sparkray_core.errors import RaySystemError
 
 NONCE = 16  # bytes
@@ -227,11 +228,17 @@ class Rendezvous:
             host: an address of this machine, to listen on; the system chooses the port.
 
         Raises:
-            OSError: it is not an address of this machine.
+            UnfitSpark: it is not an address of this machine.
         """
         self._token = token
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self._listener = socket.create_server((host, 0), family=family, backlog=512)
+        try:
+            self._listener = socket.create_server((host, 0), family=family, backlog=512)
+        except OSError as error:
+            raise UnfitSpark(
+                f"the driver cannot listen on {host}, where Spark says that it is reached: {error.strerror}. Set "
+                "spark.driver.host, or spark.driver.bindAddress, to an address of this machine"
+            ) from error
         self._listener.setblocking(False)
         self.port: int = self._listener.getsockname()[1]
         self._wake, self._wake_end = socket.socketpair()
@@ -317,12 +324,15 @@ class Rendezvous:
         self.close()
 
 
-def address_towards(host: str) -> str:
-    """The numeric address of `host`, for a bind: zmq takes no names.
+def numeric_address(host: str) -> str:
+    """The address of `host`, for a bind: zmq takes no names. An IPv4 one, if there is any.
 
     Raises:
-        OSError: the name is not known here.
+        UnfitSpark: the name is not known here.
     """
-    found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise UnfitSpark(f"Spark uses the name {host} for this machine, which does not know it: {error}") from error
     by_family = sorted(found, key=lambda entry: entry[0] != socket.AF_INET)
     return str(by_family[0][4][0])

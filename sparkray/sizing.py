@@ -20,6 +20,10 @@ class UnfitSpark(RaySystemError):
     """This SparkContext cannot host the nodes that were asked for. The sentence names the setting to change."""
 
 
+class NoExecutorYet(UnfitSpark):
+    """The number of nodes is to be that of the executors, and that is not known yet. Later it may be."""
+
+
 @dataclass(frozen=True, slots=True)
 class Wishes:
     """What the user said. None: not said."""
@@ -74,6 +78,7 @@ def plan(spark: Spark, host: Host, wishes: Wishes) -> NodePlan:
 
     Raises:
         UnfitSpark: more was asked for than Spark will ever have, or a setting is in the way.
+        NoExecutorYet: ask again when there is one.
         ValueError: a wish is no positive number.
     """
     for name, wish in (("num_ray_nodes", wishes.nodes), ("ray_node_cpu_cores", wishes.cores)):
@@ -101,7 +106,10 @@ def plan(spark: Spark, host: Host, wishes: Wishes) -> NodePlan:
             f"{because}. Ask for fewer nodes, or for more executors there"
         )
     if nodes < 1:
-        raise UnfitSpark("Spark has no executor yet, and no setting says how many there will be: set num_ray_nodes")
+        raise NoExecutorYet(
+            "Spark has no executor yet, and no setting says how many there will be: set num_ray_nodes, or "
+            "spark.cores.max and spark.executor.cores"
+        )
     if cores is None and spark.executors:
         cores = spark.slots * task_cpus // spark.executors or None
     return NodePlan(

@@ -19,17 +19,21 @@ def ready(head_address: str = "tcp://h:9") -> dict[str, Any]:
     return {"kind": "ready", "head_address": head_address}
 
 
-def start(head_address: str | None) -> dict[str, Any]:
-    return {"kind": "start", "head_address": head_address}
+def start(hosts_head: bool) -> dict[str, Any]:
+    return {"kind": "start", "hosts_head": hosts_head}
+
+
+def head(address: str) -> dict[str, Any]:
+    return {"kind": "head", "address": address}
 
 
 def test_the_first_to_come_hosts_the_head_and_the_others_wait_for_it() -> None:
     gathering = Gathering(3)
 
-    assert gathering.said("a", here("h:1")) == [("a", start(None))]
-    assert gathering.said("b", here("h:2")) == []
-    assert gathering.said("a", ready("tcp://h:9")) == [("b", start("tcp://h:9"))]
-    assert gathering.said("c", here("h:3")) == [("c", start("tcp://h:9"))]
+    assert gathering.said("a", here("h:1")) == [("a", start(True))]
+    assert gathering.said("b", here("h:2")) == [("b", start(False))]
+    assert gathering.said("a", ready("tcp://h:9")) == [("b", head("tcp://h:9"))]
+    assert gathering.said("c", here("h:3")) == [("c", start(False)), ("c", head("tcp://h:9"))]
     assert gathering.said("c", ready()) == []
     assert not gathering.complete
     assert gathering.said("b", ready()) == []

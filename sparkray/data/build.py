@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from sparkray.api import put
 from sparkray.data.blocks import Block
-from sparkray.data.dataset import Dataset
+from sparkray.data.dataset import Dataset, promised
+from sparkray_core.run.object_ref import ObjectRef
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,6 +35,19 @@ def from_arrow(tables: pa.Table | Sequence[pa.Table]) -> Dataset:
             raise ValueError(f"the tables' schemas differ:\n{several[0].schema}\nand\n{table.schema}")
     blocks = [Block(put(table), 0, table.num_rows, table.nbytes) for table in several]
     return Dataset(blocks, several[0].schema if several else None)
+
+
+def from_arrow_refs(refs: ObjectRef[pa.Table] | Sequence[ObjectRef[pa.Table]]) -> Dataset:
+    """A dataset of the tables that tasks and actors return; it may be made before they are there.
+
+    Raises:
+        TypeError: not references. (One that stands for no table is told of when rows are asked for.)
+    """
+    several = [refs] if isinstance(refs, ObjectRef) else list(refs)
+    for ref in several:
+        if not isinstance(ref, ObjectRef):
+            raise TypeError(f"from_arrow_refs() takes ObjectRefs of pyarrow Tables, not {type(ref).__name__}")
+    return Dataset([promised(ref) for ref in several])
 
 
 def from_pandas(frames: pd.DataFrame | Sequence[pd.DataFrame]) -> Dataset:

@@ -32,6 +32,11 @@ class Promised:
     facts: ObjectRef[Facts]
 
 
+def promised(ref: ObjectRef[pa.Table]) -> Promised:
+    """Of a table that somebody makes who does not tell of it: a task looks at it, where it lies."""
+    return Promised(ref, _look.remote(ref))
+
+
 class Dataset:
     """An immutable list of blocks. Tasks and actors may be passed it; the blocks live as long as anyone refers to them.
 
@@ -259,6 +264,17 @@ class Dataset:
             rows = sum(table.num_rows for table in filled)
             return pa.table({"": pa.nulls(rows)}).select([])
         return pa.concat_tables(filled, promote_options="default")
+
+
+def _facts_of_any(table: pa.Table) -> Facts:
+    import pyarrow as pa
+
+    if not isinstance(table, pa.Table):
+        raise TypeError(f"a block is a pyarrow.Table, not {type(table).__name__}")
+    return facts_of(table)
+
+
+_look: RemoteFunction[Any] = RemoteFunction(_facts_of_any, Options(name="look_at_block", num_cpus=0))
 
 
 def _united(schemas: list[pa.Schema]) -> pa.Schema:

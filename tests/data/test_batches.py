@@ -14,7 +14,7 @@ from sparkray.data import batches
 
 def test_a_column_of_one_chunk_without_nulls_is_handed_out_in_place() -> None:
     values = np.arange(10)
-    batch = batches.to_batch(pa.table({"n": values}), "numpy")
+    batch = batches.to_batch(pa.table({"n": pa.array(values)}), "numpy")
     assert np.shares_memory(batch["n"], values)
 
 

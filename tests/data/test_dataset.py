@@ -16,7 +16,7 @@ ROWS = 30_000  # too many for a message, so the tables are in the store
 
 def table(first: int = 0, rows: int = ROWS) -> pa.Table:
     numbers = np.arange(first, first + rows)
-    return pa.table({"n": numbers, "half": numbers / 2})
+    return pa.table({"n": pa.array(numbers), "half": pa.array(numbers / 2)})
 
 
 # ------------------------------------------------------------------------------------------ what it is
@@ -25,7 +25,7 @@ def test_a_dataset_tells_what_is_in_it(ray: Any) -> None:
 
     assert dataset.count() == ROWS + 10
     assert dataset.num_blocks() == 2
-    assert dataset.schema() == pa.schema([pa.field("n", pa.int64()), pa.field("half", pa.float64())])
+    assert dataset.schema() == table().schema
     assert dataset.size_bytes() == (ROWS + 10) * 16
     assert repr(dataset) == "Dataset(num_blocks=2, num_rows=30010, schema={n: int64, half: double})"
     assert dataset.to_arrow() == table(0, ROWS + 10)
@@ -59,6 +59,20 @@ def test_datasets_are_made_of_frames_and_items(ray: Any) -> None:
     mixed = ray.data.from_items([{"a": 1}, {"b": "x"}, {"a": 2}], override_num_blocks=2)
     assert mixed.take() == [{"a": 1, "b": None}, {"a": None, "b": "x"}, {"a": 2, "b": None}]
     assert mixed.num_blocks() == 2
+
+
+def test_tables_that_tasks_return_make_a_dataset(ray: Any) -> None:
+    @ray.remote
+    def make(rows: int) -> pa.Table:
+        return table(0, rows)
+
+    dataset = ray.data.from_arrow_refs([make.remote(10), make.remote(ROWS)])
+    assert (dataset.count(), dataset.schema().names) == (ROWS + 10, ["n", "half"])
+    assert ray.data.from_arrow_refs(make.remote(3)).to_arrow() == table(0, 3)
+    with pytest.raises(TypeError, match=r"a block is a pyarrow\.Table, not int"):
+        ray.data.from_arrow_refs([ray.put(3)]).count()
+    with pytest.raises(TypeError, match="takes ObjectRefs"):
+        ray.data.from_arrow_refs([table(0, 3)])
 
 
 def test_nothing_makes_a_dataset_of_nothing(ray: Any) -> None:
@@ -134,7 +148,7 @@ def test_blocks_that_differ_by_nulls_only_have_one_schema(ray: Any) -> None:
         return {"label": [None if number < 2 else "big" for number in batch["n"]]}
 
     mapped = ray.data.from_arrow([table(0, 2), table(2, 2)]).map_batches(classify)
-    assert mapped.schema() == pa.schema([pa.field("label", pa.string())])
+    assert mapped.schema() == pa.schema({"label": pa.string()})
     assert [row["label"] for row in mapped.to_arrow().to_pylist()] == [None, None, "big", "big"]
 
 

@@ -18,7 +18,7 @@ from sparkray_core.messages import STORED
 from sparkray_core.run.guest import Guest
 from sparkray_core.wire import values
 
-TABLE = pa.table({"n": np.arange(100_000), "s": [str(number) for number in range(100_000)]})
+TABLE = pa.table({"n": pa.array(np.arange(100_000)), "s": pa.array([str(number) for number in range(100_000)])})
 _counts = itertools.count(1 << 63)
 
 

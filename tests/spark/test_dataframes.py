@@ -112,7 +112,6 @@ def test_tasks_and_actors_work_on_blocks(numbers: DataFrame) -> None:
     def total(table: pa.Table) -> int:
         return int(table["id"].to_numpy().sum())
 
-    @sparkray.remote
     class Holder:
         def __init__(self, share: Dataset) -> None:
             self.frame = share.to_pandas()
@@ -122,8 +121,9 @@ def test_tasks_and_actors_work_on_blocks(numbers: DataFrame) -> None:
 
     dataset = sparkray.data.from_spark(numbers)
     assert sum(sparkray.get([total.remote(ref) for ref in dataset.refs])) == sum(range(ROWS))
-    holders = [Holder.remote(share) for share in dataset.split(2)]
-    assert sum(sparkray.get([holder.rows.remote() for holder in holders])) == ROWS
+    holder: Any = sparkray.remote(Holder)
+    holders = [holder.remote(share) for share in dataset.split(2)]
+    assert sum(sparkray.get([each.rows.remote() for each in holders])) == ROWS
 
 
 # ------------------------------------------------------------------------------------------ and back

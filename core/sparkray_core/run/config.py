@@ -55,6 +55,7 @@ class NodeConfig:
     host: str = "127.0.0.1"  # under which other nodes reach it
     labels: dict[str, str] = field(default_factory=dict)
     tie: StdinTie | ProcessTie = field(default_factory=StdinTie)
+    head_from: int | None = None  # descriptor of the keeper where head_address, not known yet, will come as one line
     lives_for: NodeId | None = None  # to the head: the session ends when this node, the driver's, leaves or never joins
     prestart: int | None = None  # workers forked before anyone asks, and kept idle; None: one per whole CPU
     sys_path: tuple[str, ...] = ()  # of the driver; its workers look for modules there first
@@ -69,7 +70,7 @@ class NodeConfig:
             raise BadConfig(f"node has {len(self.node)} bytes; an id of a node has 8")
         if len(self.token) != TOKEN_BYTES:
             raise BadConfig(f"token has {len(self.token)} bytes instead of {TOKEN_BYTES}")
-        if self.head_address is None and not self.is_head:
+        if self.head_address is None and self.head_from is None and not self.is_head:
             raise BadConfig("head_address must be given on every node but the head's own")
         if (self.curve_public is None) != (self.curve_secret is None):
             raise BadConfig("curve_public and curve_secret go together")

@@ -129,6 +129,8 @@ class Keeper:
         """
         me = processes.identify(os.getpid())
         assert me is not None
+        if self._config.head_from is not None:
+            self._not_for_children.add(self._config.head_from)
         lock = folders.mark_folder(self._config.folder, me)  # head and raylet inherit it, and so hold it with us
         self._lap("config")
         to_zygote, to_raylet = socket.socketpair()
@@ -160,6 +162,10 @@ class Keeper:
             said = self._fork_and_hear("head", HEAD_START_S, head_main.main, config, self._lifeline, os.getpid())
             config = replace(config, head_address=said["address"])
             self._lap("head")
+        elif config.head_address is None:
+            assert config.head_from is not None
+            config = replace(config, head_address=self._hear_of_head(config.head_from))
+            self._lap("head")
         zygote_identity = processes.identify(zygote_pid)
         self._not_for_children.discard(to_zygote.fileno())
         said = self._fork_and_hear(
@@ -175,28 +181,48 @@ class Keeper:
         hear, tell = os.pipe()
         pid = self._fork(name, main, *args, tell, close=(hear,))
         os.close(tell)
-        deadline = time.monotonic() + limit
-        line = b""
-        self._poll.register(hear, select.POLLIN)
-        try:
-            while not line.endswith(b"\n"):
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    raise Ended(f"the {name} was not ready after {limit:.0f} s")
-                if hear in self._wait(left):
-                    more = os.read(hear, 1 << 16)
-                    line += more
-                    if not more:  # it is ending; the signal says how
-                        self._poll.unregister(hear)
-                        self._wait(left)
-        finally:
-            with contextlib.suppress(KeyError):
-                self._poll.unregister(hear)
-            os.close(hear)
+        line = self._hear_line(hear, limit)
+        if line is None:
+            raise Ended(f"the {name} was not ready after {limit:.0f} s")
         said: dict[str, Any] = json.loads(line)
         if "failed" in said:
             raise Ended(f"the {name} (pid {pid}) cannot start: {said['failed']}")
         return said
+
+    def _hear_of_head(self, descriptor: int) -> str:
+        """Where the head is, from our launcher, which is on its way to know it. All else has been done meanwhile."""
+        line = self._hear_line(descriptor, None, at_end="our launcher gave up before it knew where the head is")
+        self._not_for_children.discard(descriptor)
+        assert line is not None
+        return line.decode().strip()
+
+    def _hear_line(self, descriptor: int, limit: float | None, at_end: str | None = None) -> bytes | None:
+        """Read one line, and close the descriptor; None when it did not come within `limit` seconds.
+
+        Args:
+            at_end: raised when the other end closes; None: a child has it, whose own end will be heard of.
+        """
+        deadline = None if limit is None else time.monotonic() + limit
+        line = b""
+        self._poll.register(descriptor, select.POLLIN)
+        try:
+            while not line.endswith(b"\n"):
+                left = None if deadline is None else deadline - time.monotonic()
+                if left is not None and left <= 0:
+                    return None
+                if descriptor in self._wait(left):
+                    more = os.read(descriptor, 1 << 16)
+                    line += more
+                    if not more and at_end is not None:
+                        raise Ended(at_end, meant=True)
+                    if not more:  # it is ending; the signal says how
+                        self._poll.unregister(descriptor)
+                        self._wait(left)
+        finally:
+            with contextlib.suppress(KeyError):
+                self._poll.unregister(descriptor)
+            os.close(descriptor)
+        return line
 
     def _fork(self, name: str, main: Callable[..., object], *args: Any, close: Collection[int] = ()) -> int:
         pid = processes.fork(main, *args, close=(*self._not_for_children, *close))

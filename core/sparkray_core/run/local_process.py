@@ -300,8 +300,12 @@ class LocalProcess:
     def _send(self, to: ProcessId, message: Message) -> None:
         connection = self._connections.get(to)
         if connection is None:
-            if to == self.me:
-                self._perform(self.owner.handle(self.me, message, now()))
+            if to == self.me:  # tasks too: a worker that is free again may get those which it has left behind
+                handler = self.handlers.get(type(message))
+                if handler is not None:
+                    handler(self.me, message)
+                else:
+                    self._perform(self.owner.handle(self.me, message, now()))
                 return
             connection = self._route(to, message)
         connection.send(to + self.me + encode(message))

@@ -24,7 +24,7 @@ from sparkray_core.run.config import NodeConfig, StdinTie
 from sparkray_core.run.folders import sweep
 from sparkray_core.wire.hello import TOKEN_BYTES
 
-__all__ = ["NodeStartError", "StartedNode", "new_session_name", "new_token", "start_node", "sweep"]
+__all__ = ["NodeStartError", "StartedNode", "StartingNode", "new_session_name", "new_token", "start_node", "sweep"]
 
 START_LIMIT_S = 60.0  # from a cold disk on a busy machine; the usual is 0.2
 STOP_LIMIT_S = 10.0
@@ -105,6 +105,103 @@ class StartedNode:
         self.stop()
 
 
+class StartingNode:
+    """A keeper on its way up. It ends with `ready` or `give_up`.
+
+    Of a node that does not host the head, all but the last step can be done before anyone knows where the head is: leave
+    `head_address` out of its configuration, and `tell_head` later.
+    """
+
+    def __init__(
+        self, config: NodeConfig, python: str = sys.executable, environment: Mapping[str, str] | None = None
+    ) -> None:
+        """
+        Args:
+            python: the interpreter of the node's processes.
+            environment: variables of the node's processes, beyond our own.
+
+        Raises:
+            NodeStartError: `python` cannot be run.
+        """
+        hear_head, self._tell_head = os.pipe() if config.head_address is None and not config.is_head else (None, None)
+        passed = () if hear_head is None else (hear_head,)
+        self._config = config if hear_head is None else replace(config, head_from=hear_head)
+        root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+        try:
+            self._keeper = subprocess.Popen(
+                [python, "-c", _BOOTSTRAP, root],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,  # before the node is ready; then they go to its logs
+                bufsize=0,
+                env=processes.scrub_environment(os.environ) | dict(environment or {}),
+                start_new_session=True,
+                pass_fds=passed,
+            )
+        except OSError as error:
+            self._close_head_pipe()
+            raise NodeStartError(f"{python} cannot be run: {error.strerror}", "") from error
+        finally:
+            if hear_head is not None:
+                os.close(hear_head)
+        assert self._keeper.stdin is not None
+        try:
+            with contextlib.suppress(BrokenPipeError):  # it ended already: what it printed says why
+                self._keeper.stdin.write(self._config.to_json().encode() + b"\n")
+            if not isinstance(config.tie, StdinTie):
+                self._keeper.stdin.close()
+        except BaseException:  # a Ctrl-C
+            self.give_up()
+            raise
+
+    def tell_head(self, address: str) -> None:
+        """Where the head is. Once, if it was not known at the start."""
+        assert self._tell_head is not None
+        with contextlib.suppress(BrokenPipeError):  # the keeper has ended: `ready` says why
+            os.write(self._tell_head, address.encode() + b"\n")
+        self._close_head_pipe()
+
+    def ready(self, timeout: float = START_LIMIT_S) -> StartedNode:
+        """Wait until the node has joined its head.
+
+        Args:
+            timeout: seconds.
+
+        Raises:
+            NodeStartError: it failed, or was not ready in time; its processes have been ended.
+        """
+        keeper = self._keeper
+        assert keeper.stdout is not None
+        try:
+            facts, printed = _hear(keeper.stdout, time.monotonic() + timeout)
+        except BaseException:  # a Ctrl-C while we wait
+            self.give_up()
+            raise
+        if facts is None or not facts["ready"]:
+            self.give_up()
+            if facts is not None:
+                raise NodeStartError(facts["why"], facts.get("log", ""))
+            ended = keeper.returncode is not None and keeper.returncode >= 0
+            why = "its keeper ended at once" if ended else f"it was not ready within {timeout:g} s"
+            raise NodeStartError(why, printed[-_SHOWN_CHARACTERS:])
+        keeper.stdout.close()
+        config = replace(self._config, head_address=facts["head_address"], head_from=None)
+        if config.curve_public is None:
+            public, secret = (bytes.fromhex(facts[name]) for name in ("curve_public", "curve_secret"))
+            config = replace(config, curve_public=public, curve_secret=secret)
+        return StartedNode(keeper, config, facts)
+
+    def give_up(self) -> None:
+        """End what there is of it. Nothing is left when this returns."""
+        self._close_head_pipe()
+        _give_up(self._keeper)
+
+    def _close_head_pipe(self) -> None:
+        if self._tell_head is not None:
+            os.close(self._tell_head)
+            self._tell_head = None
+
+
 def start_node(
     config: NodeConfig,
     python: str = sys.executable,
@@ -121,43 +218,7 @@ def start_node(
     Raises:
         NodeStartError: it failed, or was not ready in time; its processes have been ended.
     """
-    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    try:
-        keeper = subprocess.Popen(
-            [python, "-c", _BOOTSTRAP, root],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,  # before the node is ready; then they go to its logs
-            bufsize=0,
-            env=processes.scrub_environment(os.environ) | dict(environment or {}),
-            start_new_session=True,
-        )
-    except OSError as error:
-        raise NodeStartError(f"{python} cannot be run: {error.strerror}", "") from error
-    assert keeper.stdin is not None
-    assert keeper.stdout is not None
-    with keeper.stdout:
-        try:
-            with contextlib.suppress(BrokenPipeError):  # it ended already: what it printed says why
-                keeper.stdin.write(config.to_json().encode() + b"\n")
-            if not isinstance(config.tie, StdinTie):
-                keeper.stdin.close()
-            facts, printed = _hear(keeper.stdout, time.monotonic() + timeout)
-        except BaseException:  # a Ctrl-C while we wait
-            _give_up(keeper)
-            raise
-    if facts is None or not facts["ready"]:
-        _give_up(keeper)
-        if facts is not None:
-            raise NodeStartError(facts["why"], facts.get("log", ""))
-        ended = keeper.returncode is not None and keeper.returncode >= 0
-        why = "its keeper ended at once" if ended else f"it was not ready within {timeout:g} s"
-        raise NodeStartError(why, printed[-_SHOWN_CHARACTERS:])
-    config = replace(config, head_address=facts["head_address"])
-    if config.curve_public is None:
-        public, secret = (bytes.fromhex(facts[name]) for name in ("curve_public", "curve_secret"))
-        config = replace(config, curve_public=public, curve_secret=secret)
-    return StartedNode(keeper, config, facts)
+    return StartingNode(config, python, environment).ready(timeout)
 
 
 def _hear(stdout: IO[bytes], deadline: float) -> tuple[dict[str, Any] | None, str]:
@@ -180,6 +241,7 @@ def _hear(stdout: IO[bytes], deadline: float) -> tuple[dict[str, Any] | None, st
 
 def _give_up(keeper: subprocess.Popen[bytes]) -> None:
     assert keeper.stdin is not None
+    assert keeper.stdout is not None
     keeper.stdin.close()
     try:
         keeper.wait(timeout=0.2)  # it may be ending by itself, and then tells by its exit code how
@@ -190,3 +252,4 @@ def _give_up(keeper: subprocess.Popen[bytes]) -> None:
         except subprocess.TimeoutExpired:
             keeper.kill()
             keeper.wait()
+    keeper.stdout.close()

@@ -1,18 +1,23 @@
 """The actors of a pool: which of them gets the next chunk, and the thread that hears of those that are done.
 
 A chunk goes to the actor with the fewest, unless all have as many as they should: then it waits in line, so that no
-actor idles while another has a queue. An actor should have one chunk, and of very short ones some ms of work more,
-which hides the way there and back.
+actor idles while another has a queue. An actor should have one chunk, and of very short ones some more, which hides the
+way there and back.
+
+When the session ends everything that is under way fails. From then on nothing here may call the public API, which would
+start another session.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
 import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from functools import partial
+from types import FunctionType
 from typing import Any, Protocol
 
 from sparkray.actor_handle import ActorClass, ActorHandle
@@ -20,12 +25,14 @@ from sparkray.api import get, kill, put, wait
 from sparkray.session import core
 from sparkray.util.multiprocessing.pool_actor import PoolActor, PoolTaskError
 from sparkray_core.errors import ActorDiedError, RayActorError, RayError, RaySystemError
+from sparkray_core.run.core import Core
 from sparkray_core.run.object_ref import ObjectRef
 
 log = logging.getLogger(__name__)
 
-AHEAD_S = 0.005  # seconds of work that an actor should have beyond the chunk that it runs
-MOST_AHEAD = 64  # chunks
+AHEAD_S = 0.002  # seconds of work that an actor should have beyond the chunk that it runs
+MOST_AHEAD = 8  # chunks; what is behind a long one waits, even if another actor gets free
+FADING = 0.9  # of the longest duration seen, with each chunk
 DEATH_LIMIT_S = 5.0  # how long `join` waits for idle actors to end
 
 
@@ -40,12 +47,14 @@ class Chunk:
     """Some items of one call to the pool."""
 
     __slots__ = (
+        "core",
         "error",
         "failed",
         "function",
         "how",
         "index",
         "items",
+        "kind",
         "listener",
         "results",
         "size",
@@ -53,13 +62,27 @@ class Chunk:
         "status",
     )
 
-    def __init__(self, listener: Listener, index: int, function: Any, how: int, items: list[Any]) -> None:
+    def __init__(
+        self,
+        listener: Listener,
+        index: int,
+        function: Any,
+        how: int,
+        items: list[Any],
+        stored: ObjectRef[Any] | None = None,
+    ) -> None:
+        """
+        Args:
+            stored: a reference to the function, to be sent in its place.
+        """
         self.listener = listener
+        self.kind = _kind(function)
         self.index = index  # among the chunks of this call
-        self.function = function  # or a reference to it
+        self.function = function if stored is None else stored
         self.how = how
         self.items: Any = items  # or a reference to them
         self.size = len(items)
+        self.core: Core | None = None  # once it was given to an actor
         self.slot: _Slot | None = None
         self.status: ObjectRef[Any] | None = None
         self.results: ObjectRef[Any] | None = None
@@ -69,9 +92,10 @@ class Chunk:
     def values(self) -> list[Any]:
         """Once it is done: for each item its result, or `PoolTaskError`, or why the whole chunk failed."""
         if self.error is None:
+            assert self.core is not None
             assert self.results is not None
             try:
-                return get(self.results)
+                return self.core.get([self.results._entry], None)[0]  # type: ignore[no-any-return]
             except Exception as error:  # noqa: BLE001 - unpickling is user code; or they were lost with their node
                 self.error = error
         return [self.error] * self.size
@@ -116,7 +140,7 @@ class Crew:
         self._lock = threading.Lock()
         self._slots = [_Slot(self._make()) for _ in range(size)]
         self._line: deque[Chunk] = deque()
-        self._mean_s: float | None = None  # running mean of a chunk's duration
+        self._longest_s: dict[Any, float] = {}  # of the recent chunks of a kind
         self._outstanding = 0  # chunks submitted and not done
         self._feeders = 0  # iterators that have not come to their end
         self._closed = False
@@ -132,10 +156,27 @@ class Crew:
     def size(self) -> int:
         return len(self._slots)
 
+    def appetite(self, function: Any) -> int:
+        """Chunks of the function that it would like to have at a time."""
+        with self._lock:
+            return self.size * self._depth(_kind(function))
+
     @property
-    def appetite(self) -> int:
-        """Chunks that it would like to have at a time."""
-        return self.size * self._depth()
+    def is_over(self) -> bool:
+        """Nothing is run any more."""
+        return self._terminated or self.ended_because is not None
+
+    def check_running(self) -> None:
+        """Raises `ValueError` after `terminate`, `RaySystemError` after the end of the session."""
+        if self._terminated:
+            raise ValueError("Pool not running")
+        if self.ended_because is not None:
+            raise RaySystemError(f"the sparkray session of this pool ended: {self.ended_because}")
+
+    @property
+    def ended_because(self) -> str | None:
+        """Why the session is over, if it is."""
+        return self._core.owner.ended
 
     def wait_idle(self, timeout: float | None) -> bool:
         with self._lock:
@@ -144,14 +185,13 @@ class Crew:
     @property
     def is_sound(self) -> bool:
         with self._lock:
-            return self._core.owner.ended is None and all(slot.actor._actor.state != "dead" for slot in self._slots)
+            return self.ended_because is None and all(slot.actor._actor.state != "dead" for slot in self._slots)
 
     def submit(self, chunk: Chunk) -> None:
-        """Raises `TypeError` when something in it cannot be pickled; `ValueError` after `terminate`."""
+        """Raises `TypeError` when something in it cannot be pickled, and what `check_running` raises."""
         with self._lock:
-            if self._terminated:
-                raise ValueError("Pool not running")
-            slot = self._free_slot()
+            self.check_running()
+            slot = self._free_slot(chunk)
             if slot is None:  # a snapshot: what the caller does to the items afterwards is not seen
                 chunk.items = put(chunk.items)
                 self._line.append(chunk)
@@ -176,8 +216,9 @@ class Crew:
         """Kill the actors. What is not done fails with `ActorDiedError`."""
         with self._lock:
             self._closed = self._terminated = True
-            for slot in self._slots:
-                kill(slot.actor)
+            if self.ended_because is None:
+                for slot in self._slots:
+                    kill(slot.actor)
             line, self._line = self._line, deque()
         for chunk in line:
             chunk.error = ActorDiedError("the pool was terminated before this was begun")
@@ -191,22 +232,24 @@ class Crew:
             if self._feeders:
                 return
             self._quiet.wait_for(lambda: self._ended)
-        if self._leaving and self._core.owner.ended is None:
+        if self._leaving and self.ended_because is None:
             wait(self._leaving, num_returns=len(self._leaving), timeout=DEATH_LIMIT_S)
 
     # ------------------------------------------------------------------ with the lock held
-    def _depth(self) -> int:
-        if self._most_chunks is not None or self._mean_s is None:
+    def _depth(self, kind: Any) -> int:
+        """Chunks that an actor should have, if they are of this kind."""
+        longest = self._longest_s.get(kind)
+        if self._most_chunks is not None or longest is None:
             return 1
-        return min(MOST_AHEAD, 1 + int(AHEAD_S / max(self._mean_s, 1e-6)))
+        return 1 + min(MOST_AHEAD, int(AHEAD_S / max(longest, 1e-6)))
 
-    def _free_slot(self) -> _Slot | None:
+    def _free_slot(self, chunk: Chunk) -> _Slot | None:
         slot = min(self._slots, key=lambda slot: slot.running)
-        return slot if slot.running < self._depth() else None
+        return slot if slot.running < self._depth(chunk.kind) else None
 
     def _give(self, slot: _Slot, chunk: Chunk) -> None:
         status, chunk.results = slot.actor.run_batch.remote(chunk.function, chunk.how, chunk.items)
-        chunk.status, chunk.slot = status, slot
+        chunk.status, chunk.core, chunk.slot = status, self._core, slot
         chunk.function = chunk.items = None
         slot.running += 1
         slot.given += 1
@@ -231,14 +274,14 @@ class Crew:
         if chunk.error is None:
             assert chunk.status is not None
             try:
-                seconds, chunk.failed = get(chunk.status)
+                [(seconds, chunk.failed)] = self._core.get([chunk.status._entry], None)
             except RayError as error:
                 chunk.error = error
         chunk.failed = chunk.failed or chunk.error is not None
         unsent: list[Chunk] = []
         with self._lock:
             self._account(chunk, seconds)
-            while self._line and (slot := self._free_slot()) is not None:
+            while self._line and (slot := self._free_slot(self._line[0])) is not None:
                 self._give_or_fail(slot, self._line.popleft(), unsent)
         for each in [chunk, *unsent]:
             _tell(each)
@@ -251,21 +294,21 @@ class Crew:
     def _account(self, chunk: Chunk, seconds: float | None) -> None:
         slot = chunk.slot
         if seconds is not None:
-            self._mean_s = seconds if self._mean_s is None else 0.8 * self._mean_s + 0.2 * seconds
+            self._longest_s[chunk.kind] = max(seconds, FADING * self._longest_s.get(chunk.kind, 0.0))
         if slot is None:
             return
         slot.running -= 1
         worn = self._most_chunks is not None and slot.given >= self._most_chunks
         dead = isinstance(chunk.error, RayActorError) and slot.actor._actor.state == "dead"
-        if (worn or dead) and slot in self._slots and not self._terminated and self._core.owner.ended is None:
+        if (worn or dead) and slot in self._slots and not self.is_over:
             self._replace(slot)
 
     def _give_or_fail(self, slot: _Slot, chunk: Chunk, unsent: list[Chunk]) -> None:
-        if self._core.owner.ended is None:
+        if self.ended_because is None:
             self._give(slot, chunk)
             return
         # With the session over, a call would start another one.
-        chunk.error, chunk.failed = RaySystemError(f"the sparkray session ended: {self._core.owner.ended}"), True
+        chunk.error, chunk.failed = RaySystemError(f"the sparkray session ended: {self.ended_because}"), True
         unsent.append(chunk)
 
     def _close(self) -> None:
@@ -281,7 +324,7 @@ class Crew:
     def _end_if_done(self) -> None:
         with self._lock:
             if self._closed and not self._outstanding and not self._feeders and not self._ended:
-                if self._core.owner.ended is None:
+                if self.ended_because is None:
                     self._leaving = [slot.actor.__ray_terminate__.remote() for slot in self._slots]
                 self._slots = []
                 self._ended = True
@@ -293,3 +336,13 @@ def _tell(chunk: Chunk) -> None:
         chunk.listener.chunk_done(chunk)
     except Exception:
         log.exception("a callback of a pool raised")
+
+
+def _kind(function: Any) -> Any:
+    """What chunks have in common that take about as long: a function's code, without what it is bound to."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    function = getattr(function, "__func__", function)
+    if isinstance(function, FunctionType):
+        return function.__code__
+    return getattr(function, "__qualname__", type(function))

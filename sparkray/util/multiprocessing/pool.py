@@ -181,9 +181,9 @@ class Pool:
         size = self._chunksize(items, chunksize)
         starts = range(0, len(items), size)
         result = AsyncResult(len(starts), callback, error_callback, single=False)
-        function = put(func) if len(starts) > 1 else func  # pickled once
+        stored = put(func) if len(starts) > 1 else None  # pickled once
         for index, start in enumerate(starts):
-            self._crew.submit(Chunk(result, index, function, how, items[start : start + size]))
+            self._crew.submit(Chunk(result, index, func, how, items[start : start + size], stored))
         return result
 
     def _chunksize(self, iterable: Iterable[Any], asked: int | None) -> int:
@@ -241,6 +241,7 @@ class Pool:
     def _check_running(self) -> None:
         if self._closed:
             raise ValueError("Pool not running")
+        self._crew.check_running()
 
 
 def _ensure_session(processes: int | None, address: str | None) -> None:

@@ -113,7 +113,8 @@ class IMapIterator:
 
     def __init__(self, crew: Crew, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int) -> None:
         self._crew = crew
-        self._function = put(func)
+        self._func = func
+        self._stored = put(func)  # pickled once
         self._items = iter(iterable)
         self._chunksize = chunksize
         self._exhausted = False
@@ -142,14 +143,18 @@ class IMapIterator:
         Raises:
             StopIteration: there are no more.
             multiprocessing.TimeoutError: none came within `timeout` seconds.
+            ValueError: the pool was terminated, and what was under way has been taken.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         while not self._ready:
             if self._taken == self._submitted:
+                if not self._exhausted:
+                    self._crew.check_running()
                 raise StopIteration
             chunk = self._next_chunk(deadline)
             self._taken += 1
-            self._feed()
+            if not self._crew.is_over:
+                self._feed()
             self._ready.extend(chunk.values())
         return self._ready.popleft()
 
@@ -163,13 +168,13 @@ class IMapIterator:
             raise TimeoutError from None
 
     def _feed(self) -> None:
-        most = self._crew.appetite
+        most = self._crew.appetite(self._func)
         while not self._exhausted and self._submitted - self._taken < most:
             items = list(itertools.islice(self._items, self._chunksize))
             if len(items) < self._chunksize:
                 self._exhausted = True
             if items:
-                self._crew.submit(Chunk(self, self._submitted, self._function, ONE, items))
+                self._crew.submit(Chunk(self, self._submitted, self._func, ONE, items, self._stored))
                 self._submitted += 1
         if self._exhausted:
             self._fed()
