@@ -96,7 +96,9 @@ def parse_arguments() -> argparse.Namespace:
     args.systems = [OURS, RIVAL] if args.against else [args.only or OURS]
     args.rounds = args.rounds or (1 if args.quick else 3)
     args.seconds = args.seconds or (0.5 if args.quick else 3.0)
-    args.complete = args.rows is None and args.rounds >= 3  # less than that does not replace the published table
+    args.complete = (
+        args.rows is None and args.rounds >= 3 and not args.quick
+    )  # less than that does not replace the published table
     args.rows = choose_rows(parser, args.rows)
     if RIVAL in args.systems and not Path(args.ray_python).exists():
         parser.error(
@@ -172,7 +174,7 @@ def write_files(args: argparse.Namespace, machine: dict[str, str], table: Table)
         f"{now:%Y-%m-%d}. " + ", ".join(f"{system} {version}" for system, version in versions.items()) + ".",
         ", ".join(f"{key} {value}" for key, value in machine.items()) + ".",
         f"Each cell: min - median - max over {args.rounds} rounds of {args.seconds:g} s."
-        + (" A ratio above 1: sparkray is better." if args.against else ""),
+        + (" A ratio above 1: sparkray is better; ~: the ranges overlap, it may be chance." if args.against else ""),
         "",
         markdown(grid(args.rows, args.systems, table)),
         "",

@@ -42,7 +42,7 @@ def run_child(python: str, system: str, row: str, seconds: float, timeout: float
     """
     mark = uuid.uuid4().hex
     scratch = tempfile.mkdtemp(prefix="mb")  # short: Unix sockets go below it, and their paths end at 107 bytes
-    environment = {**os.environ, _MARK: mark, **_quiet(system, scratch)}
+    environment = {**os.environ, _MARK: mark, **_variables(system, scratch)}
     with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
         child = subprocess.Popen(
             [python, str(CHILD), system, row, str(seconds), str(timeout)],
@@ -65,16 +65,17 @@ def run_child(python: str, system: str, row: str, seconds: float, timeout: float
 
 def why_not_importable(python: str, system: str) -> str:
     """The last line of what `import` says in that interpreter; empty when all is well."""
-    environment = {**os.environ, **_quiet(system, "")}
+    environment = {**os.environ, **_variables(system, "")}
     command = [python, "-c", f"import numpy, {system}"]
     ended = subprocess.run(command, env=environment, cwd="/", capture_output=True, text=True, timeout=120)
     lines = ended.stderr.strip().splitlines()
     return "" if ended.returncode == 0 else (lines or [f"exit code {ended.returncode}"])[-1]
 
 
-def _quiet(system: str, scratch: str) -> dict[str, str]:
+def _variables(system: str, scratch: str) -> dict[str, str]:
     if system != "ray":
-        return {}
+        entries = os.environ.get("PYTHONPATH", "").split(os.pathsep)  # the child works in another folder
+        return {"PYTHONPATH": os.pathsep.join(os.path.abspath(entry) for entry in entries if entry)}
     return {
         "PYTHONPATH": "",  # ours would send Ray's interpreter to packages of another one
         "PYTHONWARNINGS": "ignore",

@@ -64,6 +64,12 @@ def ratio(row: Row, cells: Mapping[str, Cell]) -> float | None:
     return rivals / ours if row.smaller_is_better else ours / rivals
 
 
+def ranges_overlap(cells: Mapping[str, Cell]) -> bool:
+    """Whether a value of the one system lies among the other's: then the ratio may be chance."""
+    ours, rivals = cells[OURS].values, cells[RIVAL].values
+    return min(ours) <= max(rivals) and min(rivals) <= max(ours)
+
+
 def mean_ratio(rows: Iterable[Row], table: Table) -> tuple[float, int] | None:
     """The geometric mean over the rows that both systems have, and how many these are."""
     logs = [math.log(r) for row in rows if (r := ratio(row, table[row.name])) is not None]
@@ -96,7 +102,7 @@ def grid(rows: Sequence[Row], systems: Sequence[str], table: Table) -> list[list
     for row in rows:
         cells = table[row.name]
         times = ratio(row, cells)
-        last = ["" if times is None else f"{times:.2f}"] if both else []
+        last = ["" if times is None else f"{times:.2f}{' ~' if ranges_overlap(cells) else ''}"] if both else []
         lines.append([row.title, row.unit, *(cells[system].text for system in systems), *last])
     return lines
 

@@ -41,8 +41,8 @@ def put_gigabytes(ray: Any, watch: Stopwatch) -> float:
     import numpy as np
 
     array = np.zeros(LARGE, dtype=np.int64)
-    # A put into memory that was never touched has a tenth of the speed, and Ray comes to new memory some six times in its
-    # first thirty puts. Such puts have a row of their own.
+    # A put into memory that was never touched has a tenth of the speed, and Ray comes to such memory some six times in
+    # its first thirty puts. The first put has a row of its own.
     return watch.rate(lambda: ray.put(array), array.nbytes / 1e9, warm_calls=30)
 
 

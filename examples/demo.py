@@ -5,7 +5,7 @@
 
 Spark reads and prepares the days; `from_spark` puts them into the stores of the executors; tasks cross-validate twenty
 candidates; an actor for each kind of model holds the best of its kind; the best of all predicts 2015, which none has
-seen; `to_spark` hands its predictions to Spark SQL. Data: NOAA's daily summaries, as the package vega_datasets has them.
+seen; `to_spark` hands its predictions to Spark SQL. Data: NOAA's daily summaries, as vega_datasets ships them.
 """
 
 from __future__ import annotations
@@ -121,11 +121,8 @@ def prepare(spark: SparkSession) -> DataFrame:
     weather = spark.read.csv(local_data.seattle_weather.filepath, header=True)
     weather.createOrReplaceTempView("weather")
     days = spark.sql(FEATURES_SQL).dropna().cache()
-    wet = days.agg({"wet": "avg"}).first()
-    assert wet is not None
-    say(
-        f"Spark SQL: {days.count()} days of Seattle's weather, {wet[0]:.0%} wet, with {len(models.FEATURES)} features each"
-    )
+    count, wet = days.selectExpr("count(*)", "avg(wet)").collect()[0]
+    say(f"Spark SQL: {count} days of Seattle's weather, {wet:.0%} of them wet; {len(models.FEATURES)} features")
     return days
 
 

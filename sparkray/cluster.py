@@ -42,7 +42,7 @@ from sparkray.sizing import (
 )
 from sparkray.spark_facts import registered_executors, total_slots, wait_for_executors
 from sparkray_core.ids import new_node_id
-from sparkray_core.run.config import NodeConfig, ProcessTie
+from sparkray_core.run.config import TOLD_LATER, NodeConfig, ProcessTie
 from sparkray_core.run.core import Core
 from sparkray_core.run.processes import Identity, identify
 from sparkray_core.run.start import new_token, sweep
@@ -238,7 +238,8 @@ class RayContext:
             cwd=os.getcwd(),
             namespace=self.namespace,
         )
-        node = started.start_own(config)
+        started.begin_own(config)
+        node = started.connect()
         settings = self.sc.getConf()
         started.executors = [
             ExecutorNode(
@@ -268,7 +269,7 @@ class RayContext:
             node=new_node_id(),
             token=new_token(),
             is_head=False,
-            head_address="",  # to be told by `start_own`
+            head_address=TOLD_LATER,
             resources={},
             store_bytes=store_bytes_on(measure_host(), chosen.nodes + 1 if here else 1, chosen.store_bytes),
             curve_public=public,
@@ -302,11 +303,12 @@ class RayContext:
                 limit_s=self.start_timeout,
             )
 
-            def start_own(head_address: str) -> None:
+            def connect(head_address: str) -> None:
                 self._tell(f"the head is at {head_address}")
-                started.start_own(driver, head_address)
+                started.connect(head_address)
 
-            ready = launch(self.sc, chosen, order, rendezvous, deadline, start_own)
+            started.begin_own(driver)
+            ready = launch(self.sc, chosen, order, rendezvous, deadline, connect)
         started.executors = [ExecutorNode.from_facts(facts) for facts in ready]
         for facts in ready:
             self._tell(f"node {facts['node']} on {facts['host']}, executor {facts['executor']}: {facts['seconds']}")

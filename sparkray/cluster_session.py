@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from sparkray.ending import NodeWatch, StopReport, nodes_in, wait_gone
@@ -15,7 +15,7 @@ from sparkray_core.ids import NodeId, new_process_id
 from sparkray_core.run.config import NodeConfig, default_base_folder
 from sparkray_core.run.core import Core
 from sparkray_core.run.processes import Identity, identify
-from sparkray_core.run.start import StartedNode, new_session_name, start_node
+from sparkray_core.run.start import StartedNode, StartingNode, new_session_name
 
 GENTLE_END_S = 3.0  # for the nodes to end by themselves, once the head has told them
 END_S = 5.0  # and after SIGTERM, and after SIGKILL, to their keepers
@@ -68,6 +68,7 @@ class ClusterSession:
         self._environment, self._limit, self._log_to_driver = environment, limit, log_to_driver
         self.own: StartedNode | None = None  # the node that this process started: in local mode the only one
         self.executors: list[ExecutorNode] = []
+        self._starting: StartingNode | None = None
         self._core: Core | None = None
         self._unhook: Callable[[], None] | None = None
 
@@ -80,29 +81,31 @@ class ClusterSession:
     def goes_on(self) -> bool:
         return self._core is not None and self._core.owner.ended is None
 
-    def start_own(self, config: NodeConfig, head_address: str | None = None) -> StartedNode:
-        """Start this process's own node, and connect to it.
+    def begin_own(self, config: NodeConfig) -> None:
+        """Have this process's own node come up, as far as it can. `connect` has to follow."""
+        self._starting = StartingNode(config, sys.executable, self._environment)
+
+    def connect(self, head_address: str | None = None) -> StartedNode:
+        """Wait for this process's own node, and connect to it.
 
         Args:
             head_address: where the head is; None: this node hosts it.
+
+        Raises:
+            NodeStartError: it did not come up.
         """
-        self._end_own()  # of an attempt that failed
-        self.own = start_node(
-            replace(config, head_address=head_address), sys.executable, self._limit, self._environment
-        )
+        assert self._starting is not None
+        if head_address is not None:
+            self._starting.tell_head(head_address)
+        self.own = self._starting.ready(self._limit)
+        self._starting = None
+        config = self.own.config
         core = Core(new_process_id(config.node), self.own.folder, config.token, "driver")
         core.namespace = config.namespace
         core.printer.shown = self._log_to_driver
         core.connect()
         self._core = core
         return self.own
-
-    def _end_own(self) -> None:
-        if self._core is not None:
-            self._core.close()
-        if self.own is not None:
-            self.own.stop()
-        self._core, self.own = None, None
 
     def hook(self, sc: Any, stop_session: Callable[[], object]) -> None:
         """Have `sc.stop()`, by whatever way it is called, stop the session first."""
@@ -139,6 +142,8 @@ class ClusterSession:
         began = time.monotonic()
         if self._unhook is not None:
             self._unhook()
+        if self._starting is not None:
+            self._starting.give_up()
         watches = self._watches()
         if self._core is not None:
             if self.goes_on:

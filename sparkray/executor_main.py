@@ -2,9 +2,11 @@
 
     task                                       driver
      here: which executor, which sparkray ──>
-                                          <── start: you host the head | the head is at ... (or abort)
+                                          <── start: you host the head, or not   (or abort)
+     (if not: its node comes up as far as it can)
+                                          <── head: it is at ...                 (or abort)
      ready: where the node is | failed    ──>
-                                          <── done: all are ready                           (or abort)
+                                          <── done: all are ready                (or abort)
 
 Then the task ends, and its slot goes back to Spark. If the driver is gone or says abort, the task ends its node first.
 """
@@ -20,13 +22,13 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import sparkray
-from sparkray.rendezvous import Meeting, numeric_address
+from sparkray.rendezvous import Meeting, MeetingEnded, numeric_address
 from sparkray.sizing import Host, UnfitSpark, elect, host_of, store_bytes_on
 from sparkray_core.errors import RaySystemError
 from sparkray_core.ids import NodeId, new_node_id
-from sparkray_core.run.config import NodeConfig, ProcessTie, default_base_folder
+from sparkray_core.run.config import TOLD_LATER, NodeConfig, ProcessTie, default_base_folder
 from sparkray_core.run.processes import Identity, identify
-from sparkray_core.run.start import StartedNode, start_node
+from sparkray_core.run.start import StartedNode, StartingNode
 
 log = logging.getLogger(__name__)
 
@@ -98,8 +100,13 @@ def _launch(meeting: Meeting, order: StartOrder, address: str, neighbours: int) 
         return
     try:
         jvm = executor_jvm()
-        config = _config(order, word["head_address"], address, neighbours, jvm)
-        node = start_node(config, sys.executable, order.limit_s, order.environment)
+        config = _config(order, word["hosts_head"], address, neighbours, jvm)
+        starting = StartingNode(config, sys.executable, order.environment)
+        if not config.is_head and not _hears_of_head(meeting, starting, order.limit_s):
+            return
+        node = starting.ready(order.limit_s)
+    except MeetingEnded:
+        raise
     except (RaySystemError, OSError, ValueError) as error:  # BadConfig is a ValueError
         meeting.say({"kind": "failed", "address": address, "why": str(error)})
         return
@@ -114,7 +121,21 @@ def _launch(meeting: Meeting, order: StartOrder, address: str, neighbours: int) 
             node.stop()
 
 
-def _config(order: StartOrder, head_address: str | None, address: str, neighbours: int, jvm: Identity) -> NodeConfig:
+def _hears_of_head(meeting: Meeting, starting: StartingNode, limit: float) -> bool:
+    """Whether the node may go on; else it has been ended."""
+    word: dict[str, Any] = {"kind": ""}
+    try:
+        word = meeting.hear(limit)
+    finally:
+        if word["kind"] != "head":
+            starting.give_up()
+    if word["kind"] != "head":
+        return False
+    starting.tell_head(word["address"])
+    return True
+
+
+def _config(order: StartOrder, hosts_head: bool, address: str, neighbours: int, jvm: Identity) -> NodeConfig:
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
     if soft != resource.RLIM_INFINITY:
         raise UnfitSpark(
@@ -129,8 +150,8 @@ def _config(order: StartOrder, head_address: str | None, address: str, neighbour
         session=order.session,
         node=new_node_id(),
         token=order.token,
-        is_head=head_address is None,
-        head_address=head_address,
+        is_head=hosts_head,
+        head_address=None if hosts_head else TOLD_LATER,
         resources={"CPU": cores * 1000, **order.resources},
         store_bytes=store_bytes_on(host, stores, order.store_bytes),
         curve_public=order.curve_public,
@@ -140,7 +161,7 @@ def _config(order: StartOrder, head_address: str | None, address: str, neighbour
         host=reached_at,
         labels=dict(order.labels),
         tie=ProcessTie(jvm.pid, jvm.start),
-        lives_for=NodeId(order.driver_node) if head_address is None else None,
+        lives_for=NodeId(order.driver_node) if hosts_head else None,
         prestart=cores,
         sys_path=order.sys_path or module_path(),
         cwd=order.cwd,

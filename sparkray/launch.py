@@ -104,7 +104,7 @@ def launch(
 
     Args:
         deadline: on the monotonic clock.
-        on_head: called with the head's address, while the other nodes start. What it raises ends the start.
+        on_head: called, once, with the head's address, while the other nodes start. What it raises ends the start.
 
     Raises:
         StartFailed: with all nodes ended that had come up.
@@ -127,7 +127,7 @@ def launch(
                 ) from None
             tasks = slots  # all of them, so that no executor is left out; they have to be free for that
         except _Missing as missing:
-            if shipped or order.same_machine:
+            if shipped or order.same_machine or attempt.head_told:
                 raise StartFailed(
                     f"sparkray cannot be imported by the Python of the executors ({missing}). Install sparkray there, "
                     "or have PYSPARK_PYTHON name a Python that has it"
@@ -163,6 +163,7 @@ class _Attempt:
         self._deadline, self._on_head = deadline, on_head
         self._gathering = Gathering(order.nodes)
         self._group = f"sparkray-{order.session}"
+        self.head_told = False
         self._guests: set[Guest] = set()
 
     def run(self, tasks: int) -> list[dict[str, Any]]:
@@ -188,7 +189,6 @@ class _Attempt:
 
     def _gather(self, job: BarrierJob) -> None:
         gathering = self._gathering
-        head_told = False
         while not gathering.complete:
             left = self._deadline - time.monotonic()
             if left <= 0:
@@ -201,8 +201,8 @@ class _Attempt:
                 raise _failure_of(job.error)
             if job.results is not None and not any(launched for _, launched in job.results):
                 raise _NotCovered(len({address for address, _ in job.results}))
-            if gathering.head_address is not None and not head_told:
-                head_told = True
+            if gathering.head_address is not None and not self.head_told:
+                self.head_told = True
                 self._on_head(gathering.head_address)
 
     def _heed(self, event: Said | Left) -> None:

@@ -14,7 +14,7 @@ from sparkray import executor_main
 from sparkray.executor_main import StartOrder, executor_jvm, measure_host
 from sparkray.rendezvous import Rendezvous, numeric_address
 from sparkray.sizing import UnfitSpark
-from sparkray_core.run.config import ProcessTie
+from sparkray_core.run.config import TOLD_LATER, ProcessTie
 from sparkray_core.run.processes import Identity, identify
 
 ORDER = StartOrder(
@@ -50,11 +50,11 @@ def test_secrets_are_not_shown() -> None:
 
 
 def test_the_node_is_tied_to_the_executor_and_the_session_to_the_driver_s_node() -> None:
-    head = executor_main._config(ORDER, None, "h:1", 2, JVM)
-    other = executor_main._config(ORDER, "tcp://h:9", "h:2", 2, JVM)
+    head = executor_main._config(ORDER, True, "h:1", 2, JVM)
+    other = executor_main._config(ORDER, False, "h:2", 2, JVM)
 
     assert (head.is_head, head.lives_for, head.tie) == (True, b"driver..", ProcessTie(7, 70.0))
-    assert (other.is_head, other.head_address, other.lives_for) == (False, "tcp://h:9", None)
+    assert (other.is_head, other.head_address, other.lives_for) == (False, TOLD_LATER, None)
     assert head.resources == {"CPU": 3000, "disk": 500}
     assert (head.host, head.bind_host, head.sys_path, head.cwd) == (
         "127.0.0.1",
@@ -68,19 +68,19 @@ def test_the_node_is_tied_to_the_executor_and_the_session_to_the_driver_s_node()
 def test_on_another_machine_the_node_is_reached_where_spark_is(monkeypatch: pytest.MonkeyPatch) -> None:
     order = replace(ORDER, same_machine=False, sys_path=(), cores=None)
     monkeypatch.delenv("SPARK_EXECUTOR_POD_IP", raising=False)
-    found = executor_main._config(order, None, "127.0.0.2:7", 1, JVM)
+    found = executor_main._config(order, True, "127.0.0.2:7", 1, JVM)
 
     assert (found.host, found.bind_host) == ("127.0.0.2", "127.0.0.2")
     assert found.resources["CPU"] == measure_host().cpus * 1000
     assert found.sys_path == executor_main.module_path()
     monkeypatch.setenv("SPARK_EXECUTOR_POD_IP", "127.0.0.3")
-    assert executor_main._config(order, None, "127.0.0.2:7", 1, JVM).host == "127.0.0.3"
+    assert executor_main._config(order, True, "127.0.0.2:7", 1, JVM).host == "127.0.0.3"
 
 
 def test_an_inherited_limit_of_the_address_space_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _: (700 << 20, 700 << 20))
     with pytest.raises(UnfitSpark, match=r"unset spark\.executor\.pyspark\.memory"):
-        executor_main._config(ORDER, None, "h:1", 1, JVM)
+        executor_main._config(ORDER, True, "h:1", 1, JVM)
 
 
 class Fake:

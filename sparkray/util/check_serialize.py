@@ -65,7 +65,8 @@ class _Inspection:
     def __init__(self, print_file: TextIO | None) -> None:
         self.failures: set[FailureTuple] = set()
         self._print_file = print_file
-        self._seen: dict[int, object] = {}  # the objects are kept, or ids would be used again
+        self._seen: dict[int, object] = {}  # what failed. The objects are kept, or ids would be used again
+        self._blamed: set[int] = set()  # ids of what failed and was gone through
         self._left = MAX_ATTEMPTS
 
     def say(self, level: int, text: str) -> None:
@@ -79,6 +80,7 @@ class _Inspection:
         found = False
         for step, inner in _parts(value) if depth > 0 else ():
             if id(inner) in self._seen:
+                found = found or id(inner) in self._blamed
                 continue
             if self._left <= 0:
                 self.say(level, f"... {MAX_ATTEMPTS} inner objects were tried; the rest is not looked at")
@@ -87,8 +89,10 @@ class _Inspection:
             inner_error = _attempt(inner)
             if inner_error is not None:
                 found = True
-                self.say(level, f"Serializing {step.strip()!r} {_show(inner)}...")
-                self.descend(inner, (*path, step.strip()), value, inner_error, depth - 1)
+                name = "its class" if inner is type(value) else step.strip()
+                self.say(level, f"Serializing {name!r} {_show(inner)}...")
+                self.descend(inner, (*path, name), value, inner_error, depth - 1)
+        self._blamed.add(id(value))
         if not found:
             self.failures.add(FailureTuple(value, path, parent))
 

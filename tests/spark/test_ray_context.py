@@ -197,7 +197,7 @@ def test_a_driver_node_that_cannot_start_ends_the_others(
     def refuse(*_: object) -> None:
         raise StartFailed("no driver today")
 
-    monkeypatch.setattr("sparkray.cluster_session.ClusterSession.start_own", refuse)
+    monkeypatch.setattr("sparkray.cluster_session.ClusterSession.connect", refuse)
     with pytest.raises(StartFailed, match="no driver today"):
         context(cluster_sc).init()
     assert folders() == []

@@ -109,11 +109,13 @@ def test_options_of_the_actors(ray: Any, square: Any) -> None:
 
 
 def test_a_large_argument_is_stored_once(ray: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sparkray.util.joblib import batch
-
     stored: list[Any] = []
-    put = batch.put
-    monkeypatch.setattr(batch, "put", lambda value: (stored.append(id(value)), put(value))[1])
+
+    def put(value: Any) -> Any:
+        stored.append(id(value))
+        return ray.put(value)
+
+    monkeypatch.setattr("sparkray.util.joblib.batch.put", put)
     table = np.arange(100_000.0)
     small = np.arange(3.0)
 

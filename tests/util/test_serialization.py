@@ -173,7 +173,7 @@ def test_classes_with_a_quick_way_of_their_own_are_heeded(ray: Any) -> None:
 
     table = pa.table({"x": [1, 2]})
     for cls, value, expected in ((np.ndarray, np.arange(3), "[0, 1, 2]"), (pa.Table, table, "{'x': [1, 2]}")):
-        register_serializer(cls, serializer=to_list, deserializer=repr)  # type: ignore[arg-type]
+        register_serializer(cls, serializer=to_list, deserializer=repr)
         try:
             assert ray.get(ray.put(value)) == expected
             assert ray.get(ray.put({"in": value})) == {"in": expected}
@@ -187,7 +187,7 @@ def test_pickle_and_copy_are_not_changed(ray: Any) -> None:
         pass
 
     register_serializer(Connection, serializer=lambda connection: 1 / 0, deserializer=Connection)
-    register_serializer(Plain, serializer=lambda plain: 1 / 0, deserializer=Plain)
+    register_serializer(Plain, serializer=lambda plain: 1 / 0, deserializer=lambda _: Plain())
     try:
         with pytest.raises(TypeError, match="lock"):
             pickle.dumps(Connection("a"))

@@ -21,6 +21,9 @@ class BadConfig(ValueError):
     """The keeper cannot start a node from this; the sentence says which field and why."""
 
 
+TOLD_LATER = ""  # as head_address: by `start.StartingNode.tell_head`
+
+
 @dataclass(frozen=True, slots=True)
 class StdinTie:
     """The node lives as long as the process that started it: until the keeper's stdin ends."""
@@ -45,7 +48,7 @@ class NodeConfig:
     node: NodeId
     token: bytes = field(repr=False)  # 32 bytes that every connection to the raylet shows first
     is_head: bool
-    head_address: str | None  # tcp://host:port; None on the head's own node, until the head is bound
+    head_address: str | None  # tcp://host:port; None on the head's own node, until the head is bound; or TOLD_LATER
     resources: dict[str, int]  # in thousandths
     store_bytes: int
     curve_public: bytes | None = None  # Z85, 40 characters; None: the head's keeper makes a pair and reports it
@@ -55,7 +58,7 @@ class NodeConfig:
     host: str = "127.0.0.1"  # under which other nodes reach it
     labels: dict[str, str] = field(default_factory=dict)
     tie: StdinTie | ProcessTie = field(default_factory=StdinTie)
-    head_from: int | None = None  # descriptor of the keeper where head_address, not known yet, will come as one line
+    head_from: int | None = None  # descriptor of the keeper where a head_address that is TOLD_LATER comes, as one line
     lives_for: NodeId | None = None  # to the head: the session ends when this node, the driver's, leaves or never joins
     prestart: int | None = None  # workers forked before anyone asks, and kept idle; None: one per whole CPU
     sys_path: tuple[str, ...] = ()  # of the driver; its workers look for modules there first
@@ -70,7 +73,7 @@ class NodeConfig:
             raise BadConfig(f"node has {len(self.node)} bytes; an id of a node has 8")
         if len(self.token) != TOKEN_BYTES:
             raise BadConfig(f"token has {len(self.token)} bytes instead of {TOKEN_BYTES}")
-        if self.head_address is None and self.head_from is None and not self.is_head:
+        if self.head_address is None and not self.is_head:
             raise BadConfig("head_address must be given on every node but the head's own")
         if (self.curve_public is None) != (self.curve_secret is None):
             raise BadConfig("curve_public and curve_secret go together")

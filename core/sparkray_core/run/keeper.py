@@ -162,8 +162,7 @@ class Keeper:
             said = self._fork_and_hear("head", HEAD_START_S, head_main.main, config, self._lifeline, os.getpid())
             config = replace(config, head_address=said["address"])
             self._lap("head")
-        elif config.head_address is None:
-            assert config.head_from is not None
+        elif config.head_from is not None:
             config = replace(config, head_address=self._hear_of_head(config.head_from))
             self._lap("head")
         zygote_identity = processes.identify(zygote_pid)

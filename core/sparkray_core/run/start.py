@@ -20,7 +20,7 @@ from typing import IO, Any
 
 from sparkray_core.errors import RaySystemError
 from sparkray_core.run import processes
-from sparkray_core.run.config import NodeConfig, StdinTie
+from sparkray_core.run.config import TOLD_LATER, NodeConfig, StdinTie
 from sparkray_core.run.folders import sweep
 from sparkray_core.wire.hello import TOKEN_BYTES
 
@@ -108,8 +108,8 @@ class StartedNode:
 class StartingNode:
     """A keeper on its way up. It ends with `ready` or `give_up`.
 
-    Of a node that does not host the head, all but the last step can be done before anyone knows where the head is: leave
-    `head_address` out of its configuration, and `tell_head` later.
+    Of a node that does not host the head, all but the last step can be done before anyone knows where the head is: give
+    it TOLD_LATER for `head_address`, and call `tell_head`.
     """
 
     def __init__(
@@ -123,7 +123,10 @@ class StartingNode:
         Raises:
             NodeStartError: `python` cannot be run.
         """
-        hear_head, self._tell_head = os.pipe() if config.head_address is None and not config.is_head else (None, None)
+        hear_head: int | None = None
+        self._tell_head: int | None = None
+        if config.head_address == TOLD_LATER:
+            hear_head, self._tell_head = os.pipe()
         passed = () if hear_head is None else (hear_head,)
         self._config = config if hear_head is None else replace(config, head_from=hear_head)
         root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -155,7 +158,7 @@ class StartingNode:
             raise
 
     def tell_head(self, address: str) -> None:
-        """Where the head is. Once, if it was not known at the start."""
+        """Where the head is. Once, when it was TOLD_LATER."""
         assert self._tell_head is not None
         with contextlib.suppress(BrokenPipeError):  # the keeper has ended: `ready` says why
             os.write(self._tell_head, address.encode() + b"\n")

@@ -43,7 +43,8 @@ class Stream:
         """Write it by system calls, `size` bytes from `offset` on."""
         import pyarrow as pa
 
-        self._write(pa.PythonFile(_At(fd, offset), "w"))
+        file: Any = _At(fd, offset)  # pyarrow asks for what it uses of a file, its stubs for an io.IOBase
+        self._write(pa.PythonFile(file, "w"))
 
     def read(self) -> memoryview:
         """The stream in memory of its own, read-only."""

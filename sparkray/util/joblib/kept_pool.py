@@ -9,7 +9,7 @@ import threading
 
 from sparkray.util.multiprocessing.pool import Pool
 
-QUIET_LIMIT_S = 1.0  # for the last callback to return, when joblib has all results
+QUIET_LIMIT_S = 5.0  # for the last callback to return
 KEEP_S = 60.0  # idle processes cost memory, but no CPU of the cluster
 
 _lock = threading.Lock()
@@ -30,11 +30,17 @@ def borrow(processes: int) -> Pool:
 def give_back(pool: Pool) -> None:
     """Keep it if nothing is under way in it, in place of the one that is kept."""
     if not pool.wait_idle(QUIET_LIMIT_S):
-        pool.terminate()
+        end(pool)
         return
     former = _exchange(pool)
     if former is not None:
         former.close()
+
+
+def end(pool: Pool) -> None:
+    """Kill it. No callback comes any more: joblib would take it for one of the next call, and fail that."""
+    pool.terminate()
+    pool.wait_idle(QUIET_LIMIT_S)
 
 
 def _exchange(pool: Pool | None) -> Pool | None:

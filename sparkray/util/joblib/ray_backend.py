@@ -98,7 +98,7 @@ class RayBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
             if self._is_kept:
                 kept_pool.give_back(pool)
             else:
-                pool.terminate()
+                kept_pool.end(pool)
         self._shared.clear()
         self.reset_batch_stats()
 
