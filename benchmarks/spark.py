@@ -20,7 +20,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -59,9 +59,10 @@ ROWS = {
     "floor": Measured("mapInArrow that counts bytes (the floor)", "s"),
     "from_spark": Measured("from_spark", "s"),
     "ratio": Measured("from_spark / floor, round by round", "x"),
+    "cpu_ratio": Measured("the same, by CPU time of this process and all of Spark's", "x"),
     "rate": Measured("from_spark", "MB/s"),
-    "to_spark": Measured("to_spark, mapInArrow that counts bytes", "s"),
-    "worker": Measured("peak memory of a Spark Python worker, over that of the floor", "MB"),
+    "to_spark": Measured("to_spark, into Spark's noop sink", "s"),
+    "worker": Measured("peak memory of a Spark Python worker, from_spark", "MB"),
     "driver": Measured("growth of the driver's memory by from_spark", "MB"),
 }
 
@@ -108,7 +109,7 @@ def one_round(spark: SparkSession, args: argparse.Namespace, turn: int) -> dict[
         found["stop"] = time.perf_counter() - began
         assert report.clean, str(report)
     found["ratio"] = found["from_spark"] / found["floor"]
-    found["worker"] -= found.pop("floor_worker")
+    found["cpu_ratio"] = found["from_spark_cpu"] / found["floor_cpu"]
     return {name: found[name] for name in ROWS}
 
 
@@ -121,29 +122,29 @@ def frame(spark: SparkSession, mb: int) -> DataFrame:
 
 
 def floor(df: DataFrame, found: dict[str, float]) -> None:
-    reset_peaks(df.sparkSession)
-    began = time.perf_counter()
-    counted = df.mapInArrow(count_bytes, "rows long, bytes long").agg(F.sum("bytes")).collect()[0][0]
+    cpu, began = cpu_seconds(), time.perf_counter()
+    answers = df.mapInArrow(count_bytes, "rows long, bytes long").collect()
     found["floor"] = time.perf_counter() - began
-    found["bytes"] = counted
-    found["floor_worker"] = peak(df.sparkSession)
+    found["floor_cpu"] = cpu_seconds() - cpu
+    assert sum(answer.rows for answer in answers) == df.count()
 
 
 def transfer(df: DataFrame, found: dict[str, float]) -> None:
     reset_peaks(df.sparkSession)
     gc.collect()
     before = resident_mb()
-    began = time.perf_counter()
+    cpu, began = cpu_seconds(), time.perf_counter()
     dataset = ray.data.from_spark(df)
     found["from_spark"] = time.perf_counter() - began
+    found["from_spark_cpu"] = cpu_seconds() - cpu
     found["driver"] = resident_mb() - before
     found["rate"] = dataset.size_bytes() / MB / found["from_spark"]
     found["worker"] = peak(df.sparkSession)
     began = time.perf_counter()
     back = dataset.to_spark(df.sparkSession)
-    counted = back.mapInArrow(count_bytes, "rows long, bytes long").agg(F.sum("rows")).collect()[0][0]
+    back.write.format("noop").mode("overwrite").save()
     found["to_spark"] = time.perf_counter() - began
-    assert counted == dataset.count() == df.count()
+    assert back.count() == dataset.count() == df.count()
 
 
 # ------------------------------------------------------------------------------------------ in Spark's Python workers
@@ -190,6 +191,19 @@ def resident_mb() -> float:
     import psutil
 
     return float(psutil.Process().memory_info().rss) / MB
+
+
+def cpu_seconds() -> float:
+    """Of this process and its descendants, Spark's JVMs and Python workers among them; what has ended is not seen."""
+    import psutil
+
+    total = 0.0
+    here = psutil.Process()
+    for process in [here, *here.children(recursive=True)]:
+        with suppress(psutil.NoSuchProcess):
+            used = process.cpu_times()
+            total += used.user + used.system
+    return total
 
 
 @contextmanager

@@ -88,7 +88,7 @@ class ActorClass(Generic[T]):
                         f"get_if_exists=True"
                     )
                 return _borrow(here, *taken)
-        payload, refs, nested = pack(here, args, kwargs)
+        payload, refs, nested, _made = pack(here, args, kwargs)
         # The head keeps the arguments for restarts, so they are there by value; what they refer to stays pinned.
         waited = [entry for _, entry in refs or ()]
         if waited:
@@ -305,7 +305,7 @@ class ActorMethod:
     def remote(self, *args: Any, **kwargs: Any) -> Any:
         """Call the method; calls from one process to a serial actor run in the order in which they were made."""
         here = core()
-        payload, refs, nested = pack(here, args, kwargs)
+        payload, refs, nested, _made = pack(here, args, kwargs)
         count = next(here.counter)
         wire_name = f"{self._name}\0{self._group}" if self._group else self._name
         function = _method_names.get(wire_name)

@@ -73,7 +73,7 @@ class RemoteFunction(Generic[R]):
         if prepared is None or prepared.core is not here:
             prepared = self._prepare(here)
         self._signature.check(args, kwargs)
-        payload, refs, nested = pack(here, args, kwargs)
+        payload, refs, nested, _made = pack(here, args, kwargs)
         count = next(here.counter)
         if prepared.returns == 1:
             entry = Entry(here.me, count)

@@ -239,7 +239,7 @@ class WorkerUnblocked:
 
 @dataclass(frozen=True, slots=True)
 class ExitWorker:
-    """Raylet -> worker: finish what you run, then end."""
+    """Raylet -> worker: finish what you run, and end as soon as nobody refers to objects that you own."""
 
     why: str
 

@@ -19,41 +19,45 @@ def check_format(name: str | None) -> None:
 
 
 def apply(
-    function: Callable[[Any], Any], table: pa.Table, batch_format: str | None, batch_size: int | None
+    function: Callable[[Any], Any],
+    table: pa.Table,
+    batch_format: str | None,
+    batch_size: int | None,
+    zero_copy: bool = False,
 ) -> pa.Table:
     """Call the function on each batch of the table's rows, and join what it returns.
 
     Args:
         batch_size: rows; the last batch may be shorter. None: all of them at once.
+        zero_copy: batches may be read-only views of the store; else the function may write to them.
 
     Raises:
         TypeError: the function returned something that is no batch.
     """
     import pyarrow as pa
 
-    made = [to_table(function(batch), function) for batch in _batches(table, batch_format, batch_size)]
+    made = [to_table(function(batch), function) for batch in _batches(table, batch_format, batch_size, zero_copy)]
     return made[0] if len(made) == 1 else pa.concat_tables(made, promote_options="default")
 
 
-def _batches(table: pa.Table, batch_format: str | None, batch_size: int | None) -> Iterator[Any]:
+def _batches(table: pa.Table, batch_format: str | None, batch_size: int | None, zero_copy: bool) -> Iterator[Any]:
     size = batch_size or table.num_rows
     for first in range(0, table.num_rows, size):
-        yield to_batch(table.slice(first, min(size, table.num_rows - first)), batch_format)
+        yield to_batch(table.slice(first, min(size, table.num_rows - first)), batch_format, zero_copy)
 
 
-def to_batch(table: pa.Table, batch_format: str | None) -> Any:
+def to_batch(table: pa.Table, batch_format: str | None, zero_copy: bool = False) -> Any:
     if batch_format == "pandas":
-        return table.to_pandas()
+        return table.to_pandas(split_blocks=zero_copy)  # else columns of one type are put together, which copies them
     if batch_format == "pyarrow" or batch_format is None:
         return table
-    return {name: _array(column) for name, column in zip(table.column_names, table.columns, strict=True)}
+    return {name: _array(column, zero_copy) for name, column in zip(table.column_names, table.columns, strict=True)}
 
 
-def _array(column: pa.ChunkedArray[Any]) -> Any:
-    """Zero-copy where Arrow and numpy agree, that is for one chunk of numbers without nulls; then it is read-only."""
-    if column.num_chunks == 1:
-        return column.chunk(0).to_numpy(zero_copy_only=False)
-    return column.to_numpy()
+def _array(column: pa.ChunkedArray[Any], zero_copy: bool) -> Any:
+    """Arrow and numpy agree on one chunk of numbers without nulls; all else is a copy anyhow."""
+    array = column.chunk(0).to_numpy(zero_copy_only=False) if column.num_chunks == 1 else column.to_numpy()
+    return array if zero_copy or array.flags.writeable else array.copy()
 
 
 def to_table(batch: Any, function: Callable[[Any], Any]) -> pa.Table:

@@ -158,6 +158,7 @@ class Dataset:
         *,
         batch_size: int | None = None,
         batch_format: str | None = "default",
+        zero_copy_batch: bool = False,
         fn_args: Sequence[Any] = (),
         fn_kwargs: Mapping[str, Any] | None = None,
         **options: Any,
@@ -169,6 +170,8 @@ class Dataset:
             batch_size: rows of a batch, the last one of a block may have fewer; None: a block is one batch.
             batch_format: "numpy" (the default: a dict of arrays), "pandas" or "pyarrow". None: as it is stored, which
                 is "pyarrow" too.
+            zero_copy_batch: numpy and pandas batches may be read-only views of the store: faster, if `fn` writes to
+                none.
             options: of the tasks, as in `@remote`: num_cpus, resources, max_retries, name ...
 
         Raises:
@@ -184,7 +187,7 @@ class Dataset:
         batches.check_format(batch_format)
         wanted = {"name": f"map_batches({getattr(fn, '__name__', type(fn).__name__)})", **options, "num_returns": 2}
         task = RemoteFunction(
-            _mapper(fn, tuple(fn_args), dict(fn_kwargs or {}), batch_format, batch_size),
+            _mapper(fn, tuple(fn_args), dict(fn_kwargs or {}), batch_format, batch_size, zero_copy_batch),
             Options().updated(wanted, "task"),
         )
         made: list[Block | Promised] = []
@@ -290,6 +293,7 @@ def _mapper(
     kwargs: dict[str, Any],
     batch_format: str | None,
     batch_size: int | None,
+    zero_copy: bool,
 ) -> Callable[[pa.Table, int, int | None], tuple[pa.Table, Facts]]:
     """What the task runs: rows [start, start + rows) of a stored table go through the user's function."""
 
@@ -300,7 +304,9 @@ def _mapper(
 
     def map_block(table: pa.Table, start: int, rows: int | None) -> tuple[pa.Table, Facts]:
         table = table.slice(start, rows)
-        made = batches.apply(call, table, batch_format, batch_size) if table.num_rows else table.select([])
+        made = table.select([])
+        if table.num_rows:
+            made = batches.apply(call, table, batch_format, batch_size, zero_copy)
         return made, facts_of(made)
 
     return map_block

@@ -108,6 +108,18 @@ def test_far_more_than_the_store_passes_through_it(ray: Any) -> None:
         assert ray.get(total.remote(array)) == 64 * MIB
 
 
+def test_a_large_argument_s_object_lives_until_the_call_is_handed_in(ray: Any) -> None:
+    from sparkray_core.run import object_ref
+    from sparkray_core.run.pack import pack
+
+    core = object_ref.core()
+    _, refs, _, made = pack(core, (np.ones(MIB, dtype=np.uint8),), {})
+    core.kick()  # as another thread may do at any time: the object was freed here, its reference being gone
+    assert refs is not None
+    assert refs[0][1].id in core.owner.refs.stored
+    del made
+
+
 def test_what_can_never_fit_is_refused_at_once_with_sizes(ray: Any) -> None:
     array = np.zeros(600 * MIB, dtype=np.uint8)
     begin = time.monotonic()

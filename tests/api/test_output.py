@@ -40,22 +40,33 @@ def test_both_streams_arrive_before_the_result_with_name_and_pid(tmp_path: Path)
 
 
 def test_a_running_task_s_output_is_shown_while_it_runs(tmp_path: Path) -> None:
-    out, _ = run(
-        tmp_path,
-        """
-        @ray.remote
-        def slow():
-            print("begun")
-            time.sleep(1.5)
-            print("ended")
+    go_on = tmp_path / "go on"
+    script = tmp_path / "driver.py"
+    script.write_text(
+        textwrap.dedent(
+            f"""
+            import os, time
+            import sparkray as ray
 
-        ref = slow.remote()
-        ray.wait([ref], timeout=1)
-        print("waited")
-        ray.get(ref)
-        """,
+            ray.init(num_cpus=1)
+
+            @ray.remote
+            def slow():
+                print("begun")
+                while not os.path.exists({str(go_on)!r}):
+                    time.sleep(0.01)
+                print("ended")
+
+            ray.get(slow.remote(), timeout=60)
+            """
+        )
     )
-    assert [line.split(") ")[-1] for line in out] == ["begun", "waited", "ended"]
+    with subprocess.Popen([sys.executable, "-u", str(script)], stdout=subprocess.PIPE, text=True) as driver:
+        assert driver.stdout is not None
+        assert driver.stdout.readline().endswith("begun\n")  # and only now may the task end
+        go_on.touch()
+        assert driver.stdout.readline().endswith("ended\n")
+        assert driver.wait(60) == 0
 
 
 def test_output_of_actors_and_nested_tasks_reaches_the_driver(tmp_path: Path) -> None:

@@ -12,10 +12,17 @@ import pytest
 from sparkray.data import batches
 
 
-def test_a_column_of_one_chunk_without_nulls_is_handed_out_in_place() -> None:
-    values = np.arange(10)
-    batch = batches.to_batch(pa.table({"n": pa.array(values)}), "numpy")
-    assert np.shares_memory(batch["n"], values)
+@pytest.mark.parametrize("kind", ["int64", "float32", "datetime64[us]"])
+@pytest.mark.parametrize("batch_format", ["numpy", "pandas"])
+def test_batches_may_be_written_to_unless_they_are_views(batch_format: str, kind: str) -> None:
+    values = np.arange(10).astype(kind)
+    table = pa.table({"n": pa.array(values)})
+
+    view = batches.to_batch(table, batch_format, zero_copy=True)["n"]
+    assert np.shares_memory(np.asarray(view), values)
+    copy = batches.to_batch(table, batch_format)["n"]
+    copy[0] = copy[1]
+    assert values[0] == np.zeros(1, kind)[0]
 
 
 def test_columns_of_all_kinds_become_arrays() -> None:

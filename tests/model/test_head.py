@@ -184,3 +184,20 @@ def test_head_answers_questions() -> None:
 
     assert nodes.message == Answer(1, [node_info("a", CPU=1).as_dict()])
     assert [(actor["name"], actor["state"], actor["node"]) for actor in actors.message.value] == [("Toy", "pending", A)]
+
+
+def test_actors_that_hold_nothing_spread_over_the_nodes_and_stay_spread() -> None:
+    bench = Bench(a=4, b=2)
+
+    def create(count: int) -> ProcessId:
+        message = CreateActor(ActorId(lease_id(DRIVER, count)), "Toy", FunctionId(b""), b"", b"", None, {}, {}, 0)
+        (start,) = [effect for effect in bench.say(DRIVER, message) if isinstance(effect.message, StartActor)]
+        return ProcessId(start.to)
+
+    first = [create(count) for count in range(1, 7)]
+    assert sorted(first) == sorted([raylet("a")] * 4 + [raylet("b")] * 2)
+
+    for letter, cpus in (("a", 4), ("b", 2)):  # which says that all CPUs are free
+        bench.say(raylet(letter), NodeBeat({"CPU": cpus * 1000}, 0, 0.0, 6, 6))
+    second = [create(count) for count in range(7, 13)]
+    assert sorted(second) == sorted(first)

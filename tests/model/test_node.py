@@ -36,7 +36,7 @@ from sparkray_core.messages import (
     WorkerUnblocked,
 )
 from sparkray_core.model.effects import KillWorker, PunchHole, Send, SendChunk, StartWorker, Stop, WakeAt
-from sparkray_core.model.events import ClockTicked, ConnectionLost, PeerLost, Received, WorkerExited
+from sparkray_core.model.events import ClockTicked, ConnectionLost, PeerLost, Received, Undelivered, WorkerExited
 from sparkray_core.model.invariants import check
 from sparkray_core.model.limits import NodeLimits
 from sparkray_core.model.moves import IllegalMove
@@ -144,6 +144,19 @@ def test_idle_workers_beyond_the_cpus_are_told_to_end() -> None:
     ended = bench.say(DRIVER, ReturnLeases([lease_id(DRIVER, n) for n in (1, 2, 3)]))
 
     assert [effect.message for effect in ended] == [ExitWorker("it is not needed")] * 2
+
+    bench.now = 60.0  # they go when nobody needs what they own, however long that takes
+    assert not [effect for effect in bench.event(ClockTicked()) if isinstance(effect, KillWorker)]
+
+
+def test_who_writes_to_the_dead_hears_that_they_are_dead() -> None:
+    bench = Bench(CPU=1)
+    bench.event(ConnectionLost(OTHER))
+
+    (answer,) = bench.event(Undelivered(DRIVER, OTHER))
+
+    assert answer == Send(DRIVER, ProcessGone(OTHER, "it closed its connection to the raylet"))
+    assert bench.event(Undelivered(HEAD, OTHER)) == []
 
 
 def test_a_start_that_always_fails_is_told_and_not_tried_for_ever() -> None:

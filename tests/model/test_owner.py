@@ -34,10 +34,12 @@ from sparkray_core.messages import (
     TasksReturned,
     TaskTuple,
     Value,
+    WatchActor,
 )
 from sparkray_core.model.effects import Effect, Send, WakeAt
 from sparkray_core.model.entries import Entry
 from sparkray_core.model.owner import Actor, Function, Owner, Task
+from sparkray_core.model.references import ACTOR_INDEX
 
 NODE = NodeId(b"node-one")
 OTHER_NODE = NodeId(b"node-two")
@@ -466,3 +468,136 @@ def test_whatever_waits_fails_when_the_session_ends_and_so_does_what_comes_later
 
     values = [task.returns[0].value, called.returns[0].value, borrowed.value, later.returns[0].value]
     assert [value[1] for value in values if isinstance(value, tuple)] == ["RaySystemError"] * 4
+
+
+# ---------------------------------------------------------------------------------- found by the simulator
+def test_a_borrowed_object_is_forgotten_when_it_is_let_go(bench: Bench) -> None:
+    entry = bench.owner.refs.find(object_id(task_id(REMOTE, 5)))
+    entry.held = True
+
+    bench.owner.drop([entry])
+
+    assert not bench.owner.refs.exported
+
+
+def test_an_object_that_came_in_two_results_is_let_go_of_twice_and_only_at_the_end(bench: Bench) -> None:
+    theirs = object_id(task_id(REMOTE, 5))
+    bench.done(first := bench.running(), value=(HOLDS, b"value", (theirs,)))
+    bench.submit(second := bench.task())
+
+    effects = bench.done(second, value=(HOLDS, b"value", (theirs,)))
+
+    assert DropBorrowers not in [type(e.message) for e in effects if isinstance(e, Send)]
+    assert bench.owner.drop(first.returns) == []
+    assert bench.owner.drop(second.returns) == [Send(REMOTE, DropBorrowers([(theirs, ME), (theirs, ME)]))]
+
+
+def test_an_object_that_its_owner_freed_is_said_to_be_lost_and_leaves_no_trace(bench: Bench) -> None:
+    freed = object_id(task_id(ME, 5))
+
+    (answer,) = bench.hear(AskObjects([freed]), REMOTE)
+
+    assert isinstance(answer, Send)
+    assert isinstance(answer.message, ObjectReady)
+    assert answer.message.value[1] == "ObjectLostError"
+    assert not bench.owner.refs.exported
+
+
+def test_who_asks_for_a_put_object_with_references_inside_is_counted_in_for_them(bench: Bench) -> None:
+    inner, outer = Entry(ME, 1), Entry(ME, 2)
+    bench.owner.put(inner, b"inner", [])
+    bench.owner.put(outer, b"outer", [inner])
+    bench.owner.refs.export(outer)
+
+    value = (HOLDS, b"outer", (inner.id,))
+    assert bench.hear(AskObjects([outer.id]), REMOTE) == [Send(REMOTE, ObjectReady(outer.id, value))]
+    assert inner.borrowers == {REMOTE: 1}
+
+
+def test_a_dead_process_cannot_be_counted_in_by_word_that_was_on_its_way(bench: Bench) -> None:
+    entry = Entry(ME, 77)
+    bench.owner.put(entry, (STORED, 1000, (NODE,)), [])
+    bench.owner.refs.export(entry)
+    bench.hear(ProcessGone(REMOTE, "killed"))
+    bench.hear(AddBorrowers([(entry.id, REMOTE)]))
+
+    assert bench.owner.drop([entry]) == [Send(RAYLET, FreeObjects([entry.id]))]
+
+
+def test_what_waits_for_a_call_fails_with_it_and_not_with_the_next_event(bench: Bench) -> None:
+    actor = make_actor(bench)
+    called = bench.task(actor=actor)
+    user = bench.task(refs=[called.returns[0]])
+    bench.submit(called, user)
+
+    bench.hear(ActorChanged(actor.id, "dead", 0, None, "killed", None), HEAD)
+
+    assert user.returns[0].value == called.returns[0].value
+    assert not bench.owner.book.tasks
+
+
+def test_a_call_that_fails_with_its_argument_lets_those_behind_it_go(bench: Bench) -> None:
+    maker = bench.running()
+    actor = make_actor(bench)
+    bench.hear(alive(actor, SECOND), HEAD)
+    first, second = bench.task(refs=[maker.returns[0]], actor=actor), bench.task(actor=actor)
+    bench.submit(first, second)
+
+    effects = bench.done(maker, value=(FAILED, "WorkerCrashedError", "it died"))
+
+    assert Send(SECOND, PushCalls(actor.id, [call(second)])) in effects
+
+
+def test_a_handle_that_comes_back_is_counted_as_the_first_one_was(bench: Bench) -> None:
+    handle = object_id(task_id(REMOTE, 5), ACTOR_INDEX)
+    for _ in range(2):
+        entry = bench.owner.refs.find(handle)
+        entry.held, entry.registered = True, 1
+        actor, effects = bench.owner.calls.known(entry)
+
+        assert actor.entry is entry
+        assert effects == [Send(HEAD, WatchActor(actor.id))]
+        assert bench.owner.drop([entry]) == [Send(REMOTE, DropBorrowers([(handle, ME)]))]
+    assert not bench.owner.calls.actors
+
+
+def test_an_alarm_that_rings_in_time_is_not_asked_for_again_at_the_same_time(bench: Bench) -> None:
+    bench.now = 7.931339  # plus 0.005 and minus itself it is less than 0.005
+    bench.done(bench.running(), busy_s=1e-3)
+    bench.submit(*[bench.task() for _ in range(8)])
+    bench.lease(2, SECOND)
+    bench.done(*list(bench.owner.leasing.by_worker[SECOND].inflight.values()), worker=SECOND, busy_s=1e-3)
+    linger_s = bench.owner.leasing.limits.linger_s
+    for moment in (0.005, linger_s):
+        bench.now = 7.931339 + moment
+        assert WakeAt(bench.now) not in bench.owner.tick(bench.now)
+
+
+def test_a_process_is_needed_while_it_has_tasks_leases_or_what_others_borrow(bench: Bench) -> None:
+    assert not bench.owner.needed
+    bench.submit(task := bench.task())
+    assert bench.owner.needed
+    bench.lease(1)
+    bench.done(task)
+    assert bench.owner.needed
+    bench.now += 1.0
+    bench.owner.tick(bench.now)
+    assert not bench.owner.needed
+    bench.owner.put(entry := Entry(ME, 77), b"value", [])
+    bench.owner.refs.export(entry)
+    bench.hear(AddBorrowers([(entry.id, REMOTE)]))
+    assert bench.owner.needed
+
+
+def test_a_queued_task_fails_when_its_argument_is_lost_before_it_is_pushed(bench: Bench) -> None:
+    maker, alone = bench.running(), Entry(ME, 77)
+    bench.owner.put(alone, (STORED, 10, (OTHER_NODE,)), [])
+    actor = make_actor(bench)
+    task, called = bench.task(refs=[alone]), bench.task(refs=[alone], actor=actor)
+    bench.submit(task, called)
+
+    bench.hear(NodeGone(OTHER_NODE, "silent"))
+    effects = [*bench.lease(2, SECOND), *bench.done(maker), *bench.hear(alive(actor, SECOND), HEAD)]
+
+    assert not [e for e in effects if isinstance(e, Send) and isinstance(e.message, (PushTasks, PushCalls))]
+    assert task.returns[0].value == called.returns[0].value == alone.value

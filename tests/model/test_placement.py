@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 from sparkray_core.messages import Resources
 from sparkray_core.model.limits import HeadLimits
@@ -54,3 +55,9 @@ def test_what_asks_for_nothing_goes_where_cpus_are_free() -> None:
     nodes = [load("a", 0, 0), load("b", 4, 1), load("c", 4, 3)]
 
     assert Counter(choose_nodes(nodes, {}, 4, [], LIMITS)) == {C: 3, B: 1}
+
+
+def test_actors_that_hold_nothing_are_told_apart_by_how_many_of_them_are_there() -> None:
+    nodes = [replace(load("a", 4, 4), residents=3), replace(load("b", 8, 8), residents=2), load("c", 0, 0)]
+
+    assert Counter(choose_nodes(nodes, {}, 7, [], LIMITS)) == {A: 1, B: 6}

@@ -1,7 +1,11 @@
-"""Random sessions. A failing seed fails everywhere in the same way; `run_storm(seed, ROUGH, trace)` fills its trace."""
+"""Random sessions. A failing seed fails everywhere in the same way, and tells the end of its story.
+
+More of them: `SPARKRAY_SEEDS=1000`, or `python -m sparkray_core.testing.storm --seeds 40 1000`.
+"""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -9,13 +13,15 @@ import pytest
 
 from sparkray_core.testing.storm import CALM, ROUGH, run_storm
 
+SEEDS = int(os.environ.get("SPARKRAY_SEEDS", "40"))
 
-@pytest.mark.parametrize("seed", range(30))
+
+@pytest.mark.parametrize("seed", range(SEEDS - SEEDS // 4))
 def test_every_wish_ends_and_nothing_leaks_when_things_go_wrong(seed: int) -> None:
     run_storm(seed, ROUGH)
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(SEEDS // 4))
 def test_every_wish_is_fulfilled_when_nothing_goes_wrong(seed: int) -> None:
     run_storm(seed, CALM)
 

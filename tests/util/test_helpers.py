@@ -18,7 +18,7 @@ from sparkray.util import as_completed, map_unordered
 def after(ray: Any) -> Any:
     """A task that returns its argument after as many seconds."""
 
-    @ray.remote
+    @ray.remote(max_retries=0)  # so that none is ever queued behind another
     def after(seconds: float) -> float:
         time.sleep(seconds)
         return seconds
@@ -66,7 +66,7 @@ def test_nothing_in_nothing_out(same: Any) -> None:
 
 
 def test_an_error_is_raised_in_its_turn_and_others_can_be_gone_past(ray: Any) -> None:
-    @ray.remote
+    @ray.remote(max_retries=0)
     def inverse(value: int) -> float:
         time.sleep(0.1 * value)
         return 1 / (value - 1)
@@ -162,7 +162,7 @@ def test_values_that_were_yielded_are_let_go(same: Any) -> None:
 
 
 def test_an_iterator_that_is_dropped_leaves_no_waiter(same: Any, after: Any) -> None:
-    slow = after.options(num_cpus=0).remote(0.5)  # a kind of its own, so that nothing is queued behind it
+    slow = after.remote(0.5)
     values = as_completed([slow, same.remote(1)])
     assert next(values) == 1
     values.close()  # type: ignore[attr-defined]
@@ -172,7 +172,7 @@ def test_an_iterator_that_is_dropped_leaves_no_waiter(same: Any, after: Any) -> 
 def test_references_of_others_can_be_waited_for(ray: Any, after: Any) -> None:
     @ray.remote
     def children() -> list[Any]:
-        @ray.remote
+        @ray.remote(max_retries=0)
         def after(seconds: float) -> float:
             time.sleep(seconds)
             return seconds

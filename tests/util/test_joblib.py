@@ -148,7 +148,6 @@ def test_scikit_learn_runs_on_it() -> None:
     from sklearn.model_selection import cross_val_score
     from sklearn.tree import DecisionTreeClassifier
 
-    data = load_iris()
-    scores = cross_val_score(DecisionTreeClassifier(random_state=0), data.data, data.target, cv=3)
+    scores = cross_val_score(DecisionTreeClassifier(random_state=0), *load_iris(return_X_y=True), cv=3)
     assert len(scores) == 3
     assert min(scores) > 0.8

@@ -15,7 +15,7 @@ had a worker is no life: it is placed again, under the same number.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -84,6 +84,10 @@ class Actor:
     @property
     def owner(self) -> ProcessId:
         return owner_of(self.id)
+
+    @property
+    def holds_something(self) -> bool:
+        return self.spec is not None and bool(self.spec.resources)
 
     def wanted(self) -> Resources:
         return larger(self.spec.placement, self.spec.resources) if self.spec else {}
@@ -282,6 +286,12 @@ class Actors:
                 f"no node of the session can ever hold an actor of {wanted}, and none that could joined within "
                 f"{self.limits.infeasible_grace_s:g} s. Ask for less, or add a node that has it",
             )
+
+    def residents(self) -> Counter[NodeId]:
+        """How many actors that hold nothing each node has, or is to have. O(actors)."""
+        return Counter(
+            actor.node for actor in self.all.values() if actor.node is not None and not actor.holds_something
+        )
 
     def next_wake(self, now: float) -> float | None:
         times = [actor.due if actor.due > now else actor.hopeless_at for actor in self.unplaced.values()]

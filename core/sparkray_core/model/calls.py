@@ -35,12 +35,14 @@ class Calls:
     def __init__(self, book: Book) -> None:
         self.book = book
         self.actors: dict[ActorId, Actor] = {}
-        self.calling: set[Actor] = set()  # something happened to them
+        self.calling: dict[Actor, None] = {}  # something happened to them. A set would forget the order
         self.ended: str | None = None  # why the session is over
+        # A handle that comes back later has a new entry, and gets a new record: the head tells where the actor is.
+        book.refs.on_actor_freed = self._forget
 
     def dispatch(self, effects: list[Effect]) -> None:
         while self.calling:
-            self.push(self.calling.pop(), effects)
+            self.push(self.calling.popitem()[0], effects)
 
     def create(self, count: int, message: Callable[[ActorId], CreateActor]) -> tuple[Actor, list[Effect]]:
         actor_id = ActorId(task_id(self.book.me, count))
@@ -61,6 +63,9 @@ class Calls:
         known = self.actors[actor_id] = Actor(actor_id, entry)
         return known, [Send(HEAD, WatchActor(actor_id))]
 
+    def _forget(self, entry: Entry) -> None:
+        self.actors.pop(ActorId(entry.id[:24]), None)
+
     def kill(self, actor: Actor, restart: bool, effects: list[Effect]) -> None:
         """Have the head end it. Without a restart it is dead to us from now on, however long its worker takes to go."""
         why = "killed by ray.kill()"
@@ -72,7 +77,7 @@ class Calls:
         assert task.actor is not None
         task.actor.entry.pins += 1  # a call that was made is answered, even if the handle dies before
         task.actor.queue.append(task)
-        self.calling.add(task.actor)
+        self.calling[task.actor] = None
 
     def withdraw(self, task: Task) -> ProcessId | None:
         """Take a call out of its actor's queue; or say which worker has it."""
@@ -81,7 +86,7 @@ class Calls:
             return task.actor.worker
         if task in task.actor.queue:
             task.actor.queue.remove(task)
-            self.calling.add(task.actor)  # it may have held up those behind
+            self.calling[task.actor] = None  # it may have held up those behind
         return None
 
     def push(self, actor: Actor, effects: list[Effect]) -> None:
@@ -93,9 +98,13 @@ class Calls:
             calls: list[TaskTuple] = []
             while actor.queue and not actor.queue[0].missing:
                 task = actor.queue.popleft()
-                if task.count in self.book.tasks:  # else it failed while it waited
-                    actor.inflight[task.count] = task
-                    calls.append(self.book.wire(task))
+                if task.count not in self.book.tasks:
+                    continue  # it failed while it waited
+                if task.refs and (failure := task.failed_argument()) is not None:
+                    self.book.answer(task, [failure] * len(task.returns), effects)
+                    continue
+                actor.inflight[task.count] = task
+                calls.append(self.book.wire(task))
             if calls:
                 actor.node = node_of(actor.worker)
                 effects.append(Send(actor.worker, PushCalls(actor.id, calls)))
@@ -116,7 +125,7 @@ class Calls:
 
     def die(self, actor: Actor, why: str, error: Value | None = None) -> None:
         actor.state, actor.why, actor.error, actor.worker = "dead", why, error, None
-        self.calling.add(actor)
+        self.calling[actor] = None
 
     def changed(self, message: ActorChanged, effects: list[Effect]) -> None:
         actor = self.actors.get(message.actor)
@@ -131,7 +140,7 @@ class Calls:
             self._fail_calls(actor, actor.inflight.values(), effects)
         actor.state, actor.incarnation, actor.worker = message.state, message.incarnation, message.worker
         actor.why = message.why
-        self.calling.add(actor)
+        self.calling[actor] = None
 
     def end(self, why: str) -> None:
         self.ended = why

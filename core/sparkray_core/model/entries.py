@@ -55,7 +55,7 @@ class Entry:
         self.waiters: list[Waiter] | None = None
         self.asked: list[ProcessId] | None = None  # own: borrowers to be told. borrowed: [] once we asked the owner
         self.contained: list[Entry] | None = None  # pinned for as long as this one lives
-        self.registered = False  # borrowed: the owner counts us, so it must hear when we let go
+        self.registered = 0  # borrowed: how often the owner has counted us in. It must hear when we let go of all
         self.weak: Any = None  # weak reference to the ObjectRef, once the id has been seen outside
         self._id: ObjectId | None = None
 

@@ -42,4 +42,12 @@ class PeerLost:
     why: str
 
 
-Event = Received | ClockTicked | ConnectionLost | WorkerExited | PeerLost
+@dataclass(frozen=True, slots=True)
+class Undelivered:
+    """Node: a frame came for a process of this node that is not connected, or for a node that is buried."""
+
+    sender: ProcessId
+    to: ProcessId
+
+
+Event = Received | ClockTicked | ConnectionLost | WorkerExited | PeerLost | Undelivered

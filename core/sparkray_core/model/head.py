@@ -8,6 +8,7 @@ here         the door, requests that fit nowhere yet, the session's end
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +40,7 @@ from sparkray_core.model.actors import Actor, Actors
 from sparkray_core.model.alarm import Alarm
 from sparkray_core.model.bounded import Recent
 from sparkray_core.model.effects import ConnectPeer, Effect, ForgetPeer, Send, SendFrom, Stop
-from sparkray_core.model.events import ClockTicked, ConnectionLost, Event, PeerLost, Received, WorkerExited
+from sparkray_core.model.events import ClockTicked, ConnectionLost, Event, PeerLost, Received, Undelivered, WorkerExited
 from sparkray_core.model.head_nodes import NodeRecord, Nodes
 from sparkray_core.model.limits import HeadLimits
 from sparkray_core.model.node_info import NodeInfo
@@ -104,7 +105,7 @@ class Head:
             case PeerLost(node, why):
                 if self.nodes.is_alive(node):
                     self._bury(node, why, now)
-            case ConnectionLost() | WorkerExited():
+            case ConnectionLost() | WorkerExited() | Undelivered():
                 self.strays += 1  # facts of a raylet
         self._settle(now)
         return self._flush()
@@ -271,8 +272,11 @@ class Head:
         if self._table_due is not None:
             self._send_table(now)
 
-    def _choose(self, wanted: Resources, count: int, prefer: list[NodeId]) -> list[NodeId]:
-        loads = (record.load() for record in self.nodes.alive())
+    def _choose(
+        self, wanted: Resources, count: int, prefer: list[NodeId], residents: Mapping[NodeId, int] | None = None
+    ) -> list[NodeId]:
+        here = residents or {}
+        loads = (record.load(here.get(record.info.node, 0)) for record in self.nodes.alive())
         return choose_nodes(loads, wanted, count, prefer, self.limits)
 
     def _try_hopeless(self, now: float) -> None:
@@ -310,7 +314,8 @@ class Head:
 
     def _choose_for_actor(self, actor: Actor, now: float) -> tuple[NodeId, int] | None:
         wanted = actor.wanted()
-        chosen = self._choose(wanted, 1, [])
+        residents = None if actor.holds_something else self.actors.residents()
+        chosen = self._choose(wanted, 1, [], residents)
         if not chosen:
             return None
         self._send_owed_table(now)

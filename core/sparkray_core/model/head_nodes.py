@@ -52,14 +52,15 @@ class NodeRecord:
             settled.append(self.unsettled.pop(number))
         return settled
 
-    def load(self) -> NodeLoad:
+    def load(self, residents: int = 0) -> NodeLoad:
         available, queued = self.reported, self.queued
         for placement in self.on_the_way:
             if fits(placement.wanted, available):
                 available = minus(available, placement.wanted)
             else:
                 queued += 1
-        return NodeLoad(self.info.node, self.joined, self.info.resources, available, queued, self.task_s)
+        info = self.info
+        return NodeLoad(info.node, self.joined, info.resources, available, queued, self.task_s, residents)
 
 
 class Nodes:

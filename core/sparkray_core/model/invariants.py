@@ -1,4 +1,4 @@
-"""What must be true of a node, of the head and of an owner between any two events. The simulator asks after every step."""
+"""What must be true of a node, the head and an owner between any two events. The simulator asks after every step."""
 
 from __future__ import annotations
 

@@ -44,14 +44,14 @@ class Leasing:
         self.by_worker: dict[ProcessId, Lease] = {}
         self.taught: dict[ProcessId, set[FunctionId]] = {}  # the functions that each worker has had
         self._count = 0  # of leases asked for
-        self._touched: set[Queue] = set()
+        self._touched: dict[Queue, None] = {}  # something happened to them. A set would forget the order
         self._wake: float | None = None
 
     # ------------------------------------------------------------------ from the owner
     def dispatch(self, now: float, effects: list[Effect]) -> None:
         """Act on every queue that something happened to."""
         while self._touched:
-            queue = self._touched.pop()
+            queue, _ = self._touched.popitem()
             for lease in [lease for lease in queue.leases if lease.reclaimed and lease.idle]:
                 self._give_back(lease, effects)
             if queue.tasks:
@@ -64,7 +64,7 @@ class Leasing:
 
     def ticked(self) -> None:
         self._wake = None
-        self._touched.update(lease.queue for lease in self.leases.values())
+        self._touched.update(dict.fromkeys(lease.queue for lease in self.leases.values()))
 
     def answered(self, lease: Lease, shape: Shape, tasks: int, busy_s: float, now: float) -> None:
         """A worker on lease sent results."""
@@ -72,7 +72,7 @@ class Leasing:
         lease.blocked = False
         if not lease.inflight:
             lease.idle_since = now
-        self._touched.add(lease.queue)
+        self._touched[lease.queue] = None
 
     def clear(self) -> None:
         for shape in self.shapes.values():
@@ -95,7 +95,7 @@ class Leasing:
         if queue is None:
             queue = shape.queues[prefer] = Queue(shape, prefer)
         queue.tasks.append(task)
-        self._touched.add(queue)
+        self._touched[queue] = None
 
     def withdraw(self, task: Task) -> ProcessId | None:
         """Take a task out of its queue; or say which worker has it. One that waits for arguments is in neither."""
@@ -106,7 +106,7 @@ class Leasing:
                     return lease.worker
             if task in queue.tasks:
                 queue.tasks.remove(task)
-                self._touched.add(queue)
+                self._touched[queue] = None
         return None
 
     @staticmethod
@@ -157,6 +157,9 @@ class Leasing:
             if task.solo and inflight:
                 break
             queued.popleft()
+            if task.refs and (failure := task.failed_argument()) is not None:
+                self.book.answer(task, [failure] * len(task.returns), effects)
+                continue
             function = task.function
             if function.id not in known:
                 known.add(function.id)
@@ -196,15 +199,19 @@ class Leasing:
         for lease in [lease for lease in queue.leases if lease.idle]:
             if self._lend_to_sibling(lease):
                 continue
-            if now - lease.idle_since >= self.limits.linger_s:
+            # Compared as they are asked for: a difference of times may round to less than it was meant to be.
+            give_back_at, steal_at = (
+                lease.idle_since + self.limits.linger_s,
+                lease.idle_since + self.limits.steal_after_s,
+            )
+            if now >= give_back_at:
                 self._give_back(lease, effects)
                 continue
-            self._wake_at(lease.idle_since + self.limits.linger_s, effects)
-            if now - lease.idle_since < self.limits.steal_after_s:
-                if any(len(other.inflight) > 1 for other in queue.leases):
-                    self._wake_at(lease.idle_since + self.limits.steal_after_s, effects)
-            else:
+            self._wake_at(give_back_at, effects)
+            if now >= steal_at:
                 self._steal(queue, effects)
+            elif any(len(other.inflight) > 1 for other in queue.leases):
+                self._wake_at(steal_at, effects)
 
     def _lend_to_sibling(self, lease: Lease) -> bool:
         for sibling in lease.queue.shape.queues.values():
@@ -212,7 +219,7 @@ class Leasing:
                 lease.queue.leases.remove(lease)
                 lease.queue = sibling
                 sibling.leases.append(lease)
-                self._touched.add(sibling)
+                self._touched[sibling] = None
                 return True
         return False
 
@@ -230,7 +237,7 @@ class Leasing:
         del self.leases[lease.id]
         self.by_worker.pop(lease.worker, None)
         lease.queue.leases.remove(lease)
-        self._touched.add(lease.queue)
+        self._touched[lease.queue] = None
 
     def _wake_at(self, at: float, effects: list[Effect]) -> None:
         if self._wake is None or at < self._wake:
@@ -248,7 +255,7 @@ class Leasing:
         lease = Lease(message.lease, message.worker, queue, now)
         self.leases[lease.id] = self.by_worker[lease.worker] = lease
         queue.leases.append(lease)
-        self._touched.add(queue)
+        self._touched[queue] = None
         if not queue.tasks and len(queue.leases) > 1:
             self._give_back(lease, effects)  # came too late to be of use
 
@@ -266,13 +273,13 @@ class Leasing:
             lease = self.leases.get(lease_id)
             if lease is not None:
                 lease.reclaimed = True
-                self._touched.add(lease.queue)
+                self._touched[lease.queue] = None
 
     def lost(self, message: LeaseLost, effects: list[Effect]) -> None:
         queue = self.requests.pop(message.lease, None)
         if queue is not None:  # its grant is still on the way to us
             queue.requests.discard(message.lease)
-            self._touched.add(queue)
+            self._touched[queue] = None
         lease = self.leases.get(message.lease)
         if lease is not None:
             self.lose(lease, message.why, effects)
@@ -313,7 +320,7 @@ class Leasing:
         lease.blocked = lease.blocked or message.blocked
         back = [task for count in message.counts if (task := lease.inflight.pop(count, None)) is not None]
         lease.queue.tasks.extendleft(reversed(back))
-        self._touched.add(lease.queue)
+        self._touched[lease.queue] = None
 
     def node_gone(self, node: NodeId, why: str, effects: list[Effect]) -> None:
         for lease in [lease for lease in self.leases.values() if node_of(lease.worker) == node]:

@@ -50,7 +50,7 @@ from sparkray_core.messages import (
 from sparkray_core.model.alarm import Alarm
 from sparkray_core.model.bounded import Recent
 from sparkray_core.model.effects import ConnectPeer, Effect, ForgetPeer, Send, SendFrom, Stop
-from sparkray_core.model.events import ClockTicked, ConnectionLost, Event, PeerLost, Received, WorkerExited
+from sparkray_core.model.events import ClockTicked, ConnectionLost, Event, PeerLost, Received, Undelivered, WorkerExited
 from sparkray_core.model.limits import NodeLimits
 from sparkray_core.model.node_claims import (
     Claim,
@@ -117,6 +117,8 @@ class Node:
                 self._worker_exited(worker, why, now)
             case PeerLost(node, why):
                 self._peer_lost(node, why)
+            case Undelivered(sender, to):
+                self._undelivered(sender, to)
         if self.ended is None:
             self.store.settle(now)
             self.claims.settle(now)
@@ -208,6 +210,13 @@ class Node:
             self.workers.leaves(worker, now)
         else:
             self.workers.kill(worker, "its connection to the raylet closed", now)
+
+    def _undelivered(self, sender: ProcessId, to: ProcessId) -> None:
+        """A process younger than the death of another never heard of it, and may wait for its answer."""
+        if sender != raylet_of(node_of(sender)):
+            known = self.table.get(node_of(to))
+            why = self.gone.get(to) or (known.why if known is not None else "") or "it is not there any more"
+            self.out.append(Send(sender, ProcessGone(to, why)))
 
     def _worker_exited(self, process: ProcessId, why: str, now: float) -> None:
         worker = self.workers.all.get(process)

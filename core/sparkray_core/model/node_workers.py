@@ -42,6 +42,7 @@ class Worker:
     registered: bool = False
     claim: bytes | None = None  # key of the claim that it serves, while BUSY and until it ended from there
     killed: str = ""  # why it was killed, once it was
+    retires: bool = False  # it ends as soon as nobody refers to objects that it owns, however long that is
 
 
 class Workers:
@@ -96,6 +97,7 @@ class Workers:
         """Those that idled longest go, while there are more than are kept."""
         while len(self.idle) > self.keep:
             worker = next(iter(self.idle.values()))
+            worker.retires = True
             self.leaves(worker, now)
             self.out.append(Send(worker.id, ExitWorker("it is not needed")))
 
@@ -123,7 +125,7 @@ class Workers:
             if worker.state is WorkerState.STARTING and age > self.limits.register_s:
                 self.kill(worker, f"it did not register within {self.limits.register_s:g} s", now)
                 self.failures += 1
-            elif worker.state is WorkerState.LEAVING and age > self.limits.leave_s:
+            elif worker.state is WorkerState.LEAVING and age > self.limits.leave_s and not worker.retires:
                 self.kill(worker, f"it was told to end {self.limits.leave_s:g} s ago", now)
 
     def _leave(self, worker: Worker) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 from sparkray_core.ids import ProcessId
 from sparkray_core.messages import (
     FAILED,
+    HOLDS,
     ActorChanged,
     AddBorrowers,
     AskObjects,
@@ -38,9 +39,9 @@ from sparkray_core.messages import (
 from sparkray_core.model.book import Book
 from sparkray_core.model.calls import Calls
 from sparkray_core.model.effects import Effect, Send
-from sparkray_core.model.entries import Entry, is_failure, is_stored
+from sparkray_core.model.entries import Entry, is_stored
 from sparkray_core.model.leasing import Leasing
-from sparkray_core.model.references import ACTOR_INDEX
+from sparkray_core.model.references import ACTOR_INDEX, freed
 from sparkray_core.model.tasks import Actor, Function, OwnerLimits, Shape, Task
 
 __all__ = ["Actor", "Function", "Owner", "OwnerLimits", "Shape", "Task"]
@@ -77,6 +78,7 @@ class Owner:
         """An object made by this process is there; `inner` are the references inside it."""
         if inner:
             self.refs.hold_inside(entry, inner)
+            value = (HOLDS, value, tuple(held.id for held in inner))
         entry.value = value
         if is_stored(value):
             self.refs.export(entry)
@@ -116,6 +118,13 @@ class Owner:
                 self.book.answer(task, [failure] * len(task.returns), effects)
         return self._dispatch(now, effects)
 
+    @property
+    def needed(self) -> bool:
+        """Whether this process's end would be felt elsewhere: in its tasks, in what others borrow, or in the workers
+        that it has on lease, which would be killed and take what they own along."""
+        under_way = self.book.tasks or self.leasing.leases or self.leasing.requests
+        return bool(under_way) or any(entry.borrowers for entry in self.refs.exported.values())
+
     # ------------------------------------------------------------------ what others say
     def handle(self, sender: ProcessId, message: object, now: float) -> list[Effect]:
         """Raises `TypeError` for a message that no owner gets."""
@@ -132,10 +141,12 @@ class Owner:
         return self._dispatch(now, [])
 
     def _dispatch(self, now: float, effects: list[Effect]) -> list[Effect]:
-        if self._runnable:
+        while True:
             self._settle_runnable(effects)
-        self.leasing.dispatch(now, effects)
-        self.calls.dispatch(effects)
+            self.leasing.dispatch(now, effects)
+            self.calls.dispatch(effects)
+            if not self._runnable:  # else a call failed, and with it what waited for its result
+                break
         self.refs.flush(effects)
         return effects
 
@@ -165,20 +176,13 @@ class Owner:
             for task in batch:
                 if task.count not in self.book.tasks:
                     continue  # cancelled while it waited
-                failure = self._failed_argument(task)
+                failure = task.failed_argument()
                 if failure is not None:
                     self.book.answer(task, [failure] * len(task.returns), effects)
-                elif task.actor is not None:
-                    self.calls.calling.add(task.actor)
-                else:
+                elif task.actor is None:
                     self.leasing.queue(task)
-
-    @staticmethod
-    def _failed_argument(task: Task) -> Value | None:
-        for _, entry in task.refs or ():
-            if entry.value is not None and is_failure(entry.value):
-                return entry.value
-        return None
+                if task.actor is not None:
+                    self.calls.calling[task.actor] = None  # those behind it may go now, whatever became of it
 
     # ------------------------------------------------------------------ results
     def _on_results(self, sender: ProcessId, message: TaskResults, now: float, effects: list[Effect]) -> None:
@@ -191,7 +195,7 @@ class Owner:
                 continue  # answered already: its worker or actor had been given up
             if task.actor is not None:
                 task.actor.inflight.pop(count, None)
-                self.calls.calling.add(task.actor)
+                self.calls.calling[task.actor] = None
             elif lease is not None and lease.inflight.pop(count, None) is not None:
                 shape = task.shape
             else:
@@ -205,8 +209,10 @@ class Owner:
     # ------------------------------------------------------------------ objects of and for others
     def _on_ask(self, sender: ProcessId, message: AskObjects, now: float, effects: list[Effect]) -> None:
         for some_object in message.objects:
-            entry = self.refs.find(some_object)
-            if entry.value is not None:
+            entry = self.refs.exported.get(some_object)
+            if entry is None:
+                effects.append(Send(sender, ObjectReady(some_object, freed(some_object))))
+            elif entry.value is not None:
                 self.refs.tell(entry, sender, effects)
             elif entry.owner == self.me:
                 entry.asked = [*(entry.asked or ()), sender]

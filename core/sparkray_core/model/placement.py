@@ -5,7 +5,7 @@
 
 less a bonus for nodes that have the arguments. (How many bytes are missing elsewhere is not told yet; when it is,
 bytes / bandwidth takes the bonus's place.) Among equals the one with the larger free share wins, then the one that
-joined first.
+joined first. An actor that holds nothing will work all the same: for the next one of its kind it counts as a CPU less.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ class NodeLoad:
     available: Resources  # less what was placed there and is not in its last beat yet
     queued: int  # likewise
     task_s: float
+    residents: int = 0  # actors there that hold nothing; told where one of their kind is placed
 
 
 def choose_nodes(
@@ -57,7 +58,7 @@ def choose_nodes(
 class _Place:
     """A node as a candidate for one kind of request."""
 
-    __slots__ = ("bonus", "costs_nothing", "joined", "node", "queued", "room", "slots", "task_s")
+    __slots__ = ("bonus", "costs_nothing", "joined", "node", "queued", "residents", "room", "slots", "task_s")
 
     def __init__(self, load: NodeLoad, wanted: Resources, bonus: float, limits: HeadLimits) -> None:
         slots = times(wanted, load.totals)
@@ -68,6 +69,7 @@ class _Place:
         self.node, self.joined, self.queued = load.node, load.joined, load.queued
         self.task_s = load.task_s or limits.unknown_task_s
         self.bonus = bonus
+        self.residents = load.residents
 
     def take_one(self) -> None:
         self.room -= 1
@@ -78,4 +80,5 @@ class _Place:
         wait = 0.0
         if self.room <= 0 and not self.costs_nothing:
             wait = (self.queued + 1) * self.task_s / max(1, self.slots)
-        return wait - self.bonus, -self.room / self.slots if self.slots else 1.0, self.joined, self
+        share = (self.room - self.residents) / self.slots if self.slots else float("-inf")
+        return wait - self.bonus, -share, self.joined, self

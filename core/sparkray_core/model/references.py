@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from sparkray_core.ids import HEAD, NodeId, ObjectId, ProcessId, count_of, index_of, node_of, owner_of, raylet_of
 from sparkray_core.messages import (
@@ -18,9 +18,11 @@ from sparkray_core.messages import (
     ObjectReady,
     Value,
 )
+from sparkray_core.model.bounded import Recent
 from sparkray_core.model.effects import Effect, Send
 from sparkray_core.model.entries import Entry, is_stored, place
 
+_REMEMBERED = 10_000  # as in limits.py: word of older deaths does not cross anybody's path any more
 ACTOR_INDEX = 0xFFFFFFFF  # an actor's handles are counted as references to this "return" of its creation
 
 
@@ -32,6 +34,8 @@ class References:
         # Own entries are here once their id was seen outside (lazily: most never are); borrowed ones always.
         self.exported: dict[ObjectId, Entry] = {}
         self.stored: dict[ObjectId, Entry] = {}  # own entries whose value is in shared memory
+        self._gone: Recent[bytes, str] = Recent(_REMEMBERED)  # processes and nodes that died
+        self.on_actor_freed: Callable[[Entry], None] = lambda entry: None  # calls.py knows
         self._freed: dict[NodeId, list[ObjectId]] = {}
         self._dropped: dict[ProcessId, list[tuple[ObjectId, ProcessId]]] = {}
 
@@ -41,11 +45,12 @@ class References:
         entry = self.exported.get(some_object)
         if entry is None:
             entry = Entry(owner_of(some_object), count_of(some_object), index_of(some_object))
+            entry._id = some_object
             entry.held = False
             self.exported[some_object] = entry
             if entry.owner == self.me:
                 # It was freed here while somebody still named it: an old reference, smuggled out of band.
-                entry.value = (FAILED, "ObjectLostError", f"object {some_object.hex()} was already freed by its owner")
+                entry.value = freed(some_object)
         return entry
 
     def export(self, entry: Entry) -> ObjectId:
@@ -80,9 +85,9 @@ class References:
             inner.pins += 1
             entry.contained.append(inner)
             if inner.owner != self.me:
-                if inner.registered:
-                    self._dropped.setdefault(inner.owner, []).append((some_object, self.me))  # counted twice
-                inner.registered = True
+                # Not told at once that we are counted twice: that could overtake the second count, and the owner would
+                # see none while we hold it. What goes below zero on the way is no harm, what goes through zero is.
+                inner.registered += 1
 
     def hold_inside(self, entry: Entry, inner: list[Entry]) -> None:
         """Own value with these references inside, made in this process."""
@@ -140,10 +145,12 @@ class References:
         """Nobody here holds it. Own: its bytes go. Borrowed: its owner hears of it."""
         if entry._id is not None:
             self.exported.pop(entry._id, None)
+        if entry.index == ACTOR_INDEX:
+            self.on_actor_freed(entry)
         if entry.owner != self.me:
             if entry.registered:
-                entry.registered = False
-                self._dropped.setdefault(entry.owner, []).append((entry.id, self.me))
+                self._dropped.setdefault(entry.owner, []).extend([(entry.id, self.me)] * entry.registered)
+                entry.registered = 0
         elif entry.index == ACTOR_INDEX:
             self._dropped.setdefault(HEAD, []).append((entry.id, self.me))
         elif entry.value is not None and is_stored(entry.value):
@@ -173,6 +180,8 @@ class References:
 
     # ------------------------------------------------------------------ what others tell us
     def _count_in(self, entry: Entry, process: ProcessId, by: int = 1) -> None:
+        if process in self._gone or node_of(process) in self._gone:
+            return  # said by a third before it had heard, or on its way for longer than word of the death
         if entry.borrowers is None:
             entry.borrowers = {}
         entry.borrowers[process] = entry.borrowers.get(process, 0) + by
@@ -209,22 +218,27 @@ class References:
 
     def process_gone(self, process: ProcessId, why: str, effects: list[Effect]) -> None:
         """It borrows nothing any more, and what it owned and we wait for will not come."""
+        self._gone.remember(process, why)
         for entry in list(self.exported.values()):
             if entry.owner == process and entry.value is None and entry.index != ACTOR_INDEX:
-                entry.registered = False
+                entry.registered = 0
                 sentence = f"object {entry.id.hex()}: the process that owned it ({process.hex()}) is gone: {why}"
                 self.settle(entry, (FAILED, "OwnerDiedError", sentence), effects)
             elif entry.borrowers and process in entry.borrowers:
-                self._count_in(entry, process, -entry.borrowers[process])
+                del entry.borrowers[process]
                 if not entry.borrowers and not entry.held and not entry.pins:
                     self.free(entry)
 
     def node_gone(self, node: NodeId, why: str, effects: list[Effect]) -> None:
-        owners = {entry.owner for entry in self.exported.values() if node_of(entry.owner) == node}
-        borrowers = {
-            process for entry in self.exported.values() for process in entry.borrowers or () if node_of(process) == node
-        }
-        for process in owners | borrowers:
+        self._gone.remember(node, why)
+        there: dict[ProcessId, None] = {}
+        for entry in self.exported.values():
+            there.update(
+                dict.fromkeys(
+                    process for process in (entry.owner, *(entry.borrowers or ())) if node_of(process) == node
+                )
+            )
+        for process in there:
             self.process_gone(process, why, effects)
         for entry in list(self.stored.values()):
             assert entry.value is not None
@@ -239,3 +253,8 @@ class References:
                         f"object {entry.id.hex()} ({size} bytes) was only on node {node.hex()}, which died: {why}"
                     )
                     entry.value = (FAILED, "ObjectLostError", sentence)
+
+
+def freed(some_object: ObjectId) -> Value:
+    """What is told of an object that its owner does not know any more."""
+    return (FAILED, "ObjectLostError", f"object {some_object.hex()} was already freed by its owner")

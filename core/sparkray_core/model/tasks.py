@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from sparkray_core.ids import ActorId, FunctionId, LeaseId, NodeId, ObjectId, ProcessId
 from sparkray_core.messages import Resources, Value
-from sparkray_core.model.entries import Entry
+from sparkray_core.model.entries import Entry, is_failure
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +87,13 @@ class Task:
     def results(self) -> list[ObjectId]:
         """The ids of what it returns. A worker that died may have stored some and not told us."""
         return [entry.id for entry in self.returns]
+
+    def failed_argument(self) -> Value | None:
+        """What became of the first argument that failed, or was lost since it was there."""
+        for _, entry in self.refs or ():
+            if entry.value is not None and is_failure(entry.value):
+                return entry.value
+        return None
 
     def entry_ready(self, entry: Entry) -> None:
         self.missing -= 1

@@ -256,9 +256,10 @@ class Keeper:
                 os.read(self._wake, 4096)
         if self._signals:
             raise Ended(f"the keeper got {self._signals[0]}", meant=True)
-        for pid, code in processes.reap():
-            name = self._children.pop(pid, None)  # None: an adopted orphan
-            if name is not None:
+        # All that were reaped are forgotten before the first is told of: their pids may be others' from now on.
+        ended = [(self._children.pop(pid, None), pid, code) for pid, code in processes.reap()]
+        for name, pid, code in ended:
+            if name is not None:  # not an adopted orphan
                 raise Ended(f"the {name} (pid {pid}) ended: {processes.exit_in_words(code)}", meant=code == 0)
         why = self._tie.why_gone(readable)
         if why is not None:

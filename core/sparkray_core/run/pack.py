@@ -19,11 +19,12 @@ if TYPE_CHECKING:
 
 FUNCTION_LIMIT_BYTES = 95 << 20  # Ray's limit: a larger closure has captured data that should be a reference
 
-Packed = tuple[Value, "list[tuple[int | str, Entry]] | None", "list[Entry] | None"]
+# The last: references that nobody else holds yet. They must live until the call is handed in, or their values go.
+Packed = tuple[Value, "list[tuple[int | str, Entry]] | None", "list[Entry] | None", "list[ObjectRef[Any]]"]
 
 
 def pack(core: Core, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Packed:
-    """(payload, arguments that are references, references inside the arguments).
+    """(payload, arguments that are references, references inside the arguments, references that were made for them).
 
     A snapshot: what the caller does to the arguments afterwards is not seen. Large arguments become objects of their
     own, so that they are written once to shared memory and read in place.
@@ -32,16 +33,17 @@ def pack(core: Core, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Packed:
         TypeError: an argument cannot be pickled; the text names it.
     """
     if not args and not kwargs:
-        return NO_ARGUMENTS, None, None
+        return NO_ARGUMENTS, None, None, []
     refs: list[tuple[int | str, Entry]] | None = None
+    made: list[ObjectRef[Any]] = []
     if ObjectRef in map(type, args) or (kwargs and ObjectRef in map(type, kwargs.values())):
         args, kwargs, refs = _take_refs(args, kwargs)
     serialized = values.serialize((args, kwargs))
     if serialized.size > INLINE_BYTES:
-        args, kwargs, refs = _take_large(core, args, kwargs, refs or [])
+        args, kwargs, refs = _take_large(core, args, kwargs, refs or [], made)
         serialized = values.serialize((args, kwargs))
     nested = [ref._entry for ref in serialized.refs] if serialized.refs else None
-    return values.to_inline(serialized), refs, nested
+    return values.to_inline(serialized), refs, nested, made
 
 
 def _take_refs(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any, list[tuple[int | str, Entry]]]:
@@ -60,7 +62,11 @@ def _take_refs(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any,
 
 
 def _take_large(
-    core: Core, args: tuple[Any, ...], kwargs: dict[str, Any], refs: list[tuple[int | str, Entry]]
+    core: Core,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    refs: list[tuple[int | str, Entry]],
+    made: list[ObjectRef[Any]],
 ) -> tuple[Any, Any, list[tuple[int | str, Entry]] | None]:
     """Each argument that is large by itself goes to the store."""
     left, kept = list(args), dict(kwargs)
@@ -68,7 +74,8 @@ def _take_large(
     holders += [(kept, name, value) for name, value in kwargs.items()]
     for holder, where, value in holders:
         if value is not None and values.serialize(value).size > INLINE_BYTES:
-            refs.append((where, core.put(value)._entry))
+            made.append(core.put(value))
+            refs.append((where, made[-1]._entry))
             holder[where] = None
     return tuple(left), kept, refs or None
 

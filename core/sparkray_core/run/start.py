@@ -175,16 +175,19 @@ class StartingNode:
         """
         keeper = self._keeper
         assert keeper.stdout is not None
+        deadline = time.monotonic() + timeout
         try:
-            facts, printed = _hear(keeper.stdout, time.monotonic() + timeout)
+            facts, printed = _hear(keeper.stdout, deadline)
         except BaseException:  # a Ctrl-C while we wait
             self.give_up()
             raise
         if facts is None or not facts["ready"]:
-            self.give_up()
             if facts is not None:
+                self.give_up()
                 raise NodeStartError(facts["why"], facts.get("log", ""))
-            ended = keeper.returncode is not None and keeper.returncode >= 0
+            late = time.monotonic() >= deadline
+            self.give_up()
+            ended = not late and keeper.returncode is not None and keeper.returncode >= 0
             why = "its keeper ended at once" if ended else f"it was not ready within {timeout:g} s"
             raise NodeStartError(why, printed[-_SHOWN_CHARACTERS:])
         keeper.stdout.close()

@@ -27,6 +27,7 @@ from sparkray_core.messages import (
     ObjectPinned,
     ObjectRefused,
     PinObject,
+    Registered,
     RegisterProcess,
     SealObjects,
     UnpinObjects,
@@ -73,6 +74,7 @@ class Ledger:
 
     def __init__(self) -> None:
         self.begun: dict[tuple[ProcessId, int], list[ProcessId]] = {}
+        self.actors: set[ProcessId] = set()  # workers that became one: with them ends what they own
 
     def begin(self, owner: ProcessId, count: int, worker: ProcessId, may_again: bool) -> None:
         runs = self.begun.setdefault((owner, count), [])
@@ -169,9 +171,13 @@ class SimCore:
         self.kick()
         if isinstance(message, (ObjectAllocated, ObjectRefused, ObjectPinned, ObjectGone)):
             self._on_reply(message)
-        elif not self.on_message(sender, message):
-            self.perform(self.owner.handle(sender, message, now))
+        elif not isinstance(message, Registered):
+            self._receive(sender, message)
         return self._turn()
+
+    def _receive(self, sender: ProcessId, message: Message) -> None:
+        if not self.on_message(sender, message):
+            self.perform(self.owner.handle(sender, message, self.now))
 
     def tick(self, now: float) -> list[ProcessEffect]:
         self.now = now
@@ -217,7 +223,10 @@ class SimCore:
         self._out.append(WakeAt(when))
 
     def send(self, to: ProcessId, message: Message) -> None:
-        self._out.append(Send(to, message))
+        if to == self.me:  # a worker that its own owner has on lease, for one
+            self._receive(to, message)
+        else:
+            self._out.append(Send(to, message))
 
     def leave(self, why: str) -> None:
         self._out.append(Leave(why))
@@ -229,10 +238,7 @@ class SimCore:
                     self._wake = effect.at
                 self._out.append(effect)
             elif isinstance(effect, Send):
-                if effect.to == self.me:
-                    self.perform(self.owner.handle(self.me, effect.message, self.now))
-                else:
-                    self._out.append(effect)
+                self.send(effect.to, effect.message)
             else:
                 raise TypeError(f"an owner does not wish for {effect}")
 
@@ -305,14 +311,15 @@ class SimCore:
             self.kick()
         return made
 
-    def create(self, program: Program, inner: Sequence[Ref], restarts: int, holds: float) -> Ref:
+    def create(self, program: Program, inner: Sequence[Ref], restarts: int) -> Ref:
+        """An actor that holds no CPU: those that do, and wait for tasks that then find none, would wait for ever."""
         count = next(self.counter)
         payload = sim_programs.pack_call(program, [self.export(ref) for ref in inner])
         kept = [ref.entry for ref in inner]
 
         def message(actor: ActorId) -> CreateActor:
-            held, placed = from_floats({"CPU": holds} if holds else {}), from_floats({"CPU": 1})
-            return CreateActor(actor, "Sim", FUNCTIONS[0].id, b"", payload, None, held, placed, restarts)
+            placed = from_floats({"CPU": 1})
+            return CreateActor(actor, "Sim", FUNCTIONS[0].id, b"", payload, None, {}, placed, restarts)
 
         for entry in kept:
             entry.pins += 1
@@ -334,7 +341,7 @@ class SimCore:
         yield from self.wait(entries, len(set(entries)))
         got = []
         for entry in entries:
-            got.append((yield from self.load(entry)))
+            got.append((yield from self.load(entry)))  # noqa: PERF401 - a comprehension cannot yield
         return got
 
     def wait(self, entries: Sequence[Entry], wanted: int) -> Code[None]:
@@ -411,7 +418,8 @@ class SimCore:
         return Ref(self, entry)
 
     def _ask(self, pin: bool, some: ObjectId, message: Message) -> Code[Any]:
-        signal, answer = Signal(self), []
+        signal = Signal(self)
+        answer: list[Any] = []
         self._replies.setdefault((pin, some), []).append((signal, answer))
         self.send(self.raylet, message)
         yield signal

@@ -31,7 +31,7 @@ class Program:
     children: tuple[Program, ...] = ()  # tasks of its own, whose results it gets
     shares: bool = False  # the children get the references that it found in its arguments
     keeps_s: float = 0.0  # it keeps those references so long after its end
-    hands_back: bool = False  # they are in its result, too
+    hands_back: bool = False  # they are in its result, and so are those inside what it opened
     gives: Program | None = None  # a task whose reference is in the result, not waited for
     puts: int = -1  # bytes of an object that it makes and has a reference to in its result; below zero: none
     asks: Program | None = None  # a call to each actor that it found in its arguments
@@ -74,7 +74,8 @@ def expect(program: Program, args: Sequence[Expected], inner: Sequence[Expected]
             return [Expected(outcome)] * program.returns
     if program.fails:
         return [Expected(f"error {mix(program.key, seen)}")] * program.returns
-    inside = found if program.hands_back else []
+    opened = [deep for one in found if program.opens for deep in one.inside]
+    inside = [*found, *opened] if program.hands_back else []
     if program.gives is not None:
         inside = [*inside, expect(program.gives, [], [])[0]]
     if program.puts >= 0:

@@ -1,4 +1,4 @@
-"""A worker of the simulator: what `run.worker_main` and `run.execute` do, on virtual time and with simulated user code."""
+"""A worker of the simulator: what `run.worker_main` and `run.execute` do, on virtual time, for simulated user code."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from sparkray_core.messages import (
 )
 from sparkray_core.model.effects import Effect
 from sparkray_core.testing import sim_programs
-from sparkray_core.testing.sim_core import Code, Got, Ledger, Ref, Signal, SimCore
+from sparkray_core.testing.sim_core import Code, Got, Ledger, ProcessEffect, Ref, Signal, SimCore
 from sparkray_core.testing.sim_programs import Program, mix
 
 FLUSH_S = 0.001  # as in run.worker_main
@@ -48,6 +48,7 @@ class SimWorker(SimCore):
         self.results: deque[tuple[ProcessId, ResultTuple]] = deque()
         self.actor: StartActor | None = None
         self.leaving = ""
+        self.retiring = ""  # it may leave as soon as nobody needs it
         self.blocked = False
         self.kept: list[Ref] = []
         self._idle: Signal | None = None
@@ -60,7 +61,10 @@ class SimWorker(SimCore):
     def on_message(self, sender: ProcessId, message: Message) -> bool:
         if isinstance(message, PushTasks):
             self.functions.update(function[0] for function in message.functions)
-            self._extend(sender, message.tasks)
+            if self.blocked:  # what it waits for may be among them
+                self.send(sender, TasksReturned([task[0] for task in message.tasks], blocked=True))
+            else:
+                self._extend(sender, message.tasks)
         elif isinstance(message, PushCalls):
             assert self.actor is not None, "a call came to a worker that is no actor"
             assert self.actor.actor == message.actor, "a call came to another actor"
@@ -69,12 +73,22 @@ class SimWorker(SimCore):
             self._extend(sender, [message])
         elif isinstance(message, StealTasks):
             self._give_back(sender, message.most)
-        elif isinstance(message, (StopActor, ExitWorker)):
+        elif isinstance(message, StopActor):
             self.leaving = message.why
             self._extend(sender, [])
+        elif isinstance(message, ExitWorker):
+            self.retiring = message.why
         else:
             return False
         return True
+
+    def _turn(self) -> list[ProcessEffect]:
+        effects = super()._turn()
+        if self.retiring and not (self.leaving or self.owner.needed or self.living):
+            self.leaving = self.retiring
+            self._extend(self.me, [])
+            effects += super()._turn()
+        return effects
 
     def _extend(self, sender: ProcessId, items: Sequence[TaskTuple | StartActor]) -> None:
         self.queue.extend((sender, item) for item in items)
@@ -100,6 +114,8 @@ class SimWorker(SimCore):
         while True:
             if not self.queue:
                 self._flush()
+                if self.queue:
+                    continue  # a worker that its own owner has on lease: the results made room for more
                 if self.leaving:
                     self.leave(self.leaving)
                     return
@@ -136,8 +152,14 @@ class SimWorker(SimCore):
                 back.setdefault(owner, []).append(task[0])
             for owner, counts in back.items():
                 self.send(owner, TasksReturned(counts, blocked=True))
+        self.blocked = True
         self.send(self.raylet, WorkerBlocked())
-        return lambda: self.send(self.raylet, WorkerUnblocked())
+
+        def unblock() -> None:
+            self.blocked = False
+            self.send(self.raylet, WorkerUnblocked())
+
+        return unblock
 
     # ------------------------------------------------------------------ one task
     def _execute(self, caller: ProcessId, task: TaskTuple) -> Code[ResultTuple]:
@@ -174,7 +196,7 @@ class SimWorker(SimCore):
             if entry.owner != self.me and not entry.registered and (entry.pins or (entry.weak and entry.weak()))
         ]
         for entry in still:
-            entry.registered = True
+            entry.registered = 1
         return count, values, [entry.id for entry in still] or None
 
     def _argument(self, value: Value, some: ObjectId) -> Code[Got]:
@@ -189,7 +211,8 @@ class SimWorker(SimCore):
         """What the program says; see `sim_programs.expect`."""
         yield program.run_s
         opened = [ref for ref in found if ref.actor is None] if program.opens else []
-        failed = yield from self._see(opened, outcomes)
+        deep: list[Ref] = []
+        failed = yield from self._see(opened, outcomes, deep)
         if not failed and program.asks is not None:
             calls = [self.call(ref, program.asks)[0] for ref in found if ref.actor is not None]
             failed = yield from self._see(calls, outcomes)
@@ -201,7 +224,7 @@ class SimWorker(SimCore):
             return [sim_programs.error(failed)] * program.returns
         if program.fails:
             return [sim_programs.error(f"error {mix(program.key, outcomes)}")] * program.returns
-        inside = list(found) if program.hands_back else []
+        inside = [*found, *deep] if program.hands_back else []
         if program.gives is not None:
             inside.append(self.submit(program.gives)[0])
         if program.puts >= 0:
@@ -217,14 +240,16 @@ class SimWorker(SimCore):
             values.append(self._holding(value, within, caller))
         return values
 
-    def _see(self, refs: Sequence[Ref], outcomes: list[str]) -> Code[str]:
-        """Get these, note what they are, and return the first failure among them."""
+    def _see(self, refs: Sequence[Ref], outcomes: list[str], inside: list[Ref] | None = None) -> Code[str]:
+        """Get these, note what they are and what is in them, and return the first failure among them."""
         if not refs:
             return ""
         for got in (yield from self.get(refs)):
             if not got.good:
                 return got.outcome
             outcomes.append(got.outcome)
+            if inside is not None:
+                inside += got.refs
         return ""
 
     def _holding(self, value: Value, inside: Sequence[Ref], caller: ProcessId) -> Value:
@@ -245,6 +270,7 @@ class SimWorker(SimCore):
         program, named = sim_programs.unpack_call(start.payload)
         found = [self.ref_of(some) for some in named]
         self.actor = start
+        self.ledger.actors.add(self.me)
         yield program.run_s
         outcomes: list[str] = []
         failed = yield from self._see(found if program.opens else [], outcomes)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import heapq
+from collections import deque
 from collections.abc import Callable, Sequence
 from random import Random
 
@@ -28,7 +29,7 @@ from sparkray_core.model.effects import (
     WakeAt,
     WriteChunk,
 )
-from sparkray_core.model.events import ClockTicked, ConnectionLost, Event, PeerLost, Received, WorkerExited
+from sparkray_core.model.events import ClockTicked, ConnectionLost, Event, PeerLost, Received, Undelivered, WorkerExited
 from sparkray_core.model.head import Head
 from sparkray_core.model.invariants import check
 from sparkray_core.model.limits import HeadLimits, NodeLimits
@@ -37,7 +38,8 @@ from sparkray_core.model.node import Node
 from sparkray_core.model.node_info import NodeInfo
 from sparkray_core.store.allocator import Allocator
 from sparkray_core.testing.network import Conditions, Network
-from sparkray_core.testing.sim_processes import Leave, ProcessEffect, SimProcess, SimWorker
+from sparkray_core.testing.sim_core import Leave, Ledger, ProcessEffect, SimProcess
+from sparkray_core.testing.sim_worker import SimWorker
 from sparkray_core.wire import codec
 
 LINK_SILENCE_S = 4.0  # a little over the head's patience, so that both ways to notice a death are taken
@@ -87,7 +89,8 @@ class Simulation:
         self.now = 0.0
         self.steps = 0
         self.hosts: dict[NodeId, Host] = {}
-        self.trace: list[str] | None = None  # set to a list to keep the lines
+        self.ledger = Ledger()
+        self.trace: list[str] | deque[str] | None = None  # set to a list to keep the lines
         self._digest = hashlib.blake2b(digest_size=16)
         self._agenda: list[tuple[float, int, Callable[[], None]]] = []
         self._ties = 0
@@ -115,7 +118,7 @@ class Simulation:
             return
         drained = self._channel_time(host, process, host.me)
         self.at(drained + self.dice.uniform(0, 0.001), lambda: self._event(host, ConnectionLost(process)))
-        if isinstance(gone, SimWorker):
+        if gone.role == "worker":
             self.at(drained + self.dice.uniform(0, 0.001), lambda: self._event(host, WorkerExited(process, why)))
 
     def kill_host(self, host: Host, why: str = "power cut") -> None:
@@ -204,7 +207,7 @@ class Simulation:
         if self.dice.random() < self.bad_starts:
             self._event(host, WorkerExited(worker, "exit code 1"))
         else:
-            self.add_process(SimWorker(worker, host.segment))
+            self.add_process(SimWorker(worker, host.segment, self.ledger))
 
     def _kill_soon(self, host: Host, worker: ProcessId) -> None:
         if worker in host.processes:
@@ -223,6 +226,8 @@ class Simulation:
             self._link_effects(host, node_of(to), link.send([to + sender + body], self.now))
         else:
             self.note(host, f"no way to {to.hex()} for {type(message).__name__}")
+            if node_of(to) in host.forgotten and host.node != HEAD_NODE:
+                self._event(host, Undelivered(sender, to))
 
     def _hand_over(self, host: Host, source: ProcessId, to: ProcessId, sender: ProcessId, body: bytes) -> None:
         """Over a socket inside the node, in order."""
@@ -239,10 +244,17 @@ class Simulation:
             self._event(host, Received(sender, message))
         elif to in host.processes:
             process = host.processes[to]
+            self.note(host, f"{process.id[8:].hex()} < {message}")
             self._process_effects(host, process, process.handle(sender, message, self.now))
+        elif host.node != HEAD_NODE:
+            self._event(host, Undelivered(sender, to))
 
     def _process_effects(self, host: Host, process: SimProcess, effects: Sequence[ProcessEffect]) -> None:
         me = process.id
+        for effect in effects:
+            if not isinstance(effect, WakeAt):
+                self.note(host, f"    {me[8:].hex()} > {effect}")
+        process.check()
         for effect in effects:
             if isinstance(effect, WakeAt):
                 self.at(max(effect.at, self.now), lambda: self._process_tick(host, process))
@@ -266,7 +278,7 @@ class Simulation:
         if peer not in host.links:
             incarnation = self.dice.randbytes(8)
             host.links[peer] = Link(incarnation, self.now, silence_s=LINK_SILENCE_S, heartbeat_s=LINK_BEAT_S)
-            self._tick_link(host, peer)
+            self._wake_link(host, peer)
         return host.links[peer]
 
     def _link_effects(self, host: Host, peer: NodeId, effects: Sequence[LinkEffect]) -> None:
@@ -289,7 +301,9 @@ class Simulation:
             self.at(max(wake, self.now), lambda: self._tick_link(host, peer))
 
     def _tick_link(self, host: Host, peer: NodeId) -> None:
-        host.link_wakes.pop(peer, None)
+        if self.now < host.link_wakes.get(peer, float("inf")):
+            return  # it was woken earlier, and has asked anew since
+        del host.link_wakes[peer]
         link = host.links.get(peer)
         if link is not None and not host.stopped:
             self._link_effects(host, peer, link.tick(self.now))

@@ -1,29 +1,34 @@
-"""A random session from a seed: nodes, drivers and their wishes, and what goes wrong meanwhile. Then the questions.
+"""A random session from a seed: nodes, drivers and what their user code does, what goes wrong, and the questions.
 
-did every wish end?      and did it end well, if nothing went wrong?
-did anything leak?       all resources back, no pins, no objects, no claims, no actors, no requests
+did every get end?       with the value that follows from the arguments, or with the right error
+did anything leak?       all resources back; no pins, objects, claims, actors; no owner keeps a lease or an entry
 does the session end?    every node stops
+
+Besides, each model is checked after each event (`model.invariants`), and a task that may run once runs once.
 """
 
 from __future__ import annotations
 
+import argparse
+import sys
+from collections import deque
 from dataclasses import dataclass
 from random import Random
 
 from sparkray_core.ids import HEAD, HEAD_NODE, NodeId, ProcessId
-from sparkray_core.messages import EndSession, Resources
+from sparkray_core.messages import EndSession
 from sparkray_core.model.limits import HeadLimits, NodeLimits
 from sparkray_core.model.node import Node
-from sparkray_core.model.resources import from_floats
 from sparkray_core.testing.builders import node_id, node_info, process_id
 from sparkray_core.testing.network import PERFECT, Conditions
-from sparkray_core.testing.sim_owner import ActorJob, Job, PutJob, SimOwner, TaskJob
-from sparkray_core.testing.sim_processes import SimWorker, Work
+from sparkray_core.testing.sim_core import SimCore
+from sparkray_core.testing.sim_driver import Oracle, SimDriver
 from sparkray_core.testing.simulation import Host, Simulation
 
-WISHES_S = 6.0  # within which wishes come up and things go wrong
+WISHES_S = 6.0  # within which things go wrong; user code begins in its first half
+STORY_LINES = 200  # told of a session that failed
 PATIENCE_S = 300.0  # for everything to end, after that
-SETTLE_S = 25.0  # for the last messages to arrive, idle leases to go back, and the last dead to be noticed
+SETTLE_S = 15.0  # for the last messages to arrive, idle leases to go back, and the last dead to be noticed
 STORE_BYTES = 256 << 10
 NODE_LIMITS = NodeLimits(
     chunk_bytes=3000, chunks_ahead=3, room_s=1.0, punch_bytes=16 << 10, punch_s=0.7, transfer_s=4.0
@@ -47,28 +52,30 @@ class Storm:
         self.dice = Random(seed)
         self.weather = weather
         self.sim = Simulation(seed, weather.conditions, NODE_LIMITS, HEAD_LIMITS, weather.bad_starts)
-        self.harmed = False
+        self.oracle = Oracle(self.sim.ledger, harmed=weather.bad_starts > 0)
         self.nodes = [self._node(letter) for letter in "abcdef"[: self.dice.randint(1, 5)]]
-        self.owners: list[SimOwner] = []
+        self.drivers: list[SimDriver] = []
 
     def run(self) -> None:
         sim = self.sim
         sim.run(1.0)
         names = [process_id(self.dice.choice(self.nodes), f"drv{n}") for n in range(self.dice.randint(1, 3))]
+        actors = self.dice.random() < 0.6  # without them every value has to be right if nothing goes wrong
         for name in names:
             host = sim.hosts[_node_of(name)]
-            others = [other for other in names if other != name]
-            owner = SimOwner(name, host.segment, self._wishes(others))
-            self.owners.append(owner)
-            sim.add_process(owner)
+            driver = SimDriver(name, host.segment, sim.ledger, self.oracle, Random(self.dice.random()), actors)
+            self.drivers.append(driver)
+            sim.add_process(driver)
+            for _ in range(self.dice.randint(1, 3)):
+                driver.begin(sim.now + self.dice.uniform(0.0, WISHES_S / 2), self.dice.randint(3, 25))
+            sim.at(sim.now, lambda host=host, driver=driver: sim._process_tick(host, driver))  # type: ignore[misc]
         for _ in range(self.weather.faults):
             sim.at(1.0 + self.dice.uniform(0.2, WISHES_S), self._fault)
         sim.run(1.0 + WISHES_S)
-        assert sim.run(sim.now + PATIENCE_S, self._all_ended), f"these wishes never ended: {self._open()}"
+        assert sim.run(sim.now + PATIENCE_S, self._all_ended), f"this never ended: {self._open()}"
+        assert not self.oracle.wrong, "; ".join(self.oracle.wrong)
         sim.run(sim.now + SETTLE_S)
-        assert self._all_ended()
-        if not self.harmed and not self.weather.bad_starts:
-            self._all_went_well()
+        self._owners_are_empty()
         self._nothing_leaked()
         self._end()
 
@@ -81,59 +88,9 @@ class Storm:
         self.sim.add_node(info)
         return info.node
 
-    def _wishes(self, others: list[ProcessId]) -> list[tuple[float, list[Job]]]:
-        wishes: list[tuple[float, list[Job]]] = []
-        for _ in range(self.dice.randint(3, 14)):
-            at = 1.0 + self.dice.uniform(0.0, WISHES_S)
-            kind = self.dice.random()
-            if kind < 0.55:
-                wishes.append((at, self._tasks()))
-            elif kind < 0.8:
-                wishes.append((at, [self._actor()]))
-            else:
-                readers = [other for other in others if self.dice.random() < 0.7]
-                wishes.append((at, [PutJob(size=self._size(), read_s=self.dice.uniform(0, 1), readers=readers)]))
-        return wishes
-
-    def _tasks(self) -> list[Job]:
-        dice = self.dice
-        resources = self._resources()
-        blocked = dice.uniform(0.01, 0.5) if dice.random() < 0.2 else 0.0
-        work = Work(dice.choice([0.001, 0.05, 0.5, 2.0]), blocked, self._size() if dice.random() < 0.3 else 0)
-        count = dice.choice([1, 2, 5, 12])
-        linger = dice.choice([0.0, 0.25, 20.0 if count == 1 else 0.5])
-        prefer = [dice.choice(self.nodes)] if dice.random() < 0.2 else []
-        return [
-            TaskJob(resources=resources, work=work, linger_s=linger, read_s=dice.uniform(0, 0.5), prefer=prefer)
-            for _ in range(count)
-        ]
-
-    def _actor(self) -> Job:
-        dice = self.dice
-        return ActorJob(
-            resources={} if dice.random() < 0.5 else self._resources(),
-            placement=from_floats({"CPU": 1}),
-            constructor=Work(dice.uniform(0.01, 0.3), -1.0 if dice.random() < 0.1 else 0.0),
-            life_s=dice.uniform(0.05, 2.0),
-            gently=dice.random() < 0.5,
-            kill_and_restart=dice.random() < 0.3,
-            max_restarts=dice.choice([0, 0, 1, -1]),
-        )
-
-    def _resources(self) -> Resources:
-        wanted: dict[str, float] = self.dice.choice(
-            [{"CPU": 1}, {"CPU": 1}, {"CPU": 1}, {"CPU": 0.5}, {"CPU": 2}, {"CPU": 1, "GPU": 1}, {}]
-        )
-        if self.dice.random() < 0.04:
-            wanted = {"CPU": 99.0}
-        return from_floats(wanted)
-
-    def _size(self) -> int:
-        return self.dice.choice([0, 10, 5000, 40_000, 90_000]) if self.dice.random() < 0.97 else 2 * STORE_BYTES
-
     # ------------------------------------------------------------------ what goes wrong
     def _fault(self) -> None:
-        self.harmed = True
+        self.oracle.harmed = True
         sim, dice = self.sim, self.dice
         hosts = sim.live_nodes()
         if not hosts:
@@ -141,13 +98,13 @@ class Storm:
         kind = dice.random()
         host = dice.choice(hosts)
         if kind < 0.5:
-            workers = [process.id for process in host.processes.values() if isinstance(process, SimWorker)]
+            workers = [process.id for process in host.processes.values() if process.role == "worker"]
             if workers:
                 victim = dice.choice(workers)
                 sim.note(host, f"fault: worker {victim.hex()} is killed")
                 sim.kill_process(host, victim)
         elif kind < 0.6:
-            drivers = [process.id for process in host.processes.values() if isinstance(process, SimOwner)]
+            drivers = [process.id for process in host.processes.values() if process.role == "driver"]
             if drivers:
                 sim.note(host, f"fault: driver {drivers[0].hex()} is killed")
                 sim.kill_process(host, drivers[0])
@@ -160,26 +117,26 @@ class Storm:
             sim.cut(host, other, dice.choice([0.2, 1.5, 1.5, 8.0]))
 
     # ------------------------------------------------------------------ the questions
-    def _living(self) -> list[SimOwner]:
-        return [
-            owner
-            for owner in self.owners
-            if owner.id in (host := self.sim.hosts[_node_of(owner.id)]).processes and not host.stopped
-        ]
+    def _living(self) -> list[SimDriver]:
+        return [driver for driver in self.drivers if driver.id in self.sim.hosts[driver.node].processes]
 
     def _all_ended(self) -> bool:
-        return not self._open()
+        return not any(driver.busy for driver in self._living())
 
-    def _open(self) -> list[Job]:
-        return [job for owner in self._living() for job in owner.unfinished()]
+    def _open(self) -> list[str]:
+        return [f"{driver.busy} of {driver.id.hex()}: {driver.owner.book.tasks}" for driver in self._living()]
 
-    def _all_went_well(self) -> None:
-        for owner in self.owners:
-            for complaint in owner.complaints:
-                assert complaint.startswith("gone: no room"), f"nothing died, and yet: {complaint}"
-            for job in owner.jobs:
-                allowed = ("done", "refused", "failed: an object", "failed: no room", "gone: no room", "dead")
-                assert job.outcome.startswith(allowed), f"nothing died, and yet: {job}"
+    def _owners_are_empty(self) -> None:
+        for host in self.sim.live_nodes():
+            for process in host.processes.values():
+                assert isinstance(process, SimCore)
+                owner, name = process.owner, f"{host.name} {process.id[8:].hex()}"
+                assert not owner.book.tasks, f"{name} has unanswered tasks: {owner.book.tasks}"
+                assert not owner.leasing.leases, f"{name} keeps leases: {list(owner.leasing.leases.values())}"
+                assert not owner.leasing.requests, f"{name} still asks for leases"
+                kept = [(one, one.held, one.pins, one.borrowers) for one in owner.refs.exported.values()]
+                assert not kept, f"{name} keeps entries: {kept}"
+                assert not owner.refs.stored, f"{name} keeps objects: {owner.refs.stored}"
 
     def _nothing_leaked(self) -> None:
         for host in self.sim.live_nodes():
@@ -221,11 +178,31 @@ def _node_of(process: ProcessId) -> NodeId:
     return NodeId(process[:8])
 
 
-def run_storm(seed: int, weather: Weather, trace: list[str] | None = None) -> Storm:
+def run_storm(seed: int, weather: Weather) -> Storm:
+    """Raises what a check of the session raised, after the end of the session's story went to stderr."""
     storm = Storm(seed, weather)
-    storm.sim.trace = trace
-    storm.run()
+    story = storm.sim.trace = deque(maxlen=STORY_LINES)
+    try:
+        storm.run()
+    except Exception:
+        lines = "".join(f"    {line[:400]}\n" for line in story)
+        sys.stderr.write(f"seed {seed} of {weather} went wrong; the last it did:\n{lines}")
+        raise
     return storm
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", nargs=2, type=int, metavar=("FIRST", "BEHIND"), required=True)
+    parser.add_argument("--calm", action="store_true", help="nothing goes wrong, so all has to be right")
+    given = parser.parse_args()
+    for seed in range(*given.seeds):
+        storm = run_storm(seed, CALM if given.calm else ROUGH)
+        sys.stdout.write(f"{seed}: {storm.sim.steps} steps, {storm.oracle.judged} values looked at\n")
+
+
+if __name__ == "__main__":
+    main()
 
 
 __all__ = ["CALM", "ROUGH", "Host", "Storm", "Weather", "node_id", "run_storm"]

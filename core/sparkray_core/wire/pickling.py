@@ -101,10 +101,13 @@ def _is_importable(function_or_class: Any) -> bool:
     return names.get(function_or_class.__qualname__) is function_or_class
 
 
+_reducers = _Reducers(_CLOUDPICKLE_REDUCERS)
+
+
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     """cloudpickle, with arrays and Arrow data out of band wherever they are in the value."""
 
-    dispatch_table = _Reducers(_CLOUDPICKLE_REDUCERS)
+    dispatch_table = _reducers
 
     def reducer_override(self, obj: Any) -> Any:
         cls = type(obj)
@@ -123,15 +126,15 @@ def register(cls: type, reducer: Callable[[Any], Any]) -> None:
 
     (`copyreg` has the same effect here, but changes `copy.copy` and plain pickle as well.)
     """
-    _registered[cls] = _Pickler.dispatch_table[cls] = reducer
+    _registered[cls] = _reducers[cls] = reducer
 
 
 def deregister(cls: type) -> None:
     """Pickle it as before `register`. Nothing happens to a class that is not registered."""
     if _registered.pop(cls, None) is not None:
-        del _Pickler.dispatch_table[cls]
+        del _reducers[cls]
         if cls in _CLOUDPICKLE_REDUCERS:
-            _Pickler.dispatch_table[cls] = _CLOUDPICKLE_REDUCERS[cls]
+            _reducers[cls] = _CLOUDPICKLE_REDUCERS[cls]
 
 
 def dump(value: object, buffers: list[PickleBuffer] | None) -> bytes:

@@ -30,7 +30,6 @@ class RayBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
     """
 
     supports_retrieve_callback = True
-    supports_return_generator = True
     uses_threads = False
     supports_sharedmem = False
 
@@ -47,7 +46,8 @@ class RayBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
         self._is_kept = False  # beyond this Parallel
         self._shared = SharedArguments()
 
-    def effective_n_jobs(self, n_jobs: int | None) -> int:
+    # pyright takes the empty bodies of joblib's abstract methods for their types.
+    def effective_n_jobs(self, n_jobs: int | None) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Raises `ValueError` for 0."""
         if n_jobs == 0:
             raise ValueError("n_jobs == 0 in Parallel has no meaning")
@@ -57,7 +57,7 @@ class RayBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
             return max(1, int(cluster_resources().get("CPU", 1)) + 1 + n_jobs)
         return n_jobs
 
-    def configure(
+    def configure(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         n_jobs: int = 1,
         parallel: Any = None,

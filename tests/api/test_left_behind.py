@@ -1,0 +1,62 @@
+"""What others leave behind: threads that wait when the session ends, tasks whose maker is through."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import sparkray
+from sparkray.exceptions import RaySystemError
+
+
+@pytest.fixture
+def ray() -> Iterator[Any]:
+    """sparkray with a session of one CPU, so of one worker."""
+    sparkray.init(num_cpus=1)
+    yield sparkray
+    sparkray.shutdown()
+
+
+def test_the_end_of_the_session_ends_the_wait_of_another_thread(ray: Any) -> None:
+    @ray.remote
+    def sleep() -> None:
+        time.sleep(60)
+
+    caught: list[BaseException] = []
+
+    def wait(ref: Any) -> None:
+        try:
+            ray.get(ref)
+        except RaySystemError as error:
+            caught.append(error)
+
+    thread = threading.Thread(target=wait, args=(sleep.remote(),))
+    thread.start()
+    time.sleep(0.2)  # by then it sleeps in the sockets, as a rule; if it does not, the test is only weaker
+
+    began = time.monotonic()
+    ray.shutdown()
+    thread.join(30)
+
+    assert time.monotonic() - began < 20
+    assert len(caught) == 1
+
+
+def test_a_worker_may_be_given_the_tasks_that_it_made_itself(ray: Any) -> None:
+    @ray.remote
+    def parent() -> tuple[int, list[Any]]:
+        @ray.remote
+        def child(value: int) -> tuple[int, int]:
+            return value, os.getpid()
+
+        return os.getpid(), [child.remote(value) for value in range(50)]
+
+    pid, refs = ray.get(parent.remote())
+    results = ray.get(refs, timeout=60)
+    assert [value for value, _ in results] == list(range(50))
+    assert {worker for _, worker in results} == {pid}
