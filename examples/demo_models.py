@@ -77,15 +77,16 @@ def chances(model: Any, days: pd.DataFrame) -> Any:
 class Forecaster:
     """An actor: it learns once, holds its model, and predicts block by block."""
 
-    def __init__(self, candidate: Candidate, past: Dataset) -> None:
+    def __init__(self, candidate: Candidate) -> None:
+        self.model = build(candidate)
+
+    def learn(self, past: Dataset) -> tuple[str, int]:
+        """Returns the node and the process that hold the model from now on."""
+        import sparkray
+
         days = past.to_pandas().sort_values("day")
-        self.model = build(candidate).fit(days[FEATURES], days[TARGET])
-
-    def home(self) -> tuple[str, int]:
-        """Its node and process."""
-        from sparkray_core.run import object_ref
-
-        return object_ref.core().node.hex(), os.getpid()
+        self.model.fit(days[FEATURES], days[TARGET])
+        return sparkray.get_runtime_context().get_node_id(), os.getpid()
 
     def predict(self, block: pa.Table) -> pa.Table:
         """The day, what was known of it, what came, and the chance of rain on the next."""

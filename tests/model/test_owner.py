@@ -236,6 +236,21 @@ def test_an_idle_worker_steals_half_from_a_loaded_one(bench: Bench) -> None:
     assert Send(WORKER, StealTasks(2)) in effects
 
 
+def test_a_slow_task_does_not_hold_up_those_pushed_behind_it(bench: Bench) -> None:
+    bench.done(bench.running(), busy_s=1e-3)  # 5 ahead
+    slow, first, second = bench.task(), bench.task(), bench.task()
+    bench.submit(slow, first, second)
+
+    bench.now += 0.03
+    assert Send(WORKER, StealTasks(2)) in bench.owner.tick(bench.now)
+    effects = bench.hear(TasksReturned([first.count, second.count], blocked=False), WORKER)
+
+    assert not [e for e in effects if isinstance(e, Send) and isinstance(e.message, PushTasks)]
+    assert [type(e.message) for e in effects if isinstance(e, Send)] == [RequestLeases]
+    bench.lease(2, SECOND)
+    assert list(bench.owner.leasing.by_worker[SECOND].inflight) == [first.count, second.count]
+
+
 def test_a_reclaimed_lease_goes_back_as_soon_as_it_is_idle(bench: Bench) -> None:
     task = bench.running()
     assert bench.hear(ReclaimLeases([lease_id(1)])) == []

@@ -55,11 +55,12 @@ class Leasing:
             for lease in [lease for lease in queue.leases if lease.reclaimed and lease.idle]:
                 self._give_back(lease, effects)
             if queue.tasks:
-                self._fill(queue, effects)
+                self._fill(queue, now, effects)
             if queue.tasks:
                 self._request(queue, effects)
             else:
                 self._relieve(queue, now, effects)
+            self._unstick(queue, now, effects)
             self._note_hunger(queue.shape)
 
     def ticked(self) -> None:
@@ -70,6 +71,7 @@ class Leasing:
         """A worker on lease sent results."""
         shape.heard(tasks, busy_s)
         lease.blocked = False
+        lease.heard = now
         if not lease.inflight:
             lease.idle_since = now
         self._touched[lease.queue] = None
@@ -133,7 +135,7 @@ class Leasing:
             waiting = waiting or bool(queue.requests)
         shape.hungry = not waiting
 
-    def _fill(self, queue: Queue, effects: list[Effect]) -> None:
+    def _fill(self, queue: Queue, now: float, effects: list[Effect]) -> None:
         """Push to each worker with room, no more than an even share each."""
         depth = queue.shape.depth(self.limits)
         leases = [lease for lease in queue.leases if lease.open and len(lease.inflight) * 2 <= depth]
@@ -142,6 +144,8 @@ class Leasing:
         for position, lease in enumerate(leases):
             if not queue.tasks:
                 return
+            if not lease.inflight:
+                lease.heard = now
             share = -(-len(queue.tasks) // (len(leases) - position))
             self._push(lease, min(share, depth - len(lease.inflight)), effects)
 
@@ -212,6 +216,17 @@ class Leasing:
                 self._steal(queue, effects)
             elif any(len(other.inflight) > 1 for other in queue.leases):
                 self._wake_at(steal_at, effects)
+
+    def _unstick(self, queue: Queue, now: float, effects: list[Effect]) -> None:
+        """A task that takes longer than those before it must not hold up those that were pushed behind it."""
+        for lease in queue.leases:
+            if len(lease.inflight) > 1 and not lease.blocked and not lease.stealing:
+                due = lease.heard + self.limits.stuck_after_s
+                if now >= due:
+                    lease.stealing = lease.blocked = True  # blocked until it answers: not to be given them back
+                    effects.append(Send(lease.worker, StealTasks(len(lease.inflight) - 1)))
+                else:
+                    self._wake_at(due, effects)
 
     def _lend_to_sibling(self, lease: Lease) -> bool:
         for sibling in lease.queue.shape.queues.values():

@@ -25,6 +25,7 @@ class OwnerLimits:
     most_push_bytes: int = 1 << 20  # of payload in one message, so that a worker gets going
     most_requests: int = 64  # lease requests under way per kind of task
     linger_s: float = 0.25  # an idle lease is kept this long: `get(f.remote())` in a loop then needs none
+    stuck_after_s: float = 0.02  # a worker that answers nothing for so long gives back what is behind its first task
     steal_after_s: float = 0.005  # how long one lease idles beside a loaded one before it is given half the load
 
 
@@ -146,7 +147,7 @@ class Queue:
 class Lease:
     """A worker that is ours for a while."""
 
-    __slots__ = ("blocked", "id", "idle_since", "inflight", "queue", "reclaimed", "stealing", "worker")
+    __slots__ = ("blocked", "heard", "id", "idle_since", "inflight", "queue", "reclaimed", "stealing", "worker")
 
     def __init__(self, lease: LeaseId, worker: ProcessId, queue: Queue, now: float) -> None:
         self.id = lease
@@ -154,6 +155,7 @@ class Lease:
         self.queue = queue
         self.inflight: dict[int, Task] = {}  # in the order pushed
         self.idle_since = now
+        self.heard = now  # of its last answer, or when its first task was pushed
         self.blocked = False  # its task waits for something; nothing more is pushed
         self.stealing = False  # a StealTasks is under way
         self.reclaimed = False  # others want it: nothing more is pushed, and it goes back when idle

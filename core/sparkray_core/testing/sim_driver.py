@@ -123,7 +123,7 @@ class SimDriver(SimCore):
     def _tasks(self, pool: list[Known]) -> None:
         dice = self.dice
         program = self._program(2)
-        for _ in range(dice.choice([1, 1, 2, 5, 30])):
+        for _ in range(dice.choice([1, 1, 2, 5, 20])):
             args = [known for known in self._pick(pool, 2) if known.expected is not ACTOR]
             inner = self._pick(pool, 2) if dice.random() < 0.3 else []
             expected = expect(program, [one.expected for one in args], [one.expected for one in inner])

@@ -67,7 +67,7 @@ class Storm:
             self.drivers.append(driver)
             sim.add_process(driver)
             for _ in range(self.dice.randint(1, 3)):
-                driver.begin(sim.now + self.dice.uniform(0.0, WISHES_S / 2), self.dice.randint(3, 25))
+                driver.begin(sim.now + self.dice.uniform(0.0, WISHES_S / 2), self.dice.randint(3, 16))
             sim.at(sim.now, lambda host=host, driver=driver: sim._process_tick(host, driver))  # type: ignore[misc]
         for _ in range(self.weather.faults):
             sim.at(1.0 + self.dice.uniform(0.2, WISHES_S), self._fault)
