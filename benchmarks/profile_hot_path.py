@@ -1,6 +1,6 @@
 """Where the driver's time goes, in tasks that return at once: what `docs/performance.md` shows.
 
-    python benchmarks/profile_hot_path.py            # pipelined, then one by one; top functions by own time
+python benchmarks/profile_hot_path.py            # pipelined, then one by one; top functions by own time
 """
 
 from __future__ import annotations

@@ -94,8 +94,9 @@ def run(spark: SparkSession, days: DataFrame, folder: Path) -> None:
     best = cross_validate(past)
     forecaster: Any = ray.remote(num_cpus=0.4)(models.Forecaster)  # so that they spread
     actors = {score.candidate.kind: forecaster.remote(score.candidate) for score in best}
-    learning = [actor.learn.remote(past) for actor in actors.values()]
-    for score, (node, pid) in zip(best, ray.get(learning), strict=True):
+    homes = ray.get([actor.home.remote() for actor in actors.values()])
+    ray.get([actor.learn.remote(past) for actor in actors.values()])
+    for score, (node, pid) in zip(best, homes, strict=True):
         say(f"  {score.candidate.kind:<20} AUC {score.auc:.3f} before 2015, held by process {pid} of node {node[:8]}")
 
     winner = best[0].candidate

@@ -80,13 +80,15 @@ class Forecaster:
     def __init__(self, candidate: Candidate) -> None:
         self.model = build(candidate)
 
-    def learn(self, past: Dataset) -> tuple[str, int]:
-        """Returns the node and the process that hold the model from now on."""
+    def home(self) -> tuple[str, int]:
+        """Its node and process."""
         import sparkray
 
+        return sparkray.get_runtime_context().get_node_id(), os.getpid()
+
+    def learn(self, past: Dataset) -> None:
         days = past.to_pandas().sort_values("day")
         self.model.fit(days[FEATURES], days[TARGET])
-        return sparkray.get_runtime_context().get_node_id(), os.getpid()
 
     def predict(self, block: pa.Table) -> pa.Table:
         """The day, what was known of it, what came, and the chance of rain on the next."""
