@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 
 import sparkray
@@ -60,3 +62,36 @@ def test_a_worker_may_be_given_the_tasks_that_it_made_itself(ray: Any) -> None:
     results = ray.get(refs, timeout=60)
     assert [value for value, _ in results] == list(range(50))
     assert {worker for _, worker in results} == {pid}
+
+
+def test_a_reference_of_a_dead_process_fails_instead_of_waiting_for_ever(ray: Any) -> None:
+    @ray.remote(max_retries=0)
+    def make() -> tuple[list[Any], int]:
+        return [ray.put(np.ones(1 << 20)), ray.put("small")], os.getpid()
+
+    @ray.remote
+    def wait_for_pid(refs: list[Any]) -> Any:
+        return ray.get(refs[1], timeout=20)
+
+    refs, pid = ray.get(make.remote())
+    os.kill(pid, signal.SIGKILL)
+    deadline = time.monotonic() + 20
+    while True:  # the driver hears of the death first; a worker forked later never does
+        try:
+            ray.get(wait_for_pid.remote(refs), timeout=20)
+        except ray.exceptions.OwnerDiedError:
+            break
+        assert time.monotonic() < deadline
+
+
+def test_references_inside_a_large_argument_outlive_the_task_in_an_actor(ray: Any) -> None:
+    class Keeper:
+        def keep(self, value: dict[str, Any]) -> None:
+            self.ref = value["ref"]
+
+        def read(self) -> Any:
+            return ray.get(self.ref, timeout=20)
+
+    keeper = ray.remote(Keeper).remote()
+    ray.get(keeper.keep.remote({"ref": ray.put("inner"), "bulk": np.ones(1 << 20)}))
+    assert ray.get([keeper.read.remote() for _ in range(3)], timeout=30) == ["inner"] * 3

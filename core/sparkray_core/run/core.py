@@ -262,10 +262,13 @@ class Core(LocalProcess):
             raise errors.ObjectStoreFullError(answer.why)
         return _Room(self, some_object, self.segment.write_view(answer.offset, size))
 
-    def read(self, some_object: ObjectId, nodes: list[Any]) -> Any:
-        """A stored value, read in place. Its memory stays pinned until the last view of it died."""
+    def read(self, some_object: ObjectId, nodes: list[Any], on_ref: Callable[[Any], None] | None = None) -> Any:
+        """A stored value, read in place. Its memory stays pinned until the last view of it died.
+
+        `on_ref` is called with each reference that comes to life in it.
+        """
         kind, parts = values.read_from(self.pin(some_object, nodes))
-        value = values.deserialize(kind, parts)
+        value = values.deserialize(kind, parts, on_ref)
         if kind == ERROR:
             raise value.as_instanceof_cause() if isinstance(value, errors.RayTaskError) else value
         return value

@@ -37,7 +37,7 @@ def arguments(
         args = list(args)
         for where, value, some_object in refs:
             if type(value) is tuple and value[0] == STORED:
-                loaded = core.read(some_object, list(value[2]))
+                loaded = core.read(some_object, list(value[2]), found.append)
             else:
                 loaded = values.from_inline(value, found.append)
             if isinstance(where, str):

@@ -54,16 +54,18 @@ class LocalPeers:
         return process in self._connections
 
     # ------------------------------------------------------------------------------ writing
-    def send(self, to: ProcessId, frame: Body) -> None:
-        """Write the frame at the next `flush`; a process that is not connected (any more) misses it."""
+    def send(self, to: ProcessId, frame: Body) -> bool:
+        """Write the frame at the next `flush`. False: the process is not connected (any more), and misses it."""
         connection = self._connections.get(to)
         if connection is None:
             log.debug("dropped a frame to %s, which is not connected", to.hex())
-        elif isinstance(frame, bytes):
+            return False
+        if isinstance(frame, bytes):
             self._outgoing.setdefault(to, []).append(frame)
         else:  # large: by itself, after what came before it
             self._write_gathered(connection)
             self._write(connection, connection.send, frame)
+        return True
 
     def flush(self) -> None:
         for process in list(self._outgoing):

@@ -90,15 +90,16 @@ class Peers:
         self._transport.disconnect(node)
 
     # ------------------------------------------------------------------------------ writing
-    def send(self, node: NodeId, frame: bytes) -> None:
-        """To be delivered there, after all that was sent there before, unless the peer is lost."""
+    def send(self, node: NodeId, frame: bytes) -> bool:
+        """To be delivered there, after all that was sent there before, unless the peer is lost. False: it is lost."""
         if node in self._forgotten:
-            return
+            return False
         frames = self._outgoing.setdefault(node, [])
         if node not in self._reachable and len(frames) >= _HELD_FRAMES:
             log.error("dropped a frame for node %s, of which nobody has told the address", node.hex())
-            return
+            return False
         frames.append(frame)
+        return True
 
     def flush(self) -> None:
         for node in list(self._outgoing):

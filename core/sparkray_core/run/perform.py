@@ -57,9 +57,9 @@ class Performer:
         for effect in effects:
             by_type[type(effect)](effect)
 
-    def route(self, to: ProcessId, frame: Body) -> None:
-        """Pass a frame, envelope included, towards its receiver."""
-        self._peers.send(node_of(to), frame if isinstance(frame, bytes) else b"".join(frame))
+    def route(self, to: ProcessId, frame: Body) -> bool:
+        """Pass a frame, envelope included, towards its receiver. False: there is no way to it any more."""
+        return self._peers.send(node_of(to), frame if isinstance(frame, bytes) else b"".join(frame))
 
     def _send(self, effect: Send) -> None:
         self.route(effect.to, codec.wrap(effect.to, self._me, codec.encode(effect.message)))
@@ -108,11 +108,10 @@ class NodePerformer(Performer):
             PunchHole: self._punch_hole,
         }
 
-    def route(self, to: ProcessId, frame: Body) -> None:
+    def route(self, to: ProcessId, frame: Body) -> bool:
         if node_of(to) == self._node:
-            self._local.send(to, frame)
-        else:
-            super().route(to, frame)
+            return self._local.send(to, frame)
+        return super().route(to, frame)
 
     def _start_worker(self, effect: StartWorker) -> None:
         log.debug("starting worker %s", effect.worker.hex())

@@ -14,7 +14,7 @@ import time
 from sparkray_core.ids import HEAD, HEAD_NODE, NodeId, ProcessId, node_of, raylet_of
 from sparkray_core.messages import NodeGone
 from sparkray_core.model.effects import Send
-from sparkray_core.model.events import ClockTicked, ConnectionLost, Event, PeerLost, Received, WorkerExited
+from sparkray_core.model.events import ClockTicked, ConnectionLost, Event, PeerLost, Received, Undelivered, WorkerExited
 from sparkray_core.model.limits import NodeLimits
 from sparkray_core.model.node import Node
 from sparkray_core.model.node_info import NodeInfo
@@ -148,14 +148,18 @@ class Raylet:
             if to == me:
                 self._handle(Received(sender, codec.decode(frame, codec.ENVELOPE_BYTES)))
             else:
-                self._perform.route(to, frame)
+                self._deliver(sender, to, frame)
+
+    def _deliver(self, sender: ProcessId, to: ProcessId, frame: bytes) -> None:
+        if not self._perform.route(to, frame):
+            self._handle(Undelivered(sender, to))
 
     def _on_payloads(self, node: NodeId, payloads: list[bytes]) -> None:
         """From another node or the head: each is a frame for this raylet or for a process of this node."""
         for frame in payloads:
             to = ProcessId(frame[:16])
             if to != self._me and node_of(to) == self._node_id:
-                self._local.send(to, frame)
+                self._deliver(codec.sent_by(frame), to, frame)
             else:
                 self._on_message(node, frame)
 

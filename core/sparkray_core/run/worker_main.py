@@ -53,6 +53,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _CANCELLED: Value = (FAILED, "TaskCancelledError", "the task was cancelled while it ran")
+RETIRE_LOOK_S = 1.0
 FLUSH_S = 0.001  # results of short tasks wait this long for company
 FLUSH_RESULTS = 256  # or until there are so many
 
@@ -87,8 +88,10 @@ class Worker:
         self.running: tuple[ProcessId, int] | None = None  # whose task the main thread runs, and its number
         self.interrupted: tuple[ProcessId, int] | None = None  # a signal for it is on the way
         self._main_thread = threading.get_ident()
+        self.retiring: str | None = None  # why this worker ends once nobody needs it
         self._idle: Getter | None = None
         self._flushed_at = 0.0
+        self._blocked = False  # the running task waits in `get` or `wait`
         self._running = False
         self._looked_at = 0.0
         core.handlers |= {
@@ -98,7 +101,7 @@ class Worker:
             CancelTask: self._on_cancel,
             StartActor: self._on_start_actor,
             StopActor: self._on_leave,
-            ExitWorker: self._on_leave,
+            ExitWorker: self._on_exit,
             LogLines: self._on_output,
         }
         core.on_block = self._block
@@ -108,6 +111,9 @@ class Worker:
     def _on_tasks(self, sender: ProcessId, message: PushTasks) -> None:
         for function_id, name, blob in message.functions:
             self.functions[function_id] = (name, _Unloaded(blob))
+        if self._blocked and self.host is None:  # the running task waits, perhaps for just these
+            self.core._send(sender, TasksReturned([task[0] for task in message.tasks], blocked=True))
+            return
         self._extend((sender, task) for task in message.tasks)
 
     def _on_calls(self, sender: ProcessId, message: PushCalls) -> None:
@@ -121,8 +127,13 @@ class Worker:
         if self.work_giver is not None:
             self.core._send(self.work_giver, message)
 
-    def _on_leave(self, sender: ProcessId, message: StopActor | ExitWorker) -> None:
+    def _on_leave(self, sender: ProcessId, message: StopActor) -> None:
         self.leaving = message.why
+        self._extend(())
+
+    def _on_exit(self, sender: ProcessId, message: ExitWorker) -> None:
+        """One idle worker too many. It goes when nobody would miss it."""
+        self.retiring = message.why
         self._extend(())
 
     def _extend(self, items: Any) -> None:
@@ -181,6 +192,8 @@ class Worker:
                 sender, task = queue.popleft()
             except IndexError:
                 self.flush()
+                if self.leaving is None and self.retiring is not None and not self._needed():
+                    self.leaving = self.retiring
                 if self.leaving is not None:
                     self.leave()
                 self._wait()
@@ -233,6 +246,10 @@ class Worker:
         self.results.append((sender, answer))
         self.flush()
 
+    def _needed(self) -> bool:
+        with self.core.lock:
+            return self.core.owner.needed
+
     def _wait(self) -> None:
         """Lead the pump until there is something to run."""
         idle = Getter(1)
@@ -243,7 +260,8 @@ class Worker:
             self._idle = idle
         self._running = False
         self.core.pump.look_s = None
-        self.core.pump.lead(idle, None)
+        # While it is only kept for what others borrow from it, it looks now and then whether they still do.
+        self.core.pump.lead(idle, now() + RETIRE_LOOK_S if self.retiring is not None else None)
         self.core.pump.look_s = LOOK_S
         self._running = True
         self._idle = None
@@ -297,6 +315,7 @@ class Worker:
             return None  # others of its calls go on
         with core.lock:
             self._flush()
+            self._blocked = True
             if self.host is None:
                 back: dict[ProcessId, list[int]] = {}
                 while self.queue:
@@ -307,6 +326,7 @@ class Worker:
             core._send(core.raylet_id, WorkerBlocked())
 
         def unblock() -> None:
+            self._blocked = False
             core.send(core.raylet_id, WorkerUnblocked())
 
         return unblock
