@@ -76,7 +76,9 @@ def main() -> int:
     with spark_session(args.master) as spark:
         say(f"Spark {spark.version} on {args.master}")
         days = prepare(spark)
-        with RayContext(spark, object_store_memory="128m") as ctx:
+        # Two models to a node, as long as there are two nodes; it is we who say what a resource is.
+        models_per_node = 2 if args.master.startswith("local-cluster") else 4
+        with RayContext(spark, object_store_memory="128m", resources={"model": models_per_node}) as ctx:
             nodes = len(ctx.executors)
             cpus = ray.cluster_resources()["CPU"]
             say(f"RayContext: {nodes} node{'s' * (nodes > 1)} in the executors, {cpus:g} CPUs")
@@ -92,7 +94,7 @@ def run(spark: SparkSession, days: DataFrame, folder: Path) -> None:
     say(f"from_spark: {past.count()} days to learn from, {new.count()} to predict, {past.num_blocks()} blocks each")
 
     best = cross_validate(past)
-    forecaster: Any = ray.remote(num_cpus=0.4)(models.Forecaster)  # so that they spread
+    forecaster: Any = ray.remote(num_cpus=0, resources={"model": 1})(models.Forecaster)
     actors = {score.candidate.kind: forecaster.remote(score.candidate) for score in best}
     homes = ray.get([actor.home.remote() for actor in actors.values()])
     ray.get([actor.learn.remote(past) for actor in actors.values()])
@@ -156,7 +158,10 @@ def spark_session(master: str) -> Iterator[SparkSession]:
     """Quiet, small, and gone afterwards with all its files."""
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+    short_lived = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"  # a JVM that lives for a minute gains by compiling less
     settings = {
+        "spark.driver.extraJavaOptions": short_lived,
+        "spark.executor.extraJavaOptions": short_lived,
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
         "spark.log.level": "ERROR",
