@@ -327,15 +327,6 @@ class Core(LocalProcess):
             self._kick()
             self._perform(self.owner.kill(actor, restart, now()))
 
-    def actor(self, entry: Entry) -> Actor:
-        with self.lock:
-            actor, effects = self.owner.calls.known(entry)
-            self._perform(effects)
-        return actor
-
-    def object_id_of(self, count: int, index: int = 0) -> ObjectId:
-        return object_id(task_id(self.me, count), index)
-
 
 class _Reply(Getter):
     __slots__ = ("messages", "users")
