@@ -158,7 +158,7 @@ class LeaseRefused:
 
 @dataclass(frozen=True, slots=True)
 class ReturnLeases:
-    """Owner -> the raylet that granted them."""
+    """Owner -> the raylet that granted them; those not granted yet: its own raylet -> head -> where they wait."""
 
     leases: list[LeaseId]
 

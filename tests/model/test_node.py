@@ -9,6 +9,7 @@ import pytest
 from sparkray_core.ids import HEAD, HEAD_NODE, ActorId, FunctionId, ProcessId
 from sparkray_core.messages import (
     ActorLost,
+    ActorUnplaced,
     AllocateObject,
     Answer,
     Ask,
@@ -419,3 +420,18 @@ def test_stray_message_is_counted_and_breaks_nothing() -> None:
 
     with pytest.raises(AssertionError, match="no use for them"):
         check(node)
+
+
+def test_what_has_no_room_beside_the_actors_here_is_offered_to_the_head_however_old_it_is() -> None:
+    bench = Bench(CPU=1)
+    bench.say(HEAD, NodeTable([bench.node.info.as_dict(), node_info("b", CPU=1).as_dict()]))
+    actor = ActorId(lease_id(DRIVER, 1))
+    bench.say(HEAD, StartActor(actor, 0, "Toy", FunctionId(b""), b"", b"", None, {"CPU": 800}, {"CPU": 800}))
+    late = ActorId(lease_id(DRIVER, 2))
+    bench.say(HEAD, StartActor(late, 0, "Toy", FunctionId(b""), b"", b"", None, {"CPU": 400}, {"CPU": 400}))
+    for count in range(3, 9):  # younger, and placed here again each time: half of all was never the oldest
+        bench.say(DRIVER, RequestLeases([lease_id(DRIVER, count)], ONE, [], placed=True))
+
+    bench.now = 4.0
+
+    assert Send(HEAD, ActorUnplaced(late, 0)) in bench.event(ClockTicked())

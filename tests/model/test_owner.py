@@ -260,6 +260,19 @@ def test_a_reclaimed_lease_goes_back_as_soon_as_it_is_idle(bench: Bench) -> None
     assert Send(RAYLET, ReturnLeases([lease_id(1)])) in bench.done(task)
 
 
+def test_leases_that_nothing_is_left_for_are_taken_back(bench: Bench) -> None:
+    first, second = bench.task(), bench.task()
+    bench.submit(first, second)
+    bench.lease(1)
+    bench.done(first)  # and the second goes to the same worker
+
+    effects = bench.done(second)
+
+    assert Send(RAYLET, ReturnLeases([lease_id(2)])) in effects
+    assert not bench.owner.leasing.requests
+    assert Send(RAYLET, ReturnLeases([lease_id(2)])) in bench.lease(2, SECOND)  # the grant had been on its way
+
+
 def test_a_refused_lease_fails_its_tasks_with_the_reason(bench: Bench) -> None:
     task = bench.task()
     bench.submit(task)

@@ -34,6 +34,7 @@ from sparkray_core.messages import (
     ProcessGone,
     RequestLeases,
     Resources,
+    ReturnLeases,
     WatchActor,
 )
 from sparkray_core.model.actors import Actor, Actors
@@ -128,6 +129,8 @@ class Head:
                 self._beat(record, message)
             case RequestLeases():
                 self._requested(sender, message, now)
+            case ReturnLeases(leases):
+                self._taken_back(sender, leases)
             case CreateActor():
                 self._create(sender, message, now)
             case ActorReady():
@@ -248,6 +251,17 @@ class Head:
             until = now + self.limits.infeasible_grace_s
             for lease in leases:
                 self.hopeless[lease] = Hopeless(owner, message.resources, message.prefer, until)
+
+    def _taken_back(self, owner: ProcessId, leases: list[LeaseId]) -> None:
+        """The owner needs them no more; they may still wait where they were placed."""
+        shares: dict[NodeId, list[LeaseId]] = {}
+        for lease in leases:
+            self.hopeless.pop(lease, None)
+            node = self.placed_at.pop(lease, None)
+            if node is not None:
+                shares.setdefault(node, []).append(lease)
+        for node, share in shares.items():
+            self.out.append(SendFrom(raylet_of(node), owner, ReturnLeases(share)))
 
     def _place(
         self, owner: ProcessId, leases: list[LeaseId], resources: Resources, prefer: list[NodeId], now: float

@@ -200,6 +200,8 @@ class Leasing:
 
     def _relieve(self, queue: Queue, now: float, effects: list[Effect]) -> None:
         """Nothing is queued. Idle workers help another queue, take half of a loaded one's work, or go back."""
+        if queue.requests and not any(lease.inflight for lease in queue.leases):
+            self._take_back(queue, effects)
         for lease in [lease for lease in queue.leases if lease.idle]:
             if self._lend_to_sibling(lease):
                 continue
@@ -216,6 +218,13 @@ class Leasing:
                 self._steal(queue, effects)
             elif any(len(other.inflight) > 1 for other in queue.leases):
                 self._wake_at(steal_at, effects)
+
+    def _take_back(self, queue: Queue, effects: list[Effect]) -> None:
+        """Nothing is left that the leases asked for would run: left waiting, they would stand in others' way."""
+        effects.append(Send(self.raylet, ReturnLeases(sorted(queue.requests))))
+        for lease in queue.requests:
+            del self.requests[lease]  # a grant that is on its way goes back
+        queue.requests.clear()
 
     def _unstick(self, queue: Queue, now: float, effects: list[Effect]) -> None:
         """A task that takes longer than those before it must not hold up those that were pushed behind it."""

@@ -14,7 +14,7 @@ class NodeLimits:
     # Leases queued here although another node could hold them. Zero: the head, which knows who idles, is asked about
     # every lease that cannot be granted at once; a lease that waits here while another node idles is time lost.
     queue_limit: int = 0
-    reoffer_s: float = 2.0  # the younger half of what waits here is offered to the head again this often
+    reoffer_s: float = 2.0  # so often the head is offered again what has no hope here, and half of the rest
     start_failures: int = 5  # workers in a row that end before they register: then whatever waits for one is refused
     register_s: float = 60.0  # a forked worker that has not registered by then is killed: it may have hung in a lock
     leave_s: float = 10.0  # a worker told to end that is still there is killed

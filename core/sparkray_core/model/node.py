@@ -162,7 +162,7 @@ class Node:
             case RequestLeases():
                 self._requested(sender, message, now)
             case ReturnLeases(leases):
-                self._returned(leases, now)
+                self._returned(sender, leases, now)
             case WorkerBlocked() | WorkerUnblocked():
                 self._lends_cpu(sender, isinstance(message, WorkerBlocked))
             case RegisterProcess(role, pid):
@@ -331,12 +331,17 @@ class Node:
     def _others_could(self, resources: Resources) -> bool:
         return any(fits(resources, self.table[node].resources) for node in self.peers)
 
-    def _returned(self, leases: list[LeaseId], now: float) -> None:
+    def _returned(self, owner: ProcessId, leases: list[LeaseId], now: float) -> None:
         """One that was not granted yet is cancelled, without an answer: who returns it does not wait for it."""
+        elsewhere: list[LeaseId] = []
         for lease in leases:
             claim = self.claims.all.get(lease_key(lease))
             if claim is not None:
                 self.claims.give_back(claim, now)
+            else:
+                elsewhere.append(lease)
+        if elsewhere and node_of(owner) == self.info.node:  # its request went by way of the head, and so does this
+            self.out.append(SendFrom(HEAD, owner, ReturnLeases(elsewhere)))
 
     def _lends_cpu(self, process: ProcessId, blocked: bool) -> None:
         worker = self.workers.all.get(process)

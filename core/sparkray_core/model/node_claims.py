@@ -245,10 +245,18 @@ class Claims:
         return min(waiting) - 1 if waiting else self.placed
 
     def overdue(self, before: float) -> list[Claim]:
-        """The younger half of the claims that have waited since before then."""
+        """Of the claims that have waited since before then: those that find no room as long as the actors here live,
+        and the younger half of the others, whose turn comes."""
+        for_life: Resources = {}
+        for claim in self.all.values():
+            if claim.actor is not None:
+                for_life = plus(for_life, claim.taken)
+        leaves = minus(self.totals, for_life)
         old = [claim for queue in self.waiting.values() for claim in queue.values() if claim.since < before]
         old.sort(key=lambda claim: claim.arrival)
-        return old[len(old) // 2 :]
+        stuck = [claim for claim in old if not fits(claim.needs, leaves)]
+        rest = [claim for claim in old if fits(claim.needs, leaves)]
+        return stuck + rest[len(rest) // 2 :]
 
     def _unstarted(self) -> Iterable[Claim]:
         for queue in self.waiting.values():

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from sparkray_core import errors
-from sparkray_core.ids import ObjectId, ProcessId, object_id, task_id
+from sparkray_core.ids import ObjectId, ProcessId
 from sparkray_core.messages import (
     ERROR,
     FAILED,
