@@ -14,6 +14,7 @@ class Running(NamedTuple):
     name: str
 
 
+host = "127.0.0.1"  # under which others reach this node
 actor: StartActor | None = None  # what this process is, if it is an actor
 _running: ContextVar[tuple[bytes, int, str] | None] = ContextVar("running", default=None)
 

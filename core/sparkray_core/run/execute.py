@@ -13,6 +13,7 @@ from sparkray_core.ids import ObjectId, ProcessId, object_id, task_id
 from sparkray_core.messages import ERROR, HOLDS, STORED, ResultTuple, TaskTuple, Value
 from sparkray_core.model.effects import Effect
 from sparkray_core.model.entries import Entry
+from sparkray_core.run import current_task
 from sparkray_core.run.current_task import set_running
 from sparkray_core.wire import values
 
@@ -140,7 +141,7 @@ def _still_held(core: Core, found: list[Any]) -> list[ObjectId] | None:
 
 def failure_text(name: str, error: BaseException) -> str:
     """What was raised, where, as the caller will read it."""
-    return f"ray::{name}() (pid={os.getpid()}, ip=127.0.0.1)\n{_remote_traceback(error)}"
+    return f"ray::{name}() (pid={os.getpid()}, ip={current_task.host})\n{_remote_traceback(error)}"
 
 
 def failure(name: str, error: BaseException) -> Value:
@@ -148,7 +149,7 @@ def failure(name: str, error: BaseException) -> Value:
     text = _remote_traceback(error)
     if isinstance(error, errors.RayTaskError):  # an argument's or a nested task's: its own story is told in `text`
         error = error.cause
-    wrapped = errors.RayTaskError(name, text, error, os.getpid(), "127.0.0.1")
+    wrapped = errors.RayTaskError(name, text, error, os.getpid(), current_task.host)
     try:
         serialized = values.serialize(wrapped)
         values.from_inline(values.to_inline(serialized))
@@ -156,7 +157,7 @@ def failure(name: str, error: BaseException) -> Value:
         substitute = errors.RayError(
             f"Exception {type(error).__name__} isn't serializable ({unpicklable}). Original exception:\n{text}"
         )
-        serialized = values.serialize(errors.RayTaskError(name, text, substitute, os.getpid(), "127.0.0.1"))
+        serialized = values.serialize(errors.RayTaskError(name, text, substitute, os.getpid(), current_task.host))
     return (ERROR, *map(bytes, serialized.parts))
 
 

@@ -62,6 +62,7 @@ def main(config: NodeConfig, process: ProcessId) -> None:
     """Serve until told to end. Never raises: the zygote's child has nobody to catch it."""
     core = Core(process, config.folder, config.token, "worker")
     core.namespace = config.namespace
+    current_task.host = config.host
     log_path = config.log_path(f"worker-{process[8:].hex()}")
     tail = Tail(log_path.removesuffix(".log") + ".out", log_path)
     faulthandler.enable()  # a crash in native code says where, on stderr
