@@ -194,10 +194,10 @@ class RayContext:
                     self._start_cluster(chosen, started, deadline)
                 started.hook(self.sc, self.stop)
                 session.adopt(self)
+                self.executors, self.address_info = started.executors, started.address_info()
             except BaseException:  # a Ctrl-C too
                 self._end("its start failed")
                 raise
-            self.executors, self.address_info = started.executors, started.address_info()
             self._tell(f"ready after {time.monotonic() - began:.2f} s")
             RayContext._active = self
             return self.address_info

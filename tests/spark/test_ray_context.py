@@ -213,8 +213,8 @@ def test_ctrl_c_during_the_start_leaves_nothing(cluster_sc: SparkContext, after_
         ctx.init()
         timer.join()
         time.sleep(0.1)
-    except KeyboardInterrupt:
-        assert not ctx.initialized
+    except KeyboardInterrupt:  # in the start, or in the join after it: the start is undone, or through
+        assert bool(ctx.executors) == ctx.initialized
     finally:
         ctx.stop()
         timer.join()
