@@ -213,8 +213,7 @@ def cancel(ref: ObjectRef[Any], *, force: bool = False, recursive: bool = True) 
 
 def nodes() -> list[dict[str, Any]]:
     """The nodes that are or were in the cluster, as Ray describes them; resources in whole units."""
-    here = core()
-    return [_describe(facts) for facts in here.ask(here.raylet_id, "nodes")]
+    return [_describe(facts) for facts in core().ask(HEAD, "nodes")]  # our raylet may not have heard of all yet
 
 
 def cluster_resources() -> dict[str, float]:

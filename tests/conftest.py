@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import stat
 import sys
 import threading
@@ -33,6 +34,9 @@ def _note_spawns(event: str, _: object) -> None:
 def pytest_configure() -> None:
     """Mark every process that descends from this run, and give their folders a place of their own."""
     sys.addaudithook(_note_spawns)
+    # A shell starts background jobs with SIGINT ignored, and then there is no Ctrl-C to be tested.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     name, _, value = RUN_MARK.partition("=")
     os.environ[name] = value
     os.environ["SPARKRAY_BASE_FOLDER"] = str(BASE_FOLDER)

@@ -12,7 +12,7 @@ from sparkray.data.blocks import Block, schema_of
 from sparkray.data.dataset import Dataset
 from sparkray.data.spark_job import job, own_error
 from sparkray_core.errors import NodeDiedError, ObjectStoreFullError, RayError
-from sparkray_core.ids import NodeId, ObjectId, raylet_of
+from sparkray_core.ids import HEAD, NodeId, ObjectId, raylet_of
 from sparkray_core.messages import STORED, FreeTransfer
 from sparkray_core.run.core import Core
 
@@ -120,7 +120,7 @@ def _block(core: Core, answer: Any) -> Block:
 
 def _live_nodes(core: Core) -> set[NodeId]:
     try:
-        return {NodeId(facts["node"]) for facts in core.ask(core.raylet_id, "nodes") if facts["alive"]}
+        return {NodeId(facts["node"]) for facts in core.ask(HEAD, "nodes") if facts["alive"]}
     except RayError:  # the session has ended, and its stores with it
         return set()
 

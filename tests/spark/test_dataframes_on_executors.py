@@ -68,6 +68,14 @@ def wait_until_none(what: str, nudge: Callable[[], object] = lambda: None) -> No
         time.sleep(0.05)
 
 
+def wait_until_free() -> None:
+    """Until the head, which places tasks, has heard that all CPUs are free."""
+    deadline = time.monotonic() + LIMIT_S
+    while (free := sparkray.available_resources()) != sparkray.cluster_resources():
+        assert time.monotonic() < deadline, f"only {free} is free"
+        time.sleep(0.05)
+
+
 @pytest.fixture(autouse=True)
 def nothing_stays_in_the_stores(spark: SparkSession) -> Iterator[None]:
     def forget() -> None:
@@ -95,6 +103,7 @@ def test_a_task_runs_where_its_block_lies(numbers: DataFrame) -> None:
     for ref in dataset.refs:
         # A worker that is still leased may be given any task: better a block that moves than a worker that idles.
         wait_until_none("leases")
+        wait_until_free()
         ran.append(sparkray.get(place.remote(ref)))
 
     assert [node for node, _ in ran] == homes

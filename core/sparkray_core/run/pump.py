@@ -106,6 +106,12 @@ class Pump:
         with contextlib.suppress(OSError):  # full: it is awake anyhow. Closed: nobody is left to wake
             os.write(self._wake_write, b"w")
 
+    def look_every(self, seconds: float) -> None:
+        """Have the side thread look up at least so often from now on, even if it was just about to sleep for good."""
+        self.look_s = seconds
+        if self.asleep:
+            self.wake()
+
     def lead(self, getter: Getter, deadline: float | None) -> None:
         """Wait until nothing is missing to `getter`, or the deadline (monotonic seconds) passed."""
         while getter.missing > 0 and not self._closed:

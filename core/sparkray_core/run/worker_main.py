@@ -188,6 +188,7 @@ class Worker:
         queue = self.queue
         signal.signal(signal.SIGINT, self._interrupt)
         self._flushed_at = time.perf_counter()
+        self._begin_running()  # the first task may be here before we ever wait for one
         while True:
             try:
                 sender, task = queue.popleft()
@@ -263,12 +264,14 @@ class Worker:
         self.core.pump.look_s = None
         # While it is only kept for what others borrow from it, it looks now and then whether they still do.
         self.core.pump.lead(idle, now() + RETIRE_LOOK_S if self.retiring is not None else None)
-        self.core.pump.look_s = LOOK_S
-        self._running = True
+        self._begin_running()
         self._idle = None
-        if len(self.queue) > 1 and self.core.pump.asleep:
-            self.core.pump.wake()  # it looks after results that lie behind a long task
         self._flushed_at = time.perf_counter()
+
+    def _begin_running(self) -> None:
+        """From now on the side thread looks after what is printed, and after results that lie behind a long task."""
+        self._running = True
+        self.core.pump.look_every(LOOK_S)
 
     def flush(self) -> None:
         """Send what is done, one message for each owner."""

@@ -1,0 +1,36 @@
+"""Who reads a process's sockets: the side thread, while nobody waits."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from sparkray_core.run.pump import QUIET_TURNS, Pump
+
+LIMIT_S = 20.0
+
+
+def wait_for(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + LIMIT_S
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.005)
+
+
+def test_a_side_thread_that_sleeps_for_good_takes_up_looking_when_told() -> None:
+    """A worker says so when a task begins: its output is looked for, even if the thread fell asleep just before."""
+    turns: list[float | None] = []
+
+    def turn(timeout: float | None) -> bool:
+        turns.append(timeout)
+        return False
+
+    pump = Pump("test", turn)
+    pump.start()
+    try:
+        wait_for(lambda: pump.asleep, "the side thread never slept")
+        before = len(turns)
+        pump.look_every(0.001)
+        wait_for(lambda: len(turns) > before + 2 * QUIET_TURNS, "it slept on")
+    finally:
+        pump.close()
