@@ -76,7 +76,7 @@ class ActorClass(Generic[T]):
         here = core()
         self._signature.check(args, kwargs)
         if self._packed is None or self._packed[0] is not here:
-            self._packed = (here, *pack_function(self._cls, self.__name__))
+            self._packed = (here, *pack_function(here, self._cls, self.__name__))
         methods, group_of = _methods_of(self._cls)
         count = next(here.counter)
         if options.name:

@@ -45,6 +45,7 @@ from sparkray_core.ids import new_node_id
 from sparkray_core.run.config import TOLD_LATER, NodeConfig, ProcessTie
 from sparkray_core.run.core import Core
 from sparkray_core.run.processes import Identity, identify
+from sparkray_core.run.settings_sources import resolve
 from sparkray_core.run.start import new_token, sweep
 
 if TYPE_CHECKING:
@@ -52,8 +53,6 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 __all__ = ["ExecutorNode", "RayContext"]
-
-START_TIMEOUT_S = 60.0
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +74,8 @@ class RayContext:
         verbose: bool = False,
         namespace: str | None = None,
         log_to_driver: bool = True,
-        start_timeout: float = START_TIMEOUT_S,
+        start_timeout: float | None = None,
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
         """
         Args:
@@ -91,16 +91,19 @@ class RayContext:
             verbose: say on stderr what happens during the start.
             namespace: of the names of actors, where none is given with the name.
             log_to_driver: show what workers print, with the name and pid of who printed it.
-            start_timeout: seconds for the whole of it.
+            start_timeout: seconds for the whole of it; the setting `start_limit_s` if not given.
+            settings: by name; see `docs/settings.md`. What is not given is taken from the driver's environment, then
+                from a file.
 
         Raises:
             TypeError: `sc` is neither; Spark Connect has no SparkContext.
-            ValueError: an argument out of range.
+            ValueError: an argument out of range; `BadSetting`, if it is a setting.
         """
         self.sc = _spark_context(sc)
         self.num_ray_nodes = num_ray_nodes
         self.ray_node_cpu_cores = ray_node_cpu_cores
-        if start_timeout <= 0:
+        self.settings = resolve(settings)
+        if start_timeout is not None and start_timeout <= 0:
             raise ValueError(f"start_timeout must be above 0 seconds, not {start_timeout!r}")
         self.object_store_memory = memory_bytes(object_store_memory)
         self.resources = {name: thousandths(amount) for name, amount in (resources or {}).items()}
@@ -109,7 +112,7 @@ class RayContext:
         self.verbose = verbose
         self.namespace = namespace or ""
         self.log_to_driver = log_to_driver
-        self.start_timeout = start_timeout
+        self.start_timeout = self.settings.start_limit_s if start_timeout is None else start_timeout
         self.address_info: dict[str, Any] = {}
         self.executors: list[ExecutorNode] = []
         self.last_stop = StopReport()
@@ -185,8 +188,8 @@ class RayContext:
             deadline = began + self.start_timeout
             chosen = self._plan(deadline)
             self._tell(f"{_count(chosen.nodes)} of {chosen.cores or 'all'} CPUs, in the executors of {self.sc.master}")
-            self._session = started = ClusterSession(self.env, self.start_timeout, self.log_to_driver)
-            sweep(started.base_folder)
+            self._session = started = ClusterSession(self.env, self.start_timeout, self.log_to_driver, self.settings)
+            sweep(started.base_folder, self.settings.keep_logs)
             try:
                 if chosen.in_driver:
                     self._start_local(chosen, started)
@@ -230,13 +233,14 @@ class RayContext:
             is_head=True,
             head_address=None,
             resources={"CPU": chosen.cores * 1000, **self.resources},
-            store_bytes=store_bytes_on(measure_host(), 1, chosen.store_bytes),
+            store_bytes=store_bytes_on(measure_host(), 1, chosen.store_bytes, self.settings.object_store_share),
             labels=self.labels,
             tie=ProcessTie(jvm.pid, jvm.start),
-            prestart=chosen.cores,
+            prestart=self.settings.prestarted(chosen.cores),
             sys_path=module_path(),
             cwd=os.getcwd(),
             namespace=self.namespace,
+            settings=self.settings,
         )
         started.begin_own(config)
         node = started.connect()
@@ -271,7 +275,12 @@ class RayContext:
             is_head=False,
             head_address=TOLD_LATER,
             resources={},
-            store_bytes=store_bytes_on(measure_host(), chosen.nodes + 1 if here else 1, chosen.store_bytes),
+            store_bytes=store_bytes_on(
+                measure_host(),
+                chosen.nodes + 1 if here else 1,
+                chosen.store_bytes,
+                self.settings.object_store_share,
+            ),
             curve_public=public,
             curve_secret=secret,
             bind_host=numeric_address(listen_on),
@@ -280,6 +289,7 @@ class RayContext:
             sys_path=module_path(),
             cwd=os.getcwd(),
             namespace=self.namespace,
+            settings=self.settings,
         )
         with Rendezvous(driver.bind_host, driver.token) as rendezvous:
             order = StartOrder(
@@ -301,6 +311,7 @@ class RayContext:
                 namespace=self.namespace,
                 base_folder=driver.base_folder if here else None,
                 limit_s=self.start_timeout,
+                settings=self.settings.changed(),
             )
 
             def connect(head_address: str) -> None:

@@ -16,6 +16,7 @@ from sparkray_core.run.config import NodeConfig, default_base_folder
 from sparkray_core.run.core import Core
 from sparkray_core.run.processes import Identity, identify
 from sparkray_core.run.start import StartedNode, StartingNode, new_session_name
+from sparkray_core.settings import Settings
 
 GENTLE_END_S = 3.0  # for the nodes to end by themselves, once the head has told them
 END_S = 5.0  # and after SIGTERM, and after SIGKILL, to their keepers
@@ -57,14 +58,17 @@ class ExecutorNode:
 class ClusterSession:
     """As much of a session as has come up."""
 
-    def __init__(self, environment: Mapping[str, str], limit: float, log_to_driver: bool) -> None:
+    def __init__(
+        self, environment: Mapping[str, str], limit: float, log_to_driver: bool, settings: Settings | None = None
+    ) -> None:
         """
         Args:
             environment: of the node that this process starts, beyond our own.
             limit: seconds for its start.
         """
         self.name = new_session_name()
-        self.base_folder = default_base_folder()
+        self._settings = settings or Settings()
+        self.base_folder = default_base_folder(self._settings.base_folder)
         self._environment, self._limit, self._log_to_driver = environment, limit, log_to_driver
         self.own: StartedNode | None = None  # the node that this process started: in local mode the only one
         self.executors: list[ExecutorNode] = []
@@ -100,7 +104,7 @@ class ClusterSession:
         self.own = self._starting.ready(self._limit)
         self._starting = None
         config = self.own.config
-        core = Core(new_process_id(config.node), self.own.folder, config.token, "driver")
+        core = Core(new_process_id(config.node), self.own.folder, config.token, "driver", self._settings)
         core.namespace = config.namespace
         core.printer.shown = self._log_to_driver
         core.connect()

@@ -29,6 +29,7 @@ from sparkray_core.ids import NodeId, new_node_id
 from sparkray_core.run.config import TOLD_LATER, NodeConfig, ProcessTie, default_base_folder
 from sparkray_core.run.processes import Identity, identify
 from sparkray_core.run.start import StartedNode, StartingNode
+from sparkray_core.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +59,7 @@ class StartOrder:
     namespace: str  # of actors' names, where none is given
     base_folder: str | None
     limit_s: float  # for the whole start
+    settings: Mapping[str, Any]  # those of the session that are not at their default
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -145,6 +147,7 @@ def _config(order: StartOrder, hosts_head: bool, address: str, neighbours: int, 
     host = measure_host()
     reached_at = "127.0.0.1" if order.same_machine else _reached_at(address)
     cores = order.cores or host.cpus
+    settings = Settings(**order.settings)
     stores = neighbours + 1 if order.same_machine else neighbours  # the driver's own
     return NodeConfig(
         session=order.session,
@@ -153,7 +156,7 @@ def _config(order: StartOrder, hosts_head: bool, address: str, neighbours: int, 
         is_head=hosts_head,
         head_address=None if hosts_head else TOLD_LATER,
         resources={"CPU": cores * 1000, **order.resources},
-        store_bytes=store_bytes_on(host, stores, order.store_bytes),
+        store_bytes=store_bytes_on(host, stores, order.store_bytes, settings.object_store_share),
         curve_public=order.curve_public,
         curve_secret=order.curve_secret,
         base_folder=order.base_folder or default_base_folder(),
@@ -162,10 +165,11 @@ def _config(order: StartOrder, hosts_head: bool, address: str, neighbours: int, 
         labels=dict(order.labels),
         tie=ProcessTie(jvm.pid, jvm.start),
         lives_for=NodeId(order.driver_node) if hosts_head else None,
-        prestart=cores,
+        prestart=settings.prestarted(cores),
         sys_path=order.sys_path or module_path(),
         cwd=order.cwd,
         namespace=order.namespace,
+        settings=settings,
     )
 
 

@@ -10,8 +10,6 @@ from typing import Any
 
 from sparkray_core.messages import Resources
 
-DEFAULT_RETRIES = 3  # after the death of a worker or node; Ray's default
-
 
 @dataclass(frozen=True, slots=True)
 class Options:

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
-from sparkray.options import DEFAULT_RETRIES, Options
+from sparkray.options import Options
 from sparkray.retrying import Retrying
 from sparkray.session import core
 from sparkray_core.model.entries import Entry
@@ -89,10 +89,10 @@ class RemoteFunction(Generic[R]):
 
     def _prepare(self, here: Core) -> _Prepared:
         options = self._options
-        retries = DEFAULT_RETRIES if options.max_retries is None else options.max_retries
+        retries = here.settings.task_max_retries if options.max_retries is None else options.max_retries
         retried = options.retried()
         called = Retrying(self._function, retries, retried) if retried else self._function
-        function, captured = pack_function(called, options.name or self.__name__)
+        function, captured = pack_function(here, called, options.name or self.__name__)
         with here.lock:
             shape = here.owner.leasing.shape(options.task_resources(), retries != 0)
         returns = 1 if options.num_returns is None else options.num_returns

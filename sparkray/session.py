@@ -11,15 +11,17 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sparkray.options import thousandths
+from sparkray_core.errors import RaySystemError
 from sparkray_core.ids import new_node_id, new_process_id
 from sparkray_core.run import object_ref
-from sparkray_core.run.config import NodeConfig
+from sparkray_core.run.config import NodeConfig, default_base_folder
 from sparkray_core.run.core import Core
+from sparkray_core.run.settings_sources import resolve
 from sparkray_core.run.start import StartedNode, new_session_name, new_token, start_node, sweep
+from sparkray_core.settings import FIELDS, RAY_NAMES, BadSetting
 
 log = logging.getLogger(__name__)
 
-STORE_SHARE = 0.3  # of the machine's memory, as Ray has it; only what is written is taken from the system
 _lock = threading.Lock()
 _session: Session | None = None
 
@@ -77,7 +79,9 @@ def init(
     namespace: str | None = None,
     log_to_driver: bool = True,
     ignore_reinit_error: bool = False,
-    **unknown: Any,
+    settings: Mapping[str, Any] | None = None,
+    _system_config: Mapping[str, Any] | None = None,
+    **more: Any,
 ) -> Session:
     """Start the engine on this machine: a head, a raylet with its store, and a worker per CPU.
 
@@ -92,13 +96,17 @@ def init(
         log_to_driver: show what workers print, with the name and pid of who printed it.
         ignore_reinit_error: return the session that is up, instead of raising.
 
+        settings: by name; see `docs/settings.md`, or `python -m sparkray.settings`. Each may be given as a keyword of
+            its own too: `init(inline_bytes=1 << 20)`. What is not given comes from the environment, then from a file.
+        _system_config: Ray's; of it, the names are taken that are a setting's.
+
     Raises:
         RuntimeError: a session is up already, or a keyword is not known.
+        BadSetting: a setting that does not exist, or a value that it cannot have; in whatever source.
         NodeStartError: the engine did not come up; the text says why.
     """
     global _session
-    if unknown:
-        raise RuntimeError(f"Unknown keyword argument(s) to init(): {', '.join(sorted(unknown))}")
+    wishes = _settings_given(settings, _system_config, more)
     with _lock:
         if _session is not None:
             if ignore_reinit_error:
@@ -111,6 +119,7 @@ def init(
             raise RuntimeError(
                 f"this process is a {object_ref.current.role} of a running session; it cannot start another"
             )
+        chosen = resolve(wishes)
         cpus = _cpus() if num_cpus is None else num_cpus
         amounts = {"CPU": cpus, "GPU": num_gpus or 0, **(resources or {})}
         config = NodeConfig(
@@ -121,16 +130,18 @@ def init(
             head_address=None,
             resources={name: thousandths(amount) for name, amount in amounts.items() if amount},
             labels=dict(labels or {}),
-            store_bytes=object_store_memory or int(_memory() * STORE_SHARE),
-            prestart=int(cpus),
+            store_bytes=object_store_memory or int(_memory() * chosen.object_store_share),
+            base_folder=default_base_folder(chosen.base_folder),
+            prestart=chosen.prestarted(int(cpus)),
             sys_path=tuple(_worker_path()),
             cwd=os.getcwd(),
             namespace=namespace or "",
+            settings=chosen,
         )
-        sweep(config.base_folder)
+        sweep(config.base_folder, chosen.keep_logs)
         node = start_node(config)
         try:
-            core = Core(new_process_id(config.node), node.folder, config.token, "driver")
+            core = Core(new_process_id(config.node), node.folder, config.token, "driver", chosen)
             core.namespace = config.namespace
             core.printer.shown = log_to_driver
             core.connect()
@@ -139,6 +150,38 @@ def init(
             raise
         _session = Session(core, node)
         return _session
+
+
+def _settings_given(
+    settings: Mapping[str, Any] | None, system_config: Mapping[str, Any] | None, keywords: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The settings among `init`'s arguments.
+
+    Raises:
+        RuntimeError: a keyword that is neither `init`'s nor a setting's; Ray raises this, too.
+    """
+    for name in keywords:
+        if name not in FIELDS:
+            import inspect
+            from difflib import get_close_matches
+
+            known = [one for one in inspect.signature(init).parameters if one != "more"] + list(FIELDS)
+            near = get_close_matches(name, known, 1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            raise RuntimeError(f"Unknown keyword argument(s) to init(): {', '.join(sorted(keywords))}.{hint}")
+    given = {}
+    if system_config is not None:
+        ours = {name: RAY_NAMES.get(name, name) for name in system_config}
+        given = {ours[name]: value for name, value in system_config.items() if ours[name] in FIELDS}
+        passed_over = sorted(name for name in ours if ours[name] not in FIELDS)
+        if passed_over:
+            log.warning(
+                "_system_config: %s: not known here, and without effect; `python -m sparkray.settings` lists what is",
+                ", ".join(passed_over),
+            )
+    if settings is not None and not isinstance(settings, Mapping):
+        raise BadSetting(f"settings must be a dict of names and values, not {settings!r}")
+    return {**given, **(settings or {}), **keywords}
 
 
 def adopt(session: Any) -> None:
@@ -181,6 +224,11 @@ def is_initialized() -> bool:
 def core() -> Core:
     """This process's core; a driver without a session gets one, as with Ray."""
     if object_ref.current is None:
+        if not resolve().enable_auto_connect:
+            raise RaySystemError(
+                "there is no sparkray session: call init() first (SPARKRAY_ENABLE_AUTO_CONNECT=0 forbids to start one "
+                "by itself)"
+            )
         init()
     assert object_ref.current is not None
     return object_ref.current

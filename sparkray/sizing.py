@@ -7,13 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sparkray_core.errors import RaySystemError
+from sparkray_core.settings import Settings, size_in_bytes
 
-STORE_SHARE = 0.3  # of the memory of a host or container, for all the stores in it; Ray's default
 _YARN_K8S_INSTANCES = 2  # Spark's default of spark.executor.instances there
 _LOCAL = re.compile(r"local(?:\[\s*(\d+|\*)\s*(?:,\s*\d+\s*)?\])?")
 _LOCAL_CLUSTER = re.compile(r"local-cluster\[\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*\]")
-_MEMORY = re.compile(r"(\d+)\s*(?:([bkmgtp])b?)?")
-_POWERS = {"b": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
 
 
 class UnfitSpark(RaySystemError):
@@ -163,16 +161,19 @@ def _executors(spark: Spark, local_cluster: re.Match[str] | None, cores: int | N
     return spark.executors, ""
 
 
-def store_bytes_on(host: Host, stores: int, wished: int | None) -> int:
+def store_bytes_on(host: Host, stores: int, wished: int | None, share: float = Settings.object_store_share) -> int:
     """The size of each of the stores that share a host.
 
     Memory is taken as it is written to, so a large store costs nothing by itself.
+
+    Args:
+        share: of the host's memory, for all of them, if nothing was wished.
 
     Raises:
         UnfitSpark: `wished` for each is more than the host has for all.
     """
     if wished is None:
-        return max(int(host.memory_bytes * STORE_SHARE) // max(stores, 1), 1 << 20)
+        return max(int(host.memory_bytes * share) // max(stores, 1), 1 << 20)
     if wished * stores > host.memory_bytes:
         raise UnfitSpark(
             f"object_store_memory is {show_bytes(wished)} for each node, and {stores} of them share a host or "
@@ -211,13 +212,9 @@ def memory_bytes(given: int | str | None, name: str = "object_store_memory") -> 
     """
     if given is None:
         return None
-    if isinstance(given, int) and not isinstance(given, bool):
-        size = given
-    else:
-        match = _MEMORY.fullmatch(given.strip().lower()) if isinstance(given, str) else None
-        if match is None:
-            raise ValueError(f'{name} must be a number of bytes, or a size like "512m" or "4g", not {given!r}')
-        size = int(match.group(1)) << 10 * _POWERS[match.group(2) or "b"]
+    size = size_in_bytes(given) if isinstance(given, str) else given
+    if not isinstance(size, int) or isinstance(size, bool):
+        raise ValueError(f'{name} must be a number of bytes, or a size like "512m" or "4g", not {given!r}')
     if size < 1:
         raise ValueError(f"{name} must be above 0, not {given!r}")
     return size

@@ -36,6 +36,7 @@ ORDER = StartOrder(
     namespace="n",
     base_folder="/tmp/b",
     limit_s=5.0,
+    settings={"inline_bytes": 5},
 )
 JVM = Identity(7, 70.0)
 

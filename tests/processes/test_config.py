@@ -9,6 +9,7 @@ import pytest
 
 from sparkray_core.ids import NodeId
 from sparkray_core.run.config import BadConfig, NodeConfig, ProcessTie, StdinTie
+from sparkray_core.settings import Settings
 
 
 def a_config(**changes: Any) -> NodeConfig:
@@ -36,6 +37,7 @@ def test_config_survives_the_way_through_json(tie: StdinTie | ProcessTie) -> Non
         sys_path=("", "/x"),
         cwd="/",
         prestart=3,
+        settings=Settings(inline_bytes=7, infeasible_grace_s=float("inf")),
     )
 
     line = config.to_json()
@@ -69,7 +71,6 @@ def test_workers_do_not_get_the_curve_keys() -> None:
         ({"curve_public": b"p" * 40}, "go together"),
         ({"store_bytes": 0}, "store_bytes"),
         ({"resources": {"CPU": -1}}, "resource"),
-        ({"log_level": "LOUD"}, "log_level"),
         ({"base_folder": "/tmp/" + "x" * 80}, "choose a shorter base_folder"),
     ],
 )
@@ -80,7 +81,14 @@ def test_a_value_that_cannot_be_is_refused(changes: dict[str, Any], words: str) 
 
 @pytest.mark.parametrize(
     "change",
-    [{"tie": {"kind": "moon"}}, {"tie": {"kind": "process"}}, {"surprise": 1}, {"token": "not hex"}, {"node": 5}],
+    [
+        {"tie": {"kind": "moon"}},
+        {"tie": {"kind": "process"}},
+        {"surprise": 1},
+        {"token": "not hex"},
+        {"node": 5},
+        {"settings": {"log_level": "LOUD"}},
+    ],
 )
 def test_a_line_with_a_wrong_field_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(BadConfig):

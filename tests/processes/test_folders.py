@@ -75,14 +75,13 @@ def test_the_last_node_takes_the_session_folder_along(base: str) -> None:
     assert os.listdir(base) == []
 
 
-def test_logs_are_kept_on_request(base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_logs_are_kept_on_request(base: str, tmp_path: Path) -> None:
     folder = folders.make_node_folder(base, "s", "n")
     Path(folder, "logs", "raylet.log").write_text("its last words")
     assert folders.log_tail(folder) == "--- raylet.log\nits last words"
     (tmp_path / "kept").mkdir()
-    monkeypatch.setenv("SPARKRAY_KEEP_LOGS", str(tmp_path / "kept"))
 
-    folders.remove_node_folder(folder)
+    folders.remove_node_folder(folder, keep_logs=str(tmp_path / "kept"))
 
     assert (tmp_path / "kept" / "s-n" / "raylet.log").read_text() == "its last words"
     assert os.listdir(base) == []

@@ -47,6 +47,7 @@ from sparkray_core.messages import (
 from sparkray_core.run import processes
 from sparkray_core.run.config import NodeConfig, ProcessTie
 from sparkray_core.run.start import NodeStartError, StartedNode, new_session_name, new_token, start_node
+from sparkray_core.settings import Settings
 from sparkray_core.wire import codec, hello
 from sparkray_core.wire.frames import LENGTH, ConnectionLost
 
@@ -64,7 +65,7 @@ def a_config(**changes: Any) -> NodeConfig:
         "resources": {"CPU": 1000},
         "store_bytes": 1 << 20,
         "prestart": 1,
-        "log_level": "DEBUG",
+        "settings": Settings(log_level="DEBUG"),
     }
     return NodeConfig(**facts | changes)
 

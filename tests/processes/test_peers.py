@@ -5,9 +5,13 @@ from __future__ import annotations
 import random
 
 from sparkray_core.ids import HEAD_NODE, NodeId
+from sparkray_core.run.limits import peer_silence_s
 from sparkray_core.run.loop import Callback, Loop
-from sparkray_core.run.peers import SILENCE_S, Peers
+from sparkray_core.run.peers import Peers
+from sparkray_core.settings import Settings
 from sparkray_core.wire.memory_transport import MemoryNetwork, MemoryTransport
+
+SILENCE_S = peer_silence_s(Settings())
 
 
 class HandLoop(Loop):

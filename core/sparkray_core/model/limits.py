@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sparkray_core.settings import Settings
+
 
 @dataclass(frozen=True, slots=True)
 class NodeLimits:
     beat_s: float = 0.5  # seconds between two beats; a sixth of the silence that kills a node
     beat_gap_s: float = 0.1  # a change is told to the head early, but not more often than this
-    warm_workers: int | None = None  # workers forked at the start; None: one per whole CPU of the node
-    keep_idle: int | None = None  # idle workers that are kept; None: as many as CPUs, or as were forked at the start
+    warm_workers: int | None = Settings.prestart_workers  # forked at the start; None: one per whole CPU of the node
+    keep_idle: int | None = Settings.idle_workers  # that are kept; None: as many as CPUs, or as were forked at first
     # Leases queued here although another node could hold them. Zero: the head, which knows who idles, is asked about
     # every lease that cannot be granted at once; a lease that waits here while another node idles is time lost.
     queue_limit: int = 0
     reoffer_s: float = 2.0  # so often the head is offered again what has no hope here, and half of the rest
     start_failures: int = 5  # workers in a row that end before they register: then whatever waits for one is refused
-    register_s: float = 60.0  # a forked worker that has not registered by then is killed: it may have hung in a lock
+    # A forked worker that has not registered by then is killed: it may have hung in a lock.
+    register_s: float = Settings.worker_start_limit_s
     leave_s: float = 10.0  # a worker told to end that is still there is killed
-    room_s: float = 3.0  # how long an allocation waits for others to let go, before it is refused
+    room_s: float = Settings.store_wait_s  # how long an allocation waits for others to let go, before it is refused
     chunk_bytes: int = 4 << 20  # of one pulled chunk; larger ones hold up the beats behind them
     chunks_ahead: int = 4  # asked for and not there yet: hides a round trip of up to 16 MiB of line
     transfer_s: float = 30.0  # a puller that has not asked for more by then is forgotten, and its pin with it
@@ -36,12 +39,13 @@ class NodeLimits:
 
 @dataclass(frozen=True, slots=True)
 class HeadLimits:
-    node_timeout_s: float = 3.0  # silence that buries a node
+    node_timeout_s: float = Settings.node_timeout_s  # silence that buries a node
     check_s: float = 0.5  # between two looks at who is silent
     table_gap_s: float = 0.05  # joins closer than this share a NodeTable: n nodes at once are not n * n tables
-    infeasible_grace_s: float = 30.0  # how long a request that no node could ever grant waits for one that could
+    # How long a request that no node could ever grant waits for one that could.
+    infeasible_grace_s: float = Settings.infeasible_grace_s
     complaint_s: float = 1.0  # complaints about broken links are gathered for so long: then it shows whose fault it is
-    driver_s: float = 60.0  # within which the node of a driver that the session lives for has to join
+    driver_s: float = Settings.start_limit_s  # for the node of a driver that the session lives for to join
     drain_s: float = 1.0  # after EndSession the head stays for so long at most, for the links to deliver it
     prefer_s: float = 0.05  # waiting on the node that has the arguments is worth this much to a lease
     unknown_task_s: float = 0.1  # taken for the mean of a node that has not measured any

@@ -19,7 +19,7 @@ def begin(name: str, config: NodeConfig, keeper: int) -> None:
     """
     processes.set_name(f"sparkray-{name}")
     processes.redirect_output(config.log_path(name))
-    logging.basicConfig(level=config.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(level=config.settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the driver
     processes.die_with_parent(signal.SIGTERM, keeper)
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sparkray_core.ids import NodeId
+from sparkray_core.settings import Settings
 from sparkray_core.wire.hello import TOKEN_BYTES
 
 _LONGEST_SOCKET_PATH = 103  # bytes, without the final zero: 107 on Linux, 103 on macOS
 _LONGEST_SOCKET_NAME = len("/0123456789abcdef.sock")
-_LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 _SESSION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,39}")
 
 
@@ -37,9 +37,9 @@ class ProcessTie:
     start: float  # `processes.Identity.start`
 
 
-def default_base_folder() -> str:
-    """Short, because sockets lie below it. SPARKRAY_BASE_FOLDER is for machines where /tmp will not do."""
-    return os.environ.get("SPARKRAY_BASE_FOLDER") or f"/tmp/sparkray-{os.getuid()}"
+def default_base_folder(given: str | None = None) -> str:
+    """The setting `base_folder`, where it was read already; else this machine's. Short: sockets lie below it."""
+    return given or os.environ.get("SPARKRAY_BASE_FOLDER") or f"/tmp/sparkray-{os.getuid()}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +63,8 @@ class NodeConfig:
     prestart: int | None = None  # workers forked before anyone asks, and kept idle; None: one per whole CPU
     sys_path: tuple[str, ...] = ()  # of the driver; its workers look for modules there first
     cwd: str | None = None  # of the workers; None: the keeper's
-    log_level: str = "INFO"
     namespace: str = ""  # of names of actors, where none is given
+    settings: Settings = field(default_factory=Settings)
 
     def __post_init__(self) -> None:
         if not _SESSION_NAME.fullmatch(self.session) or ".." in self.session:
@@ -79,8 +79,6 @@ class NodeConfig:
             raise BadConfig("curve_public and curve_secret go together")
         if self.store_bytes <= 0 or any(amount < 0 for amount in self.resources.values()):
             raise BadConfig("store_bytes must be above 0, and no resource below it")
-        if self.log_level not in _LOG_LEVELS:
-            raise BadConfig(f"log_level {self.log_level!r} is none of {', '.join(_LOG_LEVELS)}")
         length = len(os.fsencode(self.folder)) + _LONGEST_SOCKET_NAME
         if length > _LONGEST_SOCKET_PATH:
             raise BadConfig(
@@ -109,9 +107,10 @@ class NodeConfig:
         """One line, secrets included: for a pipe, never for a file, an argument or the environment."""
         tie = self.tie
         facts: dict[str, Any] = {
-            name: getattr(self, name) for name in self.__dataclass_fields__ if name not in _BYTES and name != "tie"
+            name: getattr(self, name) for name in self.__dataclass_fields__ if name not in (*_BYTES, "tie", "settings")
         }
         facts |= {name: None if getattr(self, name) is None else getattr(self, name).hex() for name in _BYTES}
+        facts["settings"] = self.settings.changed()
         facts["tie"] = (
             {"kind": "stdin"} if isinstance(tie, StdinTie) else {"kind": "process", "pid": tie.pid, "start": tie.start}
         )
@@ -129,6 +128,7 @@ class NodeConfig:
                 if facts.get(name) is not None:
                     facts[name] = bytes.fromhex(facts[name])
             facts["sys_path"] = tuple(facts.get("sys_path", ()))
+            facts["settings"] = Settings(**facts.get("settings", {}))
             if "tie" in facts:
                 facts["tie"] = _tie(**facts["tie"])
             return cls(**facts)

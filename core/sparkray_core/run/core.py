@@ -31,19 +31,20 @@ from sparkray_core.messages import (
 from sparkray_core.model.entries import Entry, bare, is_failure, place
 from sparkray_core.model.owner import Actor
 from sparkray_core.run import object_ref
-from sparkray_core.run.limits import INLINE_BYTES
-from sparkray_core.run.local_process import REPLY_LIMIT_S, LocalProcess
+from sparkray_core.run.local_process import LocalProcess
 from sparkray_core.run.object_ref import ObjectRef, remember
 from sparkray_core.run.output import Printer
 from sparkray_core.run.pump import Getter, now
+from sparkray_core.settings import Settings
 from sparkray_core.wire import values
 
 
 class Core(LocalProcess):
     """Connected from `connect` until `close`. Every method may be called from any thread."""
 
-    def __init__(self, me: ProcessId, folder: str, token: bytes, role: str) -> None:
-        super().__init__(me, folder, token, role)
+    def __init__(self, me: ProcessId, folder: str, token: bytes, role: str, settings: Settings | None = None) -> None:
+        super().__init__(me, folder, token, role, settings)
+        self.inline_bytes = self.settings.inline_bytes
         self.namespace = ""  # of names of actors, where none is given
         self._replies: dict[Any, _Reply] = {}
         self.printer = Printer()
@@ -103,7 +104,8 @@ class Core(LocalProcess):
                 reply.missing += 1
                 self._send(to, message)
             reply.users += 1
-        self.pump.lead(reply, now() + REPLY_LIMIT_S)
+        limit = self.settings.reply_limit_s
+        self.pump.lead(reply, now() + limit)
         with self.lock:
             reply.users -= 1
             if not reply.users:
@@ -111,7 +113,7 @@ class Core(LocalProcess):
             if reply.messages:
                 return reply.messages.pop()
             self._check_open()
-        raise errors.RaySystemError(f"{to.hex()} did not answer {type(message).__name__} within {REPLY_LIMIT_S:g} s")
+        raise errors.RaySystemError(f"{to.hex()} did not answer {type(message).__name__} within {limit:g} s")
 
     def _check_open(self) -> None:
         if self.owner.ended is not None:
@@ -237,7 +239,7 @@ class Core(LocalProcess):
         """An immutable snapshot of the value, as an object that this process owns."""
         serialized = values.serialize(value)
         entry = self.next_entry()
-        if serialized.size <= INLINE_BYTES and not serialized.refs:
+        if serialized.size <= self.inline_bytes and not serialized.refs:
             entry.value = values.to_inline(serialized)
             return ObjectRef(entry)
         stored = self.store(entry.id, serialized)
@@ -248,7 +250,7 @@ class Core(LocalProcess):
 
     def store(self, some_object: ObjectId, serialized: values.Serialized) -> Value:
         """The value as it travels: inline if small, else written to this node's segment."""
-        if serialized.size <= INLINE_BYTES:
+        if serialized.size <= self.inline_bytes:
             return values.to_inline(serialized)
         size = values.segment_size(serialized)
         with self.room(some_object, size) as view:

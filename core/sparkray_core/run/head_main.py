@@ -12,6 +12,7 @@ from sparkray_core.model.events import ClockTicked, Event, PeerLost, Received
 from sparkray_core.model.head import Head
 from sparkray_core.run import child
 from sparkray_core.run.config import NodeConfig
+from sparkray_core.run.limits import head_limits
 from sparkray_core.run.loop import Loop
 from sparkray_core.run.peers import Peers
 from sparkray_core.run.perform import Performer
@@ -56,7 +57,7 @@ class Master:
 
     def __init__(self, config: NodeConfig, loop: Loop) -> None:
         self._loop = loop
-        self._head = Head(config.session, lives_for=config.lives_for)
+        self._head = Head(config.session, head_limits(config.settings), lives_for=config.lives_for)
         self._peers = Peers.open(config, HEAD_NODE, loop, self._on_payloads, self._on_peer_lost)
         self._perform = Performer(HEAD, loop, loop.timer(self._on_clock), self._peers)
         self._deadline = loop.timer(loop.stop)

@@ -65,7 +65,7 @@ def main() -> int:
         return keeper.run()
     finally:
         keeper.end_children()
-        folders.remove_node_folder(folder)
+        folders.remove_node_folder(folder, config.settings.keep_logs)
 
 
 def _read_line(descriptor: int) -> bytes:
@@ -109,7 +109,7 @@ class Keeper:
             _say({"ready": True, "pid": os.getpid(), "folder": self._config.folder, "seconds": self._laps, **facts})
             ready = True
             processes.redirect_output(self._config.log_path("keeper"))
-            folders.sweep(self._config.base_folder)
+            folders.sweep(self._config.base_folder, self._config.settings.keep_logs)
             while True:
                 self._wait()
         except Ended as end:

@@ -1,3 +1,35 @@
-"""Limits of a driver's or worker's own half. (The models' are beside the models.)"""
+"""The limits that the models go by, from a session's settings. (What is no setting is a default beside the models.)"""
 
-INLINE_BYTES = 100 * 1024  # up to here values travel in messages: Ray's limit too, and one copy costs 20 us at most
+from __future__ import annotations
+
+from sparkray_core.model.limits import HeadLimits, NodeLimits
+from sparkray_core.settings import Settings
+
+# How much longer than the head a peer is patient: the head, which all nodes believe, shall be first to say who died.
+_PEER_PATIENCE_S = 2.0
+
+
+def head_limits(settings: Settings) -> HeadLimits:
+    return HeadLimits(
+        node_timeout_s=settings.node_timeout_s,
+        infeasible_grace_s=settings.infeasible_grace_s,
+        driver_s=settings.start_limit_s,
+    )
+
+
+def node_limits(settings: Settings, prestart: int | None) -> NodeLimits:
+    """
+    Args:
+        prestart: workers forked at the start; None: as many as CPUs.
+    """
+    return NodeLimits(
+        warm_workers=prestart,
+        keep_idle=settings.idle_workers,
+        register_s=settings.worker_start_limit_s,
+        room_s=settings.store_wait_s,
+    )
+
+
+def peer_silence_s(settings: Settings) -> float:
+    """A peer that owed an answer for so long is reported as lost."""
+    return settings.node_timeout_s + _PEER_PATIENCE_S

@@ -37,6 +37,7 @@ from sparkray_core.model.entries import Entry
 from sparkray_core.model.owner import Owner, Task
 from sparkray_core.run import object_ref
 from sparkray_core.run.pump import Pump, now
+from sparkray_core.settings import Settings
 from sparkray_core.store.segment import Segment
 from sparkray_core.wire import hello
 from sparkray_core.wire.codec import ENVELOPE_BYTES, BadFrame, decode, encode
@@ -45,13 +46,12 @@ from sparkray_core.wire.frames import Connection, ConnectionLost
 log = logging.getLogger(__name__)
 
 BATCH = 64  # submissions after which the submitting thread hands them in itself
-REPLY_LIMIT_S = 60.0  # a raylet that does not answer for so long is taken for dead
 
 
 class LocalProcess:
     """Connected from `connect` until `close`. Every method may be called from any thread."""
 
-    def __init__(self, me: ProcessId, folder: str, token: bytes, role: str) -> None:
+    def __init__(self, me: ProcessId, folder: str, token: bytes, role: str, settings: Settings | None = None) -> None:
         """
         Args:
             folder: the node's, where its raylet listens.
@@ -63,6 +63,7 @@ class LocalProcess:
         self.folder = folder
         self.role = role
         self.token = token
+        self.settings = settings or Settings()
         self.owner = Owner(self.me)
         self.lock = threading.Lock()
         self.pump = Pump(f"sparkray-{role}", self._turn)
@@ -103,12 +104,12 @@ class LocalProcess:
             self._handle(connection, behind)
         self.pump.start()
 
-    @staticmethod
-    def _await_welcome(connection: Connection) -> tuple[Registered, list[bytes]]:
+    def _await_welcome(self, connection: Connection) -> tuple[Registered, list[bytes]]:
         """The raylet's welcome, and the frames that came right behind it."""
+        limit = self.settings.reply_limit_s
         while True:
-            if not select.select([connection], [], [], REPLY_LIMIT_S)[0]:
-                raise ConnectionLost(connection.peer, f"it did not answer within {REPLY_LIMIT_S:g} s")
+            if not select.select([connection], [], [], limit)[0]:
+                raise ConnectionLost(connection.peer, f"it did not answer within {limit:g} s")
             frames = connection.receive()
             if frames:
                 message = decode(frames[0], ENVELOPE_BYTES)

@@ -10,14 +10,11 @@ from sparkray_core.messages import Value
 from sparkray_core.model.entries import Entry
 from sparkray_core.model.owner import Function
 from sparkray_core.run.execute import NO_ARGUMENTS
-from sparkray_core.run.limits import INLINE_BYTES
 from sparkray_core.run.object_ref import ObjectRef
 from sparkray_core.wire import values
 
 if TYPE_CHECKING:
     from sparkray_core.run.core import Core
-
-FUNCTION_LIMIT_BYTES = 95 << 20  # Ray's limit: a larger closure has captured data that should be a reference
 
 # The last: references that nobody else holds yet. They must live until the call is handed in, or their values go.
 Packed = tuple[Value, "list[tuple[int | str, Entry]] | None", "list[Entry] | None", "list[ObjectRef[Any]]"]
@@ -39,7 +36,7 @@ def pack(core: Core, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Packed:
     if ObjectRef in map(type, args) or (kwargs and ObjectRef in map(type, kwargs.values())):
         args, kwargs, refs = _take_refs(args, kwargs)
     serialized = values.serialize((args, kwargs))
-    if serialized.size > INLINE_BYTES:
+    if serialized.size > core.inline_bytes:
         args, kwargs, refs = _take_large(core, args, kwargs, refs or [], made)
         serialized = values.serialize((args, kwargs))
     nested = [ref._entry for ref in serialized.refs] if serialized.refs else None
@@ -73,25 +70,27 @@ def _take_large(
     holders: list[tuple[Any, Any, Any]] = [(left, position, value) for position, value in enumerate(args)]
     holders += [(kept, name, value) for name, value in kwargs.items()]
     for holder, where, value in holders:
-        if value is not None and values.serialize(value).size > INLINE_BYTES:
+        if value is not None and values.serialize(value).size > core.inline_bytes:
             made.append(core.put(value))
             refs.append((where, made[-1]._entry))
             holder[where] = None
     return tuple(left), kept, refs or None
 
 
-def pack_function(function: Any, name: str) -> tuple[Function, list[Any]]:
+def pack_function(core: Core, function: Any, name: str) -> tuple[Function, list[Any]]:
     """A function or class as it travels, and the references that it has captured (which must outlive it).
 
     Raises:
         TypeError: it cannot be pickled.
-        ValueError: it is larger than 95 MiB.
+        ValueError: it is larger than the setting `function_limit_bytes`, 95 MiB.
     """
     blob, refs = values.serialize_in_band(function)  # captured arrays too: one blob holds everything
-    if len(blob) > FUNCTION_LIMIT_BYTES:
+    limit = core.settings.function_limit_bytes
+    if len(blob) > limit:
         raise ValueError(
-            f"the function {name} is {len(blob) >> 20} MiB when pickled, and {FUNCTION_LIMIT_BYTES >> 20} MiB is the "
-            f"limit. It captures large objects: store them with put() and pass the references."
+            f"the function {name} is {len(blob) >> 20} MiB when pickled, and {limit >> 20} MiB is the "
+            f"limit (the setting function_limit_bytes). It captures large objects: store them with put() and pass the "
+            f"references."
         )
     digest = hashlib.blake2b(blob, digest_size=16, key=name.encode()[:64])
     return Function(FunctionId(digest.digest()), name, blob), refs

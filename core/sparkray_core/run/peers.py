@@ -17,11 +17,12 @@ from collections.abc import Callable, Iterable
 from sparkray_core.ids import NodeId
 from sparkray_core.model.link import ACK_DELAY_S, Deliver, Link, LinkEffect, PeerRestarted, PeerSilent, Transmit
 from sparkray_core.run.config import NodeConfig
+from sparkray_core.run.limits import peer_silence_s
 from sparkray_core.run.loop import Loop
+from sparkray_core.settings import Settings
 from sparkray_core.wire.transport import Transport
 from sparkray_core.wire.zmq_transport import ZmqTransport
 
-SILENCE_S = 5.0  # a peer that owed an answer for so long is reported as lost
 _INTRODUCTION = b"sparkray lives at "  # no link packet begins so: those begin with 8 random bytes
 _HELD_FRAMES = 10_000  # for a node whose address is not known yet; more is a bug of whoever sends there
 
@@ -34,7 +35,13 @@ class Peers:
     """What is sent in one turn of the loop goes out, one batch to each peer, with `flush`."""
 
     def __init__(
-        self, loop: Loop, transport: Transport, address: str, on_payloads: OnPayloads, on_lost: OnLost
+        self,
+        loop: Loop,
+        transport: Transport,
+        address: str,
+        on_payloads: OnPayloads,
+        on_lost: OnLost,
+        settings: Settings | None = None,
     ) -> None:
         """
         Args:
@@ -43,6 +50,7 @@ class Peers:
             on_lost: the peer is silent though it should answer, or another life of it answers.
         """
         self.address = address
+        self._silence_s = peer_silence_s(settings or Settings())
         self._loop = loop
         self._transport = transport
         self._on_payloads = on_payloads
@@ -69,7 +77,7 @@ class Peers:
         keys = config.curve_public, config.curve_secret
         transport = ZmqTransport(me, os.urandom(8), keys, config.bind_host)
         port = transport.address.rpartition(":")[2]
-        return cls(loop, transport, f"tcp://{config.host}:{port}", on_payloads, on_lost)
+        return cls(loop, transport, f"tcp://{config.host}:{port}", on_payloads, on_lost, config.settings)
 
     # ------------------------------------------------------------------------------ who
     def connect(self, node: NodeId, address: str) -> None:
@@ -158,7 +166,7 @@ class Peers:
     def _link(self, node: NodeId) -> Link:
         link = self._links.get(node)
         if link is None:
-            link = self._links[node] = Link(os.urandom(8), self._loop.clock(), silence_s=SILENCE_S)
+            link = self._links[node] = Link(os.urandom(8), self._loop.clock(), silence_s=self._silence_s)
         return link
 
     def _perform(self, node: NodeId, effects: Iterable[LinkEffect]) -> None:

@@ -15,11 +15,11 @@ from sparkray_core.ids import HEAD, HEAD_NODE, NodeId, ProcessId, node_of, rayle
 from sparkray_core.messages import NodeGone
 from sparkray_core.model.effects import Send
 from sparkray_core.model.events import ClockTicked, ConnectionLost, Event, PeerLost, Received, Undelivered, WorkerExited
-from sparkray_core.model.limits import NodeLimits
 from sparkray_core.model.node import Node
 from sparkray_core.model.node_info import NodeInfo
 from sparkray_core.run import child, folders, processes
 from sparkray_core.run.config import NodeConfig
+from sparkray_core.run.limits import node_limits
 from sparkray_core.run.local_peers import LocalPeers
 from sparkray_core.run.loop import Loop
 from sparkray_core.run.output import last_words
@@ -61,10 +61,10 @@ def main(
         raylet.close()
         # Not asked by getppid: a dying process closes its pipes before its children get another parent.
         if select.select([lifeline], [], [], 0)[0]:
-            _clean_up(config.folder, zygote_is)
+            _clean_up(config, zygote_is)
 
 
-def _clean_up(folder: str, zygote: Identity | None) -> None:
+def _clean_up(config: NodeConfig, zygote: Identity | None) -> None:
     """What the keeper, which was killed, would have done."""
     deadline = time.monotonic() + ZYGOTE_END_S
     while zygote is not None and processes.is_alive(zygote):
@@ -72,7 +72,7 @@ def _clean_up(folder: str, zygote: Identity | None) -> None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(zygote.pid, signal.SIGKILL)
         time.sleep(0.01)
-    folders.remove_node_folder(folder)
+    folders.remove_node_folder(config.folder, config.settings.keep_logs)
 
 
 class Raylet:
@@ -101,7 +101,8 @@ class Raylet:
             config.store_bytes,
             config.folder,
         )
-        self._node = Node(info, config.session, Allocator(config.store_bytes), NodeLimits(warm_workers=config.prestart))
+        limits = node_limits(config.settings, config.prestart)
+        self._node = Node(info, config.session, Allocator(config.store_bytes), limits)
         self._local = LocalPeers(
             loop,
             config.node,

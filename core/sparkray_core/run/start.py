@@ -26,7 +26,6 @@ from sparkray_core.wire.hello import TOKEN_BYTES
 
 __all__ = ["NodeStartError", "StartedNode", "StartingNode", "new_session_name", "new_token", "start_node", "sweep"]
 
-START_LIMIT_S = 60.0  # from a cold disk on a busy machine; the usual is 0.2
 STOP_LIMIT_S = 10.0
 _SHOWN_CHARACTERS = 4000  # of a failed node's output
 
@@ -164,17 +163,18 @@ class StartingNode:
             os.write(self._tell_head, address.encode() + b"\n")
         self._close_head_pipe()
 
-    def ready(self, timeout: float = START_LIMIT_S) -> StartedNode:
+    def ready(self, timeout: float | None = None) -> StartedNode:
         """Wait until the node has joined its head.
 
         Args:
-            timeout: seconds.
+            timeout: seconds; None: the setting `start_limit_s`.
 
         Raises:
             NodeStartError: it failed, or was not ready in time; its processes have been ended.
         """
         keeper = self._keeper
         assert keeper.stdout is not None
+        timeout = self._config.settings.start_limit_s if timeout is None else timeout
         deadline = time.monotonic() + timeout
         try:
             facts, printed = _hear(keeper.stdout, deadline)
@@ -211,14 +211,14 @@ class StartingNode:
 def start_node(
     config: NodeConfig,
     python: str = sys.executable,
-    timeout: float = START_LIMIT_S,
+    timeout: float | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> StartedNode:
     """Start a node and wait until it has joined its head.
 
     Args:
         python: the interpreter of the node's processes.
-        timeout: seconds.
+        timeout: seconds; None: the setting `start_limit_s`.
         environment: variables of the node's processes, beyond our own.
 
     Raises:

@@ -60,7 +60,7 @@ FLUSH_RESULTS = 256  # or until there are so many
 
 def main(config: NodeConfig, process: ProcessId) -> None:
     """Serve until told to end. Never raises: the zygote's child has nobody to catch it."""
-    core = Core(process, config.folder, config.token, "worker")
+    core = Core(process, config.folder, config.token, "worker", config.settings)
     core.namespace = config.namespace
     current_task.host = config.host
     log_path = config.log_path(f"worker-{process[8:].hex()}")

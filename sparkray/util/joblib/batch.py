@@ -10,7 +10,7 @@ from typing import Any
 from joblib.parallel import BatchedCalls
 
 from sparkray.api import get, put
-from sparkray_core.run.limits import INLINE_BYTES
+from sparkray.session import core
 from sparkray_core.run.object_ref import ObjectRef
 
 
@@ -44,7 +44,7 @@ class SharedArguments:
         known = self._refs.get(key)
         if known is not None and known[0]() is argument:
             return _Stored(known[1])
-        if _size(argument) < INLINE_BYTES:
+        if _size(argument) < core().inline_bytes:
             return argument
         try:
             alive = weakref.ref(argument, lambda _: self._refs.pop(key, None))

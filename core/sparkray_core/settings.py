@@ -1,0 +1,287 @@
+"""What a user may have reason to change: every setting with its default, its unit and why the default is what it is.
+
+This is the one place that knows them. A number that nobody has reason to change is a named constant where it is used.
+Where values come from (keywords, environment, a file) is `run/settings_sources.py`. To add one, add a field; then write
+the example file and the documents anew (`python -m sparkray.settings --example`, `--markdown`), or a test says so.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import Field, dataclass, field, fields
+from typing import Any
+
+
+class BadSetting(ValueError):
+    """A setting that does not exist, or a value that it cannot have. The sentence names it, and where it came from."""
+
+
+# Variables of the environment that begin as settings do and are none.
+OTHER_VARIABLES: Mapping[str, str] = {
+    "SPARKRAY_CONFIG": "the file that settings are read from",
+    "SPARKRAY_ADDRESS": "the session that init() joins, unless its address= says another",
+    "SPARKRAY_PORTABLE": "for tests: do without what only Linux has",
+    "SPARKRAY_TEST_RUN": "for tests: marks the processes of one run",
+    "SPARKRAY_SEEDS": "for tests: how many seeds the simulation tries",
+}
+
+
+def _setting(
+    default: Any,
+    unit: str,
+    reason: str,
+    *,
+    least: float | None = None,
+    most: float | None = None,
+    choices: tuple[str, ...] = (),
+    ray: tuple[str, ...] = (),
+) -> Any:
+    """
+    Args:
+        unit: what the number counts; "" for none.
+        reason: what it is, and why the default is what it is.
+        least, most: the bounds, which are allowed themselves.
+        choices: all that a string may be.
+        ray: names under which Ray knows it: a variable of the environment, or a key of `_system_config`.
+    """
+    facts = {"unit": unit, "reason": reason, "least": least, "most": most, "choices": choices, "ray": ray}
+    return field(default=default, metadata=facts)
+
+
+@dataclass(frozen=True)  # no slots: a default is read off the class, as Settings.node_timeout_s
+class Settings:
+    """One session's settings. All its processes have the same ones, as the driver that started it found them."""
+
+    # ---- objects
+    inline_bytes: int = _setting(
+        100 << 10,
+        "bytes",
+        "values up to here travel in messages, larger ones lie in shared memory; Ray's limit too, and a copy costs "
+        "20 us at most",
+        least=0,
+        most=16 << 20,
+        ray=("max_direct_call_object_size",),
+    )
+    object_store_share: float = _setting(
+        0.3,
+        "share of the memory",
+        "size of the stores of one machine or container, where object_store_memory is not given; Ray's default, and "
+        "only what is written is taken from the system",
+        least=0.001,
+        most=0.95,
+    )
+    store_wait_s: float = _setting(
+        3.0,
+        "seconds",
+        "how long a value that finds the store full waits for others to be let go, before ObjectStoreFullError",
+        least=0,
+    )
+    function_limit_bytes: int = _setting(
+        95 << 20,
+        "bytes",
+        "a remote function or class that is larger when pickled is refused: it has captured data that should be a "
+        "reference; Ray's limit",
+        least=1 << 10,
+        most=256 << 20,
+    )
+
+    # ---- tasks and workers
+    task_max_retries: int = _setting(
+        3,
+        "times",
+        "how often a task runs again after its worker or node died, if it has no max_retries; -1: for ever; Ray's "
+        "default",
+        least=-1,
+        ray=("RAY_TASK_MAX_RETRIES",),
+    )
+    infeasible_grace_s: float = _setting(
+        30.0,
+        "seconds",
+        "how long work that no node could ever hold waits for one that could, before TaskUnschedulableError; a node "
+        "that is being started should make it; inf: for ever, as Ray does",
+        least=0,
+    )
+    prestart_workers: int | None = _setting(
+        None,
+        "processes",
+        "workers that each node forks at its start, before anyone asks; none: one to a CPU",
+        least=0,
+        most=10_000,
+    )
+    idle_workers: int | None = _setting(
+        None,
+        "processes",
+        "idle workers that each node keeps: a fork costs milliseconds, an idle worker tens of megabytes; none: one to "
+        "a CPU",
+        least=0,
+        most=10_000,
+    )
+    worker_start_limit_s: float = _setting(
+        60.0,
+        "seconds",
+        "a worker that is not ready by then is killed: it may hang in a lock that was held when it was forked",
+        least=1,
+        ray=("worker_register_timeout_seconds",),
+    )
+
+    # ---- the session and its nodes
+    start_limit_s: float = _setting(
+        60.0,
+        "seconds",
+        "for the start of the engine; 0.3 is usual, but from a cold disk on a busy machine it may take many times that",
+        least=1,
+    )
+    reply_limit_s: float = _setting(
+        60.0,
+        "seconds",
+        "a raylet or head that leaves a question unanswered for so long is taken for dead",
+        least=1,
+    )
+    node_timeout_s: float = _setting(
+        3.0,
+        "seconds",
+        "silence after which a node is given up, and what ran on it runs elsewhere; six beats: a busy machine may miss "
+        "some",
+        least=1,
+        most=3600,
+    )
+    base_folder: str | None = _setting(
+        None,
+        "path",
+        "where the sockets and logs of this machine's nodes are, in a folder of each session; short, because a "
+        "socket's path may have 103 bytes; none: /tmp/sparkray-<uid>. Executors on other hosts have their own, from "
+        "their environment",
+    )
+    keep_logs: str | None = _setting(
+        None,
+        "path",
+        "a folder for the logs of nodes that ended; none: they go with the node",
+    )
+    log_level: str = _setting(
+        "INFO",
+        "",
+        "how much raylet, head and keeper write to their logs",
+        choices=("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"),
+    )
+
+    # ---- the driver
+    enable_auto_connect: bool = _setting(
+        True,
+        "",
+        "the first use of the API without a session starts one; as Ray has it",
+        ray=("RAY_ENABLE_AUTO_CONNECT",),
+    )
+    ignore_unhandled_errors: bool = _setting(
+        False,
+        "",
+        "say nothing of errors of tasks that nobody ever looked at",
+        ray=("RAY_IGNORE_UNHANDLED_ERRORS",),
+    )
+
+    def __post_init__(self) -> None:
+        for name in FIELDS:
+            checked(name, getattr(self, name), "Settings()")
+
+    def prestarted(self, cpus: int) -> int:
+        """Workers that a node with so many CPUs forks at its start."""
+        return cpus if self.prestart_workers is None else self.prestart_workers
+
+    def changed(self) -> dict[str, Any]:
+        """Those that are not at their default: what travels to other processes. `Settings(**...)` takes it back."""
+        return {name: getattr(self, name) for name, one in FIELDS.items() if getattr(self, name) != one.default}
+
+
+FIELDS: dict[str, Field[Any]] = {one.name: one for one in fields(Settings)}
+RAY_NAMES: dict[str, str] = {theirs: name for name, one in FIELDS.items() for theirs in one.metadata["ray"]}
+
+
+def variable(name: str) -> str:
+    """The variable of the environment that holds this setting."""
+    return f"SPARKRAY_{name.upper()}"
+
+
+def unknown(name: str, source: str, among: Iterable[str] = ()) -> BadSetting:
+    """The error for a name that is no setting's, with the nearest one that is."""
+    from difflib import get_close_matches  # 3 ms, for whoever erred
+
+    near = get_close_matches(name, list(among) or list(FIELDS), 1, 0.5)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    return BadSetting(f"{source}: there is no setting {name}.{hint} `python -m sparkray.settings` lists all.")
+
+
+def checked(name: str, value: Any, source: str) -> Any:
+    """The value as the setting's own type: 1 becomes 1.0 where a float is meant, "4g" a number of bytes.
+
+    Args:
+        source: where it came from, for the sentence.
+
+    Raises:
+        BadSetting: no such setting, the wrong type, or out of range.
+    """
+    one = FIELDS.get(name)
+    if one is None:
+        raise unknown(name, source)
+    kind, _, optional = str(one.type).partition(" | ")
+    facts, given = one.metadata, value
+    if value is None and optional:
+        return None
+    if kind == "float" and type(value) is int:
+        value = float(value)
+    if kind == "int" and facts["unit"] == "bytes" and isinstance(value, str):
+        value = size_in_bytes(value)
+    if type(value).__name__ != kind or (isinstance(value, float) and math.isnan(value)):
+        raise BadSetting(f"{source}: {name} must be {_in_words(one)}, not {given!r}")
+    low, high = facts["least"], facts["most"]
+    if (low is not None and value < low) or (high is not None and value > high):
+        bounds = f"from {low:g} to {high:g}" if high is not None else f"at least {low:g}"
+        raise BadSetting(f"{source}: {name} must be {bounds}{_of(one)}, not {given!r}")
+    if facts["choices"] and value not in facts["choices"]:
+        raise BadSetting(f"{source}: {name} must be one of {', '.join(facts['choices'])}, not {value!r}")
+    return value
+
+
+def from_text(name: str, text: str, source: str) -> Any:
+    """The value that a variable of the environment holds.
+
+    Raises:
+        BadSetting: it is none that this setting can have.
+    """
+    one = FIELDS[name]
+    kind, _, optional = str(one.type).partition(" | ")
+    value: Any = text
+    word = text.strip().lower()
+    if optional and word == "none":
+        value = None
+    elif kind == "bool":
+        value = _FLAGS.get(word, text)
+    elif kind in ("int", "float"):
+        try:
+            value = int(word) if kind == "int" else float(word)
+        except ValueError:
+            value = size_in_bytes(word) if one.metadata["unit"] == "bytes" else None
+            value = text if value is None else value
+    return checked(name, value, source)
+
+
+_FLAGS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+_SIZE = re.compile(r"(\d+)\s*(?:([bkmgtp])(?:i?b)?)?")
+_POWERS = {"b": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
+
+
+def size_in_bytes(text: str) -> int | None:
+    """Bytes, from a size as Spark writes it: "512m", "4g". The units are binary: 1k is 1024. None: it is no size."""
+    match = _SIZE.fullmatch(text.strip().lower())
+    return None if match is None else int(match.group(1)) << 10 * _POWERS[match.group(2) or "b"]
+
+
+def _in_words(one: Field[Any]) -> str:
+    kind, _, optional = str(one.type).partition(" | ")
+    words = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a string"}[kind]
+    return words + _of(one) + (" or none" if optional else "")
+
+
+def _of(one: Field[Any]) -> str:
+    unit = one.metadata["unit"]
+    return f" ({unit})" if unit else ""
