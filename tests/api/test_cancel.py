@@ -99,8 +99,8 @@ def test_children_are_cancelled_with_their_parent(ray: Any, tmp_path: Any) -> No
 
     @ray.remote
     def child() -> None:
-        mark.write_text("begun")
-        try:
+        try:  # from its first line on: the file is there before it is written and closed
+            mark.write_text("begun")
             time.sleep(LONG)
         finally:
             mark.write_text("ended")

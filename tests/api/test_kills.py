@@ -28,8 +28,8 @@ def session() -> Iterator[Any]:
     sparkray.shutdown()
 
 
-def processes_of(folder: str) -> list[psutil.Process]:
-    """Keeper, raylet, head, zygote and workers of the node whose folder this is: they have its logs open."""
+def processes_of(folder: str) -> list[tuple[str, psutil.Process]]:
+    """Keeper, raylet, head, zygote and workers of the node whose folder this is (they have its logs open), by name."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
@@ -37,18 +37,18 @@ def processes_of(folder: str) -> list[psutil.Process]:
                 os.readlink(f"/proc/{process.pid}/fd/{fd}").startswith(folder)
                 for fd in os.listdir(f"/proc/{process.pid}/fd")
             ):
-                found.append(process)
+                found.append((process.name(), process))
     return found
 
 
 def named(folder: str, name: str) -> psutil.Process:
-    (process,) = [process for process in processes_of(folder) if process.name() == name]
+    (process,) = [process for known, process in processes_of(folder) if known == name]
     return process
 
 
 def wait_until_gone(folder: str) -> None:
     deadline = time.monotonic() + LIMIT_S
-    while (left := [p.name() for p in processes_of(folder)]) or os.path.exists(folder):
+    while (left := [name for name, _ in processes_of(folder)]) or os.path.exists(folder):
         assert time.monotonic() < deadline, f"left after {LIMIT_S:g} s: {left}, folder {os.path.exists(folder)}"
         time.sleep(0.02)
 

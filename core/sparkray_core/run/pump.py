@@ -5,11 +5,12 @@ to wait *leads*: it polls the sockets itself and handles what comes, until its o
 leads, the side thread does, so that leases, steals and other people's questions are answered while user code runs.
 
 The hand-over must not cost a thread switch. There are two epolls: `inner` holds the sockets, `outer` holds `inner` and
-a wake-up descriptor, and the side thread sleeps in `outer`. A leader takes `inner` out of `outer` (the gate) and puts
-it back at the end: two system calls, and the side thread never wakes up.
+a wake-up descriptor, and the side thread sleeps in `outer`. A leader takes `inner` out of `outer` (the gate), and the
+side thread puts it back when it looks up and nobody has led since it last did. So between the `get`s of a loop the gate
+stays closed: no system call, and no answer that comes early wakes a second thread to fight over the interpreter.
 
+    gate closed  leader:       turn -> turn -> ...          side thread: every 2 ms, has anybody led?
     gate open    side thread:  outer.poll -> turn
-    gate closed  leader:       turn -> turn -> ... -> gate open
 """
 
 from __future__ import annotations
@@ -76,6 +77,8 @@ class Pump:
         self.look_s: float | None = None  # the side thread looks up at least so often
         self._turn = turn
         self._leader = threading.Lock()
+        self._gate_open = True  # the side thread is woken by what comes. Changed by who holds `_leader`
+        self._leads = 0  # how often a thread has begun to lead
         self._led = False  # a thread leads until its own wait is over; not just for one turn of the side thread
         self._embedder: int | None = None  # the thread whose event loop does the reading, for good
         self._embedder_wake: Callable[[], object] | None = None
@@ -123,7 +126,7 @@ class Pump:
                 try:
                     self._lead(getter, deadline)
                 finally:
-                    self._leader.release()
+                    self._release()
             else:
                 self._follow(getter, deadline)
 
@@ -139,7 +142,7 @@ class Pump:
         self._leader.acquire()
         self._led = True
         self._embedder, self._embedder_wake = threading.get_ident(), wake
-        self.outer.modify(self.inner.fileno(), 0)
+        self._shut_gate()
         return self.inner.fileno()
 
     def turn_now(self) -> None:
@@ -152,21 +155,39 @@ class Pump:
             try:
                 self._turn(0)
             finally:
-                self._leader.release()
+                self._release()
+
+    def _release(self) -> None:
+        self._leader.release()
+        if self.asleep:  # perhaps with the gate shut. Looked at after the release: see `_open_gate_unless_led`
+            self.wake()
 
     def _lead(self, getter: Getter, deadline: float | None) -> None:
         interrupts = _Interrupts()
         self._led = True
-        self.outer.modify(self.inner.fileno(), 0)
+        self._leads += 1
+        if self._gate_open:
+            self._shut_gate()
         try:
             self._turn_until(getter, deadline, interrupts)
         finally:
             self._led = False
-            if not self._closed:
-                self.outer.modify(self.inner.fileno(), select.EPOLLIN)
             interrupts.restore()
-            if self.asleep:
-                self.wake()
+
+    def _shut_gate(self) -> None:
+        self._gate_open = False
+        self.outer.modify(self.inner.fileno(), 0)
+
+    def _open_gate(self) -> None:
+        if not self._gate_open and not self._closed:
+            self._gate_open = True
+            self.outer.modify(self.inner.fileno(), select.EPOLLIN)
+
+    def _open_gate_unless_led(self) -> None:
+        """Before the side thread sleeps. Who leads now finds `asleep` set when that is over, and wakes it."""
+        if self._leader.acquire(blocking=False):
+            self._open_gate()
+            self._leader.release()
 
     def _turn_until(self, getter: Getter, deadline: float | None, interrupts: _Interrupts | None) -> None:
         while getter.missing > 0 and not self._closed:
@@ -195,11 +216,12 @@ class Pump:
         getter.gate = None
 
     def _side(self) -> None:
-        quiet = 0
+        quiet = leads = 0
         while not self._closed:
             timeout: float | None = QUIET_POLL_S
             if quiet >= QUIET_TURNS:
                 self.asleep = True
+                self._open_gate_unless_led()
                 timeout = self.look_s
                 if self.next_wake is not None:
                     alarm = max(0.0, self.next_wake - now())
@@ -212,9 +234,13 @@ class Pump:
             self.asleep = False
             if self._closed:
                 return
-            if self._leader.acquire(blocking=False):
+            if leads != self._leads:  # somebody reads every now and then: no need to get into their way
+                leads = self._leads
+                quiet = 0
+            elif self._leader.acquire(blocking=False):
                 try:
                     busy = self._turn(0)
+                    self._open_gate()
                 finally:
                     self._leader.release()
                 quiet = 0 if busy else quiet + 1
