@@ -11,7 +11,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sparkray import actor, exceptions
-from sparkray.actor_handle import ActorClass, ActorHandle, get_actor, method
+from sparkray.actor_class import ActorClass, method
+from sparkray.actor_handle import ActorHandle, get_actor
 from sparkray.api import (
     available_resources,
     cancel,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-from sparkray.actor_handle import ActorClass, ActorHandle, ActorMethod
+from sparkray.actor_class import ActorClass
+from sparkray.actor_handle import ActorHandle, ActorMethod
 from sparkray_core.run import actor_host, current_task
 
 __all__ = ["ActorClass", "ActorHandle", "ActorMethod", "exit_actor"]

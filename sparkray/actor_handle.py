@@ -1,157 +1,38 @@
-"""`@remote` classes: actors, and the handles through which they are called."""
+"""Handles of actors, and calling their methods. (How actors are made is in `actor_class.py`.)"""
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Mapping
-from typing import Any, Generic, TypeVar, overload
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import cloudpickle
 
 from sparkray.options import Options
-from sparkray.remote_function import Signature
 from sparkray.session import core
-from sparkray_core.errors import ActorAlreadyExistsError
-from sparkray_core.ids import HEAD, ActorId, FunctionId, ObjectId, object_id, task_id
-from sparkray_core.messages import AddBorrowers, CreateActor, FindActor, NameActor
+from sparkray_core.errors import PendingCallsLimitExceeded
+from sparkray_core.ids import HEAD, FunctionId, ObjectId, object_id
+from sparkray_core.messages import AddBorrowers, FindActor
 from sparkray_core.model.entries import Entry
+from sparkray_core.model.methods import ANY_EXCEPTION, Method, encode
 from sparkray_core.model.owner import Actor, Function, Task
 from sparkray_core.model.references import ACTOR_INDEX
 from sparkray_core.run import object_ref
 from sparkray_core.run.core import Core
 from sparkray_core.run.object_ref import ObjectRef
-from sparkray_core.run.pack import pack, pack_function
+from sparkray_core.run.pack import pack
 from sparkray_core.wire import values
 
-T = TypeVar("T")
-F = TypeVar("F", bound=Callable[..., Any])
-
 Methods = Mapping[str, int]  # name -> number of returns
+# What was said of calls in the actor's options and by `@method`; empty for most. All of it optional:
+#   retries       of each call, when the actor restarts or the method raises what it is retried for
+#   most_pending  calls under way from one process
+#   unordered     a call that waits for its arguments does not hold up those behind it
+#   marked        method -> (retries or None, exceptions or None), from `@method`
+Settings = Mapping[str, Any]
+Facts = tuple[str, Methods, Settings]  # of a handle; the class name first. Primitives: they go to the head, too
 
-_BUILT_IN: Methods = {"__ray_ready__": 1, "__ray_call__": 1, "__ray_terminate__": 1}
-_NOT_REMOTE = frozenset(dir(object)) - {"__init__"}
-
-
-class ActorClass(Generic[T]):
-    """A class whose instances live in a worker of their own: `Cls.remote(...)` returns a handle at once."""
-
-    def __init__(self, cls: type[T], options: Options) -> None:
-        self._cls = cls
-        self._options = options
-        self._packed: tuple[Core, Function, list[Any]] | None = None
-        self._signature = Signature(cls.__init__, skip_first=True)
-        self.__name__ = cls.__name__
-        self.__doc__ = cls.__doc__
-        self.__module__ = cls.__module__
-
-    def __call__(self, *args: Any, **kwargs: Any) -> T:
-        raise TypeError(
-            f"Actors cannot be instantiated directly. Instead of '{self.__name__}()', use '{self.__name__}.remote()'."
-        )
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return getattr(self._cls, name)
-
-    def options(self, **given: Any) -> ActorClass[T]:
-        """The same class with other options.
-
-        num_cpus, num_gpus, resources, max_restarts, max_concurrency, name, namespace, lifetime, get_if_exists.
-        """
-        if "concurrency_groups" in given:
-            raise ValueError("concurrency_groups belong to the class: give them to @remote")
-        return ActorClass(self._cls, self._options.updated(given, "actor"))
-
-    def remote(self, *args: Any, **kwargs: Any) -> ActorHandle:
-        """Create an actor. It lives until its last handle is gone, it is killed, or its creator's process ends.
-
-        With lifetime="detached" it lives until it is killed or the session ends.
-
-        Raises:
-            TypeError: the arguments do not fit the constructor, or one cannot be pickled.
-            ActorAlreadyExistsError: an actor of this name is alive.
-        """
-        options = self._options
-        if options.get_if_exists and not options.name:
-            raise ValueError("get_if_exists needs a name")
-        here = core()
-        self._signature.check(args, kwargs)
-        if self._packed is None or self._packed[0] is not here:
-            self._packed = (here, *pack_function(here, self._cls, self.__name__))
-        methods, group_of = _methods_of(self._cls)
-        count = next(here.counter)
-        if options.name:
-            taken = _claim(here, options, count, (self.__name__, methods))
-            if taken is not None:
-                if not options.get_if_exists:
-                    raise ActorAlreadyExistsError(
-                        f"an actor named {options.name!r} is alive in this namespace; get it by get_actor(), or pass "
-                        f"get_if_exists=True"
-                    )
-                return _borrow(here, *taken)
-        payload, refs, nested, _made = pack(here, args, kwargs)
-        # The head keeps the arguments for restarts, so they are there by value; what they refer to stays pinned.
-        waited = [entry for _, entry in refs or ()]
-        if waited:
-            here.get(waited, None)
-        held, placement = options.actor_resources()
-        function = self._packed[1]
-        setup = {
-            "max_concurrency": options.max_concurrency,
-            "groups": dict(options.concurrency_groups),
-            "group_of": group_of,
-            "public_name": options.name,
-        }
-        detached = options.lifetime == "detached"
-
-        def message(actor: ActorId) -> CreateActor:
-            wired = [(where, entry.value, entry.id) for where, entry in refs or () if entry.value is not None]
-            return CreateActor(
-                actor,
-                self.__name__,
-                function.id,
-                function.blob,
-                payload,
-                wired or None,
-                held,
-                placement,
-                options.max_restarts or 0,
-                setup,
-                detached,
-            )
-
-        with here.lock:
-            kept = [*waited, *(nested or ())]
-            for entry in kept:
-                entry.pins += 1
-                here.owner.refs.export(entry)
-            actor, effects = here.owner.calls.create(count, message)
-            actor.entry.contained = kept or None
-            actor.entry.pins += detached  # for good
-            here._perform(effects)
-        return _handle(actor, self.__name__, methods)
-
-    def __reduce__(self) -> Any:
-        return ActorClass, (self._cls, self._options)
-
-    def __repr__(self) -> str:
-        return f"<actor class {self.__name__}>"
-
-
-@overload
-def method(function: F, /) -> F: ...
-@overload
-def method(**options: Any) -> Callable[[F], F]: ...
-def method(*args: Any, **options: Any) -> Any:
-    """Options of an actor's method, for all its calls: `@method(num_returns=2, concurrency_group="io")`."""
-    if args:
-        return args[0]
-    Options().updated(options, "method")
-
-    def mark(function: F) -> F:
-        function.__ray_method__ = options  # type: ignore[attr-defined]
-        return function
-
-    return mark
+BUILT_IN: Methods = {"__ray_ready__": 1, "__ray_call__": 1, "__ray_terminate__": 1}
 
 
 def get_actor(name: str, namespace: str | None = None) -> ActorHandle:
@@ -163,14 +44,14 @@ def get_actor(name: str, namespace: str | None = None) -> ActorHandle:
     if not name:
         raise ValueError("the name of an actor is not empty")
     here = core()
-    key = _key(here, name, namespace)
+    key = key_of(here, name, namespace)
     found = here.request(HEAD, lambda number: FindActor(number, key))
     if found is None:
         raise ValueError(
             f"Failed to look up actor with name '{name}'. It may have died, never been created, or be in another "
             f"namespace; names of actors that are not detached go with their last handle."
         )
-    return _borrow(here, *found)
+    return borrow(here, *found)
 
 
 def list_named_actors(all_namespaces: bool = False) -> list[Any]:
@@ -182,49 +63,36 @@ def list_named_actors(all_namespaces: bool = False) -> list[Any]:
     return [name for namespace, _, name in keys if namespace == here.namespace]
 
 
-def _key(here: Core, name: str, namespace: str | None) -> str:
+def key_of(here: Core, name: str, namespace: str | None) -> str:
     return f"{here.namespace if namespace is None else namespace}\0{name}"
-
-
-def _claim(here: Core, options: Options, count: int, facts: Any) -> Any:
-    assert options.name
-    key = _key(here, options.name, options.namespace)
-    actor = ActorId(task_id(here.me, count))
-    return here.request(HEAD, lambda number: NameActor(number, key, actor, facts))
-
-
-def _methods_of(cls: type) -> tuple[dict[str, int], dict[str, str]]:
-    """Each method's number of returns, and the concurrency groups of those that have one."""
-    returns: dict[str, int] = {}
-    groups: dict[str, str] = {}
-    for name in dir(cls):
-        function = getattr(cls, name, None)
-        if name in _NOT_REMOTE or not callable(function):
-            continue
-        marked: Mapping[str, Any] = getattr(function, "__ray_method__", {})
-        number = marked.get("num_returns")
-        returns[name] = 1 if number is None else number
-        if marked.get("concurrency_group"):
-            groups[name] = marked["concurrency_group"]
-    return {**returns, **_BUILT_IN}, groups
 
 
 class ActorHandle:
     """Calls an actor. May be passed to tasks and other actors; the actor lives while any handle does."""
 
-    __slots__ = ("__weakref__", "_actor", "_class_name", "_entry", "_methods")
+    __slots__ = ("__weakref__", "_actor", "_class_name", "_entry", "_functions", "_methods", "_settings")
 
-    def __init__(self, actor: Actor, class_name: str, methods: Methods) -> None:
+    def __init__(self, actor: Actor, class_name: str, methods: Methods, settings: Settings) -> None:
         self._actor = actor
         self._entry = actor.entry
         self._class_name = class_name
         self._methods = methods
+        self._settings = settings
+        self._functions = _functions.setdefault(class_name, {})
 
     def __getattr__(self, name: str) -> ActorMethod:
         returns = self._methods.get(name)
         if returns is None:
             raise AttributeError(f"'{self._class_name}' object has no attribute '{name}'")
+        if self._settings:
+            return self._with_settings(name, returns)
         return ActorMethod(self, name, returns)
+
+    def _with_settings(self, name: str, returns: int) -> ActorMethod:
+        retries, retried = self._settings.get("marked", {}).get(name, (None, None))
+        if retries is None:
+            retries = self._settings.get("retries", 0)
+        return ActorMethod(self, name, returns, retries, How(retried=retried) if retried else PLAIN)
 
     def __del__(self) -> None:
         object_ref.dropped.append(self._entry)
@@ -237,44 +105,45 @@ class ActorHandle:
         with here.lock:
             here.owner.refs.export(self._entry)
             self._entry.weak = weakref.ref(self)
-        return _rebuild, (self._entry.id, self._class_name, dict(self._methods))
+        return _rebuild, (self._entry.id, self._class_name, dict(self._methods), dict(self._settings))
 
     def __repr__(self) -> str:
         return f"Actor({self._class_name}, {self._actor.id.hex()})"
 
 
-def _handle(actor: Actor, class_name: str, methods: Methods) -> ActorHandle:
-    handle = ActorHandle(actor, class_name, methods)
+def new_handle(actor: Actor, class_name: str, methods: Methods, settings: Settings) -> ActorHandle:
+    handle = ActorHandle(actor, class_name, methods, settings)
     actor.entry.weak = weakref.ref(handle)
     return handle
 
 
-def _known(here: Core, entry_id: bytes, class_name: str, methods: Methods) -> ActorHandle:
+def _known(here: Core, entry_id: bytes, facts: Facts) -> ActorHandle:
     """The one handle of this process for an actor. The core's lock is held."""
     entry = here.owner.refs.find(ObjectId(entry_id))
     known: ActorHandle | None = entry.weak() if entry.weak is not None else None
     if known is None:
         entry.held = True
         actor, effects = here.owner.calls.known(entry)
+        actor.ordered = "unordered" not in facts[2]
         here._perform(effects)
-        known = _handle(actor, class_name, methods)
+        known = new_handle(actor, *facts)
     return known
 
 
-def _rebuild(entry_id: bytes, class_name: str, methods: Methods) -> ActorHandle:
+def _rebuild(entry_id: bytes, *facts: Any) -> ActorHandle:
     """The handle of an actor that came inside a value from another process."""
     here = object_ref.core()
     with here.lock:
-        known = _known(here, entry_id, class_name, methods)
+        known = _known(here, entry_id, facts)
     values.found_ref(known)
     return known
 
 
-def _borrow(here: Core, actor: bytes, facts: tuple[str, Methods]) -> ActorHandle:
+def borrow(here: Core, actor: bytes, facts: Facts) -> ActorHandle:
     """The handle of an actor that the head told us of. Nobody counted us in: we do."""
     entry_id = object_id(actor, ACTOR_INDEX)
     with here.lock:
-        known = _known(here, entry_id, *facts)
+        known = _known(here, entry_id, facts)
         entry = known._entry
         if entry.owner != here.me and not entry.registered:
             entry.registered = True
@@ -282,45 +151,106 @@ def _borrow(here: Core, actor: bytes, facts: tuple[str, Methods]) -> ActorHandle
     return known
 
 
+class How(NamedTuple):
+    """What is said of few calls."""
+
+    group: str = ""  # of concurrency; empty: the method's own
+    retried: bytes = b""  # for what it raises; as in `model.methods`
+    called: str = ""  # in place of class and method, in what is told of the call
+
+
+PLAIN = How()
+
+
 class ActorMethod:
     """`handle.method`: call it with `.remote(...)`. It keeps the actor alive."""
 
-    __slots__ = ("_group", "_handle", "_name", "_returns")
+    __slots__ = ("_handle", "_how", "_name", "_retries", "_returns")
 
-    def __init__(self, handle: ActorHandle, name: str, returns: int, group: str = "") -> None:
+    def __init__(self, handle: ActorHandle, name: str, returns: int, retries: int = 0, how: How = PLAIN) -> None:
         self._handle = handle
         self._name = name
         self._returns = returns
-        self._group = group
+        self._retries = retries  # -1: without end
+        self._how = how
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         raise TypeError(f"Actor methods cannot be called directly: use '.{self._name}.remote()'.")
 
     def options(self, **given: Any) -> ActorMethod:
-        """The same method with other options: num_returns, concurrency_group."""
+        """The same method with other options.
+
+        num_returns, max_task_retries, retry_exceptions, concurrency_group, name, enable_task_events.
+        """
         options = Options().updated(given, "method")
         returns = self._returns if options.num_returns is None else options.num_returns
-        return ActorMethod(self._handle, self._name, returns, options.concurrency_group or self._group)
+        retries = self._retries if options.max_task_retries is None else options.max_task_retries
+        how = How(
+            options.concurrency_group or self._how.group,
+            pack_retried(options) if "retry_exceptions" in given else self._how.retried,
+            options.name or self._how.called,
+        )
+        return ActorMethod(self._handle, self._name, returns, retries, PLAIN if how == PLAIN else how)
 
     def remote(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the method; calls from one process to a serial actor run in the order in which they were made."""
+        """Call the method; calls from one process to a serial actor run in the order in which they were made.
+
+        Raises:
+            TypeError: an argument cannot be pickled.
+            PendingCallsLimitExceeded: the actor has a `max_pending_calls`, and so many calls of ours are under way.
+        """
         here = core()
+        handle = self._handle
+        if handle._settings and "most_pending" in handle._settings:
+            _check_room(here, handle, handle._settings["most_pending"])
         payload, refs, nested, _made = pack(here, args, kwargs)
         count = next(here.counter)
-        wire_name = f"{self._name}\0{self._group}" if self._group else self._name
-        function = _method_names.get(wire_name)
+        function = handle._functions.get(self._name) if self._how is PLAIN else None
         if function is None:
-            name = f"{self._handle._class_name}.{self._name}"
-            function = _method_names[wire_name] = Function(FunctionId(wire_name.encode()), name, b"")
+            function = self._function()
         if self._returns == 1:
             entry = Entry(here.me, count)
             ref: ObjectRef[Any] = ObjectRef(entry)
-            here.submit(Task(count, function, payload, refs, nested, [entry], 0, None, self._handle._actor))
+            here.submit(Task(count, function, payload, refs, nested, [entry], self._retries, None, handle._actor))
             return ref
         entries = [Entry(here.me, count, index) for index in range(self._returns)]
         made: list[ObjectRef[Any]] = [ObjectRef(entry) for entry in entries]
-        here.submit(Task(count, function, payload, refs, nested, entries, 0, None, self._handle._actor))
+        here.submit(Task(count, function, payload, refs, nested, entries, self._retries, None, handle._actor))
         return made or None
 
+    def _function(self) -> Function:
+        group, retried, called = self._how
+        wired = encode(Method(self._name, group, self._retries, retried))
+        name = called or f"{self._handle._class_name}.{self._name}"
+        function = Function(FunctionId(wired), name, b"")
+        if self._how is PLAIN:
+            self._handle._functions[self._name] = function
+        return function
 
-_method_names: dict[str, Function] = {}
+
+def pack_retried(options: Options) -> bytes:
+    """The exceptions after which a method is called again, as they travel."""
+    given = options.retry_exceptions
+    if isinstance(given, bool):
+        return ANY_EXCEPTION if given else b""
+    return cloudpickle.dumps(tuple(given)) if given else b""
+
+
+def _check_room(here: Core, handle: ActorHandle, most: int) -> None:
+    actor = handle._actor
+    for last in (False, True):
+        with here.lock:
+            here._kick()
+            pending = len(actor.queue) + len(actor.inflight) + len(actor.waiting)
+        if pending < most:
+            return
+        if not last:
+            here.pump.poll_once()  # answers may have come that nobody has read yet
+    raise PendingCallsLimitExceeded(
+        f"{pending} calls of this process to {handle!r} are under way, and its max_pending_calls is {most}. Get some "
+        f"of their results first, or create the actor with a higher limit."
+    )
+
+
+# Of each class, by name, the methods that were called here: what travels in their calls.
+_functions: dict[str, dict[str, Function]] = {}

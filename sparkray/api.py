@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from copy import deepcopy
 from typing import Any, Protocol, TypeVar, overload
 
-from sparkray.actor_handle import ActorClass, ActorHandle
+from sparkray.actor_class import ActorClass
+from sparkray.actor_handle import ActorHandle
 from sparkray.options import Options
 from sparkray.remote_function import RemoteFunction
 from sparkray.session import core

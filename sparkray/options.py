@@ -22,6 +22,10 @@ class Options:
     max_retries: int | None = None
     retry_exceptions: bool | Sequence[type[BaseException]] = False
     max_restarts: int | None = None
+    max_task_retries: int | None = None
+    max_pending_calls: int | None = None
+    allow_out_of_order_execution: bool | None = None
+    enable_task_events: bool = True
     name: str | None = None
     namespace: str | None = None
     lifetime: str | None = None
@@ -131,6 +135,11 @@ def _flag(keyword: str, value: Any) -> None:
         raise TypeError(f"{keyword} must be True or False, not {value!r}")
 
 
+def _flag_or_none(keyword: str, value: Any) -> None:
+    if value is not None:
+        _flag(keyword, value)
+
+
 def _groups(keyword: str, value: Any) -> None:
     if not isinstance(value, Mapping):
         raise TypeError(f"{keyword} must be a dict of names and numbers of calls at once, not {value!r}")
@@ -139,17 +148,33 @@ def _groups(keyword: str, value: Any) -> None:
         _whole(1)(f"{keyword}[{name!r}]", limit)
 
 
-_COMMON: dict[str, Any] = {"num_cpus": _amount, "num_gpus": _amount, "resources": _resources, "name": _text}
+_COMMON: dict[str, Any] = {
+    "num_cpus": _amount,
+    "num_gpus": _amount,
+    "resources": _resources,
+    "name": _text,
+    "enable_task_events": _flag,
+}
 CHECKS: Mapping[str, dict[str, Any]] = {
     "task": {**_COMMON, "num_returns": _whole(0), "max_retries": _whole(-1), "retry_exceptions": _exceptions},
     "actor": {
         **_COMMON,
         "max_restarts": _whole(-1),
+        "max_task_retries": _whole(-1),
+        "max_pending_calls": _whole(-1),
+        "allow_out_of_order_execution": _flag_or_none,
         "namespace": _text,
         "lifetime": _lifetime,
         "get_if_exists": _flag,
         "max_concurrency": _whole(1),
         "concurrency_groups": _groups,
     },
-    "method": {"num_returns": _whole(0), "name": _text, "concurrency_group": _text},
+    "method": {
+        "num_returns": _whole(0),
+        "name": _text,
+        "concurrency_group": _text,
+        "max_task_retries": _whole(-1),
+        "retry_exceptions": _exceptions,
+        "enable_task_events": _flag,
+    },
 }

@@ -7,6 +7,7 @@ RayError
   RayActorError              a call to an actor failed for the actor's sake
     ActorDiedError           it is dead and stays dead
     ActorUnavailableError    it is restarting; the call may or may not have run
+  PendingCallsLimitExceeded  as many calls wait for the actor as its max_pending_calls allows
   ActorAlreadyExistsError    also a ValueError
   GetTimeoutError            also a TimeoutError
   ObjectLostError            the object is gone from every node that had it
@@ -92,7 +93,22 @@ class WorkerCrashedError(RayError):
 
 
 class RayActorError(RayError):
-    """The call failed because of the actor, not because of the method's code."""
+    """The call failed because of the actor, not because of the method's code.
+
+    Attributes:
+        actor_id: in hex; None when it is not known.
+        actor_init_failed: its constructor raised.
+        preempted: its node was taken away on purpose. (Never, so far.)
+    """
+
+    preempted = False
+
+    def __init__(
+        self, message: str = "The actor died.", actor_id: str | None = None, actor_init_failed: bool = False
+    ) -> None:
+        super().__init__(message)
+        self.actor_id = actor_id
+        self.actor_init_failed = actor_init_failed
 
 
 class ActorDiedError(RayActorError):
@@ -101,6 +117,10 @@ class ActorDiedError(RayActorError):
 
 class ActorUnavailableError(RayActorError):
     """The actor's process died and the actor is being restarted. The call may or may not have been executed."""
+
+
+class PendingCallsLimitExceeded(RayError):
+    """This process has as many calls under way to the actor as its `max_pending_calls` allows."""
 
 
 class ActorAlreadyExistsError(ValueError, RayError):
@@ -139,9 +159,13 @@ class RaySystemError(RayError):
     """sparkray failed, or the session ended while something still waited for it."""
 
 
-def by_name(name: str, sentence: str) -> RayError:
-    """The system error that the wire names; an unknown name (a newer peer's) is a plain `RaySystemError`."""
+def by_name(name: str, sentence: str, *facts: Any) -> RayError:
+    """The system error that the wire names; an unknown name (a newer peer's) is a plain `RaySystemError`.
+
+    Args:
+        facts: for errors of actors their `actor_id` and `actor_init_failed`.
+    """
     found = globals().get(name)
     if isinstance(found, builtins.type) and issubclass(found, RayError):
-        return found(sentence)
+        return found(sentence, *facts)
     return RaySystemError(f"{name}: {sentence}")

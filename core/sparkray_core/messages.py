@@ -13,7 +13,7 @@ A *value* (`Value` below) is how one result or argument travels:
     (ERROR, part, ...)             inline: the task failed; raise this instead
     (STORED, size, (node, ...))    in shared memory on these nodes; ask your own raylet to pin it
     (HOLDS, value, (object, ...))  a value with references inside: its sender has counted the receiver as their borrower
-    (FAILED, class name, sentence) the system failed, not the task: a class of `sparkray_core.errors`
+    (FAILED, class name, sentence, fact, ...)  the system failed, not the task: a class of `sparkray_core.errors`
 """
 
 from __future__ import annotations
@@ -217,6 +217,13 @@ class CancelTask:
     count: int
     force: bool  # end the process rather than interrupt it
     recursive: bool  # and what the task has submitted
+
+
+@dataclass(frozen=True, slots=True)
+class CallRetried:
+    """Actor's worker -> owner: the call raised what it is to be retried for, and runs again. One retry is used up."""
+
+    count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -541,6 +548,7 @@ Message = (
     | StealTasks
     | CancelTask
     | TasksReturned
+    | CallRetried
     | WorkerBlocked
     | WorkerUnblocked
     | ExitWorker
@@ -635,4 +643,5 @@ MESSAGES: Mapping[int, type[Message]] = {
     76: NotHere,
     77: CopyMade,
     80: LogLines,
+    140: CallRetried,
 }

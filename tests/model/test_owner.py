@@ -436,20 +436,6 @@ def test_a_call_whose_argument_is_not_there_holds_up_the_calls_behind_it(bench: 
     assert [c[0] for c in pushed[0].message.calls] == [first.count, second.count]
 
 
-def test_calls_in_flight_fail_when_the_actor_restarts_and_later_ones_wait(bench: Bench) -> None:
-    actor = make_actor(bench)
-    bench.hear(alive(actor), HEAD)
-    running, later = bench.task(actor=actor), bench.task(actor=actor)
-    bench.submit(running)
-
-    bench.hear(ActorChanged(actor.id, "restarting", 1, None, "killed by SIGKILL", None), HEAD)
-    bench.submit(later)
-
-    assert isinstance(running.returns[0].value, tuple)
-    assert running.returns[0].value[:2] == (FAILED, "ActorUnavailableError")
-    assert bench.hear(alive(actor, SECOND, 1), HEAD) == [Send(SECOND, PushCalls(actor.id, [call(later)]))]
-
-
 def test_every_call_to_a_dead_actor_fails_with_the_reason(bench: Bench) -> None:
     actor = make_actor(bench)
     early, late = bench.task(actor=actor), bench.task(actor=actor)

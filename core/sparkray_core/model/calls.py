@@ -1,17 +1,22 @@
 """An owner's calls to actors: each actor's in the order in which they were made, as soon as it is alive.
 
-pending --alive--> calls go straight to its worker --restarting--> those in flight fail, later ones wait
+pending --alive--> calls go straight to its worker --restarting--> those in flight are made again in the next life, if
+                                                                   they have a retry left, or else fail
                                                    --dead--------> all fail
+
+A call made while it restarts costs a retry, too, or fails. One that had been made before and waits for its arguments
+waits on: it has not run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
-from sparkray_core.ids import HEAD, ActorId, ProcessId, node_of, raylet_of, task_id
+from sparkray_core.ids import HEAD, ActorId, FunctionId, ProcessId, node_of, raylet_of, task_id
 from sparkray_core.messages import (
     FAILED,
     ActorChanged,
+    CallRetried,
     CreateActor,
     EndActor,
     FreeObjects,
@@ -23,8 +28,9 @@ from sparkray_core.messages import (
 from sparkray_core.model.book import Book
 from sparkray_core.model.effects import Effect, Send
 from sparkray_core.model.entries import Entry
+from sparkray_core.model.methods import decode, encode
 from sparkray_core.model.references import ACTOR_INDEX
-from sparkray_core.model.tasks import Actor, Task
+from sparkray_core.model.tasks import Actor, Function, Task
 
 MOST_AT_ONCE = 12  # calls in flight up to which a new one is sent at once, for an actor that works on several
 
@@ -36,11 +42,17 @@ class Calls:
         self.book = book
         self.actors: dict[ActorId, Actor] = {}
         self.calling: dict[Actor, None] = {}  # something happened to them. A set would forget the order
+        self.refused: list[Task] = []  # made while their actor restarts, without a retry for that
         self.ended: str | None = None  # why the session is over
         # A handle that comes back later has a new entry, and gets a new record: the head tells where the actor is.
         book.refs.on_actor_freed = self._forget
 
     def dispatch(self, effects: list[Effect]) -> None:
+        while self.refused:
+            task = self.refused.pop()
+            assert task.actor is not None
+            if task.count in self.book.tasks:
+                self.book.answer(task, _failure(task, task.actor, "ActorUnavailableError"), effects)
         while self.calling:
             self.push(self.calling.popitem()[0], effects)
 
@@ -74,10 +86,24 @@ class Calls:
             self.die(actor, why)
 
     def queue(self, task: Task) -> None:
-        assert task.actor is not None
-        task.actor.entry.pins += 1  # a call that was made is answered, even if the handle dies before
-        task.actor.queue.append(task)
-        self.calling[task.actor] = None
+        actor = task.actor
+        assert actor is not None
+        actor.entry.pins += 1  # a call that was made is answered, even if the handle dies before
+        if actor.state == "restarting" and not _lose_retry(task):
+            self.refused.append(task)
+        elif task.missing and not actor.ordered:
+            actor.waiting[task.count] = task
+        else:
+            actor.queue.append(task)
+            self.calling[actor] = None
+
+    def runnable(self, task: Task) -> None:
+        """Its arguments are there, or one of them failed and the call with it: those behind it may go now."""
+        actor = task.actor
+        assert actor is not None
+        if actor.waiting and actor.waiting.pop(task.count, None) is not None:
+            actor.queue.append(task)
+        self.calling[actor] = None
 
     def withdraw(self, task: Task) -> ProcessId | None:
         """Take a call out of its actor's queue; or say which worker has it."""
@@ -87,12 +113,13 @@ class Calls:
         if task in task.actor.queue:
             task.actor.queue.remove(task)
             self.calling[task.actor] = None  # it may have held up those behind
+        task.actor.waiting.pop(task.count, None)
         return None
 
     def push(self, actor: Actor, effects: list[Effect]) -> None:
         """Send what is ready, in the order of the calls: one that waits for its arguments holds up those behind."""
         if actor.state == "dead":
-            self._fail_calls(actor, [*actor.inflight.values(), *actor.queue], effects)
+            self._fail_calls(actor, effects)
         elif actor.state == "alive":
             assert actor.worker is not None
             calls: list[TaskTuple] = []
@@ -110,18 +137,36 @@ class Calls:
                 effects.append(Send(actor.worker, PushCalls(actor.id, calls)))
         actor.hungry = len(actor.inflight) < MOST_AT_ONCE
 
-    def _fail_calls(self, actor: Actor, calls: Iterable[Task], effects: list[Effect]) -> None:
-        name = "ActorDiedError" if actor.state == "dead" else "ActorUnavailableError"
+    def _fail_calls(self, actor: Actor, effects: list[Effect]) -> None:
+        """It is dead."""
+        self._free_results(actor, effects)
+        for task in [*actor.inflight.values(), *actor.queue, *actor.waiting.values()]:
+            if task.count in self.book.tasks:
+                self.book.answer(task, _failure(task, actor, "ActorDiedError"), effects)
+        actor.inflight.clear()
+        actor.queue.clear()
+        actor.waiting.clear()
+
+    def _interrupt(self, actor: Actor, effects: list[Effect]) -> None:
+        """The life that had these calls is over, and another begins: nobody can say which of them ran."""
+        self._free_results(actor, effects)
+        again: list[Task] = []
+        for task in actor.inflight.values():
+            if task.cancelled:
+                failure: Value = (FAILED, "TaskCancelledError", f"{task.function.name}() was cancelled")
+                self.book.answer(task, [failure] * len(task.returns), effects)
+            elif _lose_retry(task):
+                again.append(task)
+            else:
+                self.book.answer(task, _failure(task, actor, "ActorUnavailableError"), effects)
+        actor.inflight.clear()
+        actor.queue.extendleft(reversed(again))
+
+    def _free_results(self, actor: Actor, effects: list[Effect]) -> None:
+        """What the worker may have stored without telling us."""
         if actor.node is not None and actor.inflight:
             stored = [result for task in actor.inflight.values() for result in task.results()]
             effects.append(Send(raylet_of(actor.node), FreeObjects(stored)))
-        failure: Value = actor.error or (FAILED, name, f"actor {actor.id.hex()}: {actor.why}")
-        for task in list(calls):
-            if task.count in self.book.tasks:
-                self.book.answer(task, [failure] * len(task.returns), effects)
-        actor.inflight.clear()
-        if actor.state == "dead":
-            actor.queue.clear()
 
     def die(self, actor: Actor, why: str, error: Value | None = None) -> None:
         actor.state, actor.why, actor.error, actor.worker = "dead", why, error, None
@@ -135,14 +180,47 @@ class Calls:
             self.die(actor, message.why, message.error)
             return
         if actor.inflight and (message.state != "alive" or message.incarnation != actor.incarnation):
-            actor.why = message.why or "it is being restarted"
-            actor.state = "restarting"
-            self._fail_calls(actor, actor.inflight.values(), effects)
+            actor.why = message.why or "its process ended"
+            self._interrupt(actor, effects)
         actor.state, actor.incarnation, actor.worker = message.state, message.incarnation, message.worker
         actor.why = message.why
         self.calling[actor] = None
+
+    def retried(self, message: CallRetried) -> None:
+        task = self.book.tasks.get(message.count)
+        if task is not None and task.retries > 0:
+            task.retries -= 1
 
     def end(self, why: str) -> None:
         self.ended = why
         for actor in self.actors.values():
             self.die(actor, why)
+
+
+def _lose_retry(task: Task) -> bool:
+    """Whether it had one left. What it may be retried for within a life counts on from what is left."""
+    if not task.retries:
+        return False
+    if task.retries > 0:
+        task.retries -= 1
+        method = decode(task.function.id)
+        if method.retried:
+            wired = encode(method._replace(retries=task.retries))
+            task.function = Function(FunctionId(wired), task.function.name, b"")
+    return True
+
+
+def _failure(task: Task, actor: Actor, error: str) -> list[Value]:
+    """The answer to a call that failed for its actor's sake."""
+    failure = actor.error
+    if failure is None:
+        name, some = task.function.name, actor.id.hex()
+        if error == "ActorDiedError":
+            sentence = f"{name}() was called on an actor that is dead: {actor.why} (actor {some})"
+        else:
+            sentence = (
+                f"{name}() may or may not have been executed: the actor's process ended ({actor.why}), and the actor "
+                f"is being restarted. With max_task_retries such calls are made again. (actor {some})"
+            )
+        failure = (FAILED, error, sentence, some)
+    return [failure] * len(task.returns)

@@ -192,6 +192,8 @@ def check_tasks(owner: Owner) -> None:
         for task in actor.queue:
             if task.count in places:  # else it failed while it waited
                 places[task.count].append("waits for its actor")
+        for count in actor.waiting:
+            places[count].append("waits for its arguments")
         for count in actor.inflight:
             places[count].append("at its actor")
         assert actor.state == "alive" or not actor.inflight, f"calls are at an actor that is {actor.state}"

@@ -21,6 +21,7 @@ from sparkray_core.messages import (
     ActorChanged,
     AddBorrowers,
     AskObjects,
+    CallRetried,
     CancelTask,
     CopyMade,
     DropBorrowers,
@@ -182,7 +183,7 @@ class Owner:
                 elif task.actor is None:
                     self.leasing.queue(task)
                 if task.actor is not None:
-                    self.calls.calling[task.actor] = None  # those behind it may go now, whatever became of it
+                    self.calls.runnable(task)
 
     # ------------------------------------------------------------------ results
     def _on_results(self, sender: ProcessId, message: TaskResults, now: float, effects: list[Effect]) -> None:
@@ -194,6 +195,8 @@ class Owner:
             if task is None:
                 continue  # answered already: its worker or actor had been given up
             if task.actor is not None:
+                if task.actor.worker != sender:
+                    continue  # a former life's: the call was made again, or waits for that
                 task.actor.inflight.pop(count, None)
                 self.calls.calling[task.actor] = None
             elif lease is not None and lease.inflight.pop(count, None) is not None:
@@ -260,6 +263,7 @@ _ON: dict[type, _Handler] = {
     ReclaimLeases: lambda owner, sender, message, now, effects: owner.leasing.reclaim(message),
     LeaseLost: lambda owner, sender, message, now, effects: owner.leasing.lost(message, effects),
     ActorChanged: lambda owner, sender, message, now, effects: owner.calls.changed(message, effects),
+    CallRetried: lambda owner, sender, message, now, effects: owner.calls.retried(message),
     AskObjects: Owner._on_ask,
     ObjectReady: Owner._on_ready,
     AddBorrowers: lambda owner, sender, message, now, effects: owner.refs.counted(message.pairs, 1),

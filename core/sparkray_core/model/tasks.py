@@ -172,7 +172,21 @@ class Lease:
 class Actor:
     """An actor as one of its callers sees it."""
 
-    __slots__ = ("entry", "error", "hungry", "id", "incarnation", "inflight", "node", "queue", "state", "why", "worker")
+    __slots__ = (
+        "entry",
+        "error",
+        "hungry",
+        "id",
+        "incarnation",
+        "inflight",
+        "node",
+        "ordered",
+        "queue",
+        "state",
+        "waiting",
+        "why",
+        "worker",
+    )
 
     def __init__(self, actor: ActorId, entry: Entry) -> None:
         self.id = actor
@@ -183,6 +197,8 @@ class Actor:
         self.node: NodeId | None = None  # where the calls in flight were sent
         self.queue: deque[Task] = deque()  # in the order of the calls; the first may wait for its arguments
         self.inflight: dict[int, Task] = {}
+        self.ordered = True  # a call that waits for its arguments holds up those behind it
+        self.waiting: dict[int, Task] = {}  # not ordered: calls that wait for their arguments
         self.why = ""
         self.error: Value | None = None
         self.hungry = True

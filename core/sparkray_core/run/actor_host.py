@@ -13,8 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from sparkray_core.ids import ProcessId
-from sparkray_core.messages import StartActor, TaskTuple
+from sparkray_core.messages import CallRetried, StartActor, TaskTuple
+from sparkray_core.model.methods import decode
 from sparkray_core.run import execute
+from sparkray_core.run.retried_method import retried
 
 if TYPE_CHECKING:
     from sparkray_core.run.async_calls import AsyncCalls
@@ -47,10 +49,11 @@ class ActorHost:
         self._calls: AsyncCalls | None = None
 
     # ------------------------------------------------------------------ finding what is called
-    def find(self, call: TaskTuple) -> tuple[str, str, Callable[..., Any]]:
+    def find(self, sender: ProcessId, call: TaskTuple) -> tuple[str, str, Callable[..., Any]]:
         """(display name, concurrency group, function). Raises `AttributeError` (method) or `ValueError` (group)."""
-        name, _, group = call[1].decode().partition("\0")
-        group = group or self.group_of.get(name, "")
+        wired = decode(call[1])
+        name = wired.name
+        group = wired.group or self.group_of.get(name, "")
         if group not in self.limits:
             known = ", ".join(sorted(filter(None, self.limits))) or "none"
             raise ValueError(f"{self.start.name} has no concurrency group {group!r}; it has: {known}")
@@ -60,14 +63,16 @@ class ActorHost:
         method = getattr(self.instance, name, None)
         if method is None:
             raise AttributeError(f"{self.start.name} has no method {name!r}")
+        if wired.retried:
+            method = retried(wired, method, lambda: self.worker.core.send(sender, CallRetried(call[0])))
         return f"{self.start.name}.{name}", group, method
 
     def run(self, sender: ProcessId, call: TaskTuple) -> Any:
         """Run a call here and now; the answer for its owner."""
         try:
-            name, _, method = self.find(call)
+            name, _, method = self.find(sender, call)
         except (AttributeError, ValueError) as error:
-            return execute.refuse(call, call[1].decode(), error)
+            return execute.refuse(call, decode(call[1]).name, error)
         return execute.run(self.worker.core, sender, method, name, call)
 
     def cancel(self, sender: ProcessId, count: int) -> bool:
@@ -80,9 +85,9 @@ class ActorHost:
     def hand_over(self, sender: ProcessId, call: TaskTuple) -> None:
         """Run a call in its group's pool."""
         try:
-            _, group, _ = self.find(call)
+            _, group, _ = self.find(sender, call)
         except (AttributeError, ValueError) as error:
-            self.worker.answer(sender, execute.refuse(call, call[1].decode(), error))
+            self.worker.answer(sender, execute.refuse(call, decode(call[1]).name, error))
             return
         pool = self._pools.get(group)
         if pool is None:

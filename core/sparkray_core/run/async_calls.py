@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sparkray_core.ids import ProcessId
 from sparkray_core.messages import FAILED, TaskTuple, Value
+from sparkray_core.model.methods import decode
 from sparkray_core.run import execute
 from sparkray_core.run.actor_host import ExitActor
 from sparkray_core.run.object_ref import call_in_loop
@@ -76,9 +77,9 @@ class AsyncCalls:
 
     async def _run_async(self, sender: ProcessId, call: TaskTuple) -> None:
         try:
-            name, group, method = self._host.find(call)
+            name, group, method = self._host.find(sender, call)
         except (AttributeError, ValueError) as error:
-            self._answer(sender, execute.refuse(call, call[1].decode(), error))
+            self._answer(sender, execute.refuse(call, decode(call[1]).name, error))
             return
         try:
             answer = await self._run_gated(sender, call, name, group, method)

@@ -229,7 +229,7 @@ class Core(LocalProcess):
         if kind == STORED:
             return self.read(entry.id, list(place(value)[1]))
         if kind == FAILED:
-            raise errors.by_name(value[1], value[2])  # type: ignore[arg-type]
+            raise errors.by_name(*value[1:])  # type: ignore[arg-type,unused-ignore]
         if kind == ERROR:
             error = values.from_inline(value)
             raise error.as_instanceof_cause() if isinstance(error, errors.RayTaskError) else error

@@ -348,7 +348,8 @@ class Worker:
         except Exception as error:  # noqa: BLE001 - the user's constructor
             text = execute.failure_text(f"{start.name}.__init__", error)
             why = f"The actor died because of an error raised in its creation task, {text}"
-            core.send(HEAD, ActorFailed(start.actor, start.incarnation, (FAILED, "ActorDiedError", why)))
+            failure: Value = (FAILED, "ActorDiedError", why, start.actor.hex(), True)
+            core.send(HEAD, ActorFailed(start.actor, start.incarnation, failure))
             self.leaving = "its constructor raised"
             return
         except (ExitActor, SystemExit):

@@ -304,27 +304,28 @@ class SimCore:
         nested = [ref.entry for ref in inner] or None
         entries = [Entry(self.me, count, index) for index in range(program.returns)]
         made = [Ref(self, entry) for entry in entries]
-        retries = 0 if actor is not None else program.retries
+        retries = program.again if actor is not None else program.retries
         task = Task(count, function, payload, refs, nested, entries, retries, shape, actor)
         self.pending.append(task)
         if (task.actor or task.shape).hungry:  # type: ignore[union-attr]
             self.kick()
         return made
 
-    def create(self, program: Program, inner: Sequence[Ref], restarts: int) -> Ref:
+    def create(self, program: Program, inner: Sequence[Ref], restarts: int, unordered: bool = False) -> Ref:
         """An actor that holds no CPU: those that do, and wait for tasks that then find none, would wait for ever."""
         count = next(self.counter)
         payload = sim_programs.pack_call(program, [self.export(ref) for ref in inner])
         kept = [ref.entry for ref in inner]
 
         def message(actor: ActorId) -> CreateActor:
-            placed = from_floats({"CPU": 1})
-            return CreateActor(actor, "Sim", FUNCTIONS[0].id, b"", payload, None, {}, placed, restarts)
+            placed, setup = from_floats({"CPU": 1}), {"unordered": unordered}
+            return CreateActor(actor, "Sim", FUNCTIONS[0].id, b"", payload, None, {}, placed, restarts, setup)
 
         for entry in kept:
             entry.pins += 1
         actor, effects = self.owner.calls.create(count, message)
         actor.entry.contained = kept or None
+        actor.ordered = not unordered
         handle = Ref(self, actor.entry, actor)
         self._remember(handle)
         self.perform(effects)

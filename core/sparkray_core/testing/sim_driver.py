@@ -3,7 +3,7 @@ result that they get: it has to be what was to be expected, or the right error."
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 
 from sparkray_core.ids import ProcessId
@@ -139,10 +139,13 @@ class SimDriver(SimCore):
         kind = dice.random()
         constructor = Program(dice.getrandbits(16), run_s=dice.choice([0.001, 0.1]), fails=kind < 0.1)
         inner = [known for known in self._pick(pool, 1) if known.expected is not ACTOR]
-        handle = self.create(constructor, [one.ref for one in inner], dice.choice([0, 1, -1]))
+        unordered = dice.random() < 0.3
+        handle = self.create(constructor, [one.ref for one in inner], dice.choice([0, 1, -1]), unordered)
         doomed = kind < 0.25
         for _ in range(dice.choice([0, 1, 3, 20])):
             program = self._program(1)
+            if unordered:  # it must not wait for a call of the same actor: that one may be behind it by now
+                program = replace(program, opens=False, shares=False, asks=None)
             args = [known for known in self._pick(pool, 1) if known.expected is not ACTOR]
             inner = self._pick(pool, 1)
             expected = expect(program, [one.expected for one in args], [one.expected for one in inner])
@@ -173,6 +176,7 @@ class SimDriver(SimCore):
             fails=dice.random() < 0.05,
             returns=1 if depth < 2 or dice.random() < 0.8 else 2,
             retries=dice.choice([3, 3, 3, 1, 0, -1]),
+            again=dice.choice([0, 0, 1, -1]),
             cpus=dice.choice([1, 1, 1, 0.5, 0]),
             opens=dice.random() < 0.3,
             children=children,

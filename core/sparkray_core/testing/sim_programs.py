@@ -26,6 +26,7 @@ class Program:
     fails: bool = False
     returns: int = 1
     retries: int = 3
+    again: int = 0  # the retries of a call: it may run in several lives of its actor
     cpus: float = 1.0
     opens: bool = False  # gets what the references inside its arguments refer to
     children: tuple[Program, ...] = ()  # tasks of its own, whose results it gets

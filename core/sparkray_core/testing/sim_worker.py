@@ -169,9 +169,10 @@ class SimWorker(SimCore):
             assert function in self.functions, "a task came before its function"
         else:
             last = self._answered.get(caller, 0)
-            assert last < count, f"call {count} of {caller.hex()} came after {last}"
+            assert last < count or self.actor.setup["unordered"], f"call {count} of {caller.hex()} came after {last}"
             self._answered[caller] = count
-        self.ledger.begin(caller, count, self.me, may_again=self.actor is None and program.retries != 0)
+        may_again = program.retries != 0 if self.actor is None else program.again != 0
+        self.ledger.begin(caller, count, self.me, may_again)
         found = [self.ref_of(some) for some in named]
         outcomes: list[str] = []
         failure = ""

@@ -20,7 +20,8 @@ from functools import partial
 from types import FunctionType
 from typing import Any, Protocol
 
-from sparkray.actor_handle import ActorClass, ActorHandle
+from sparkray.actor_class import ActorClass
+from sparkray.actor_handle import ActorHandle
 from sparkray.api import get, kill, put, wait
 from sparkray.session import core
 from sparkray.util.multiprocessing.pool_actor import PoolActor, PoolTaskError

@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from sparkray.actor_handle import method
+from sparkray.actor_class import method
 from sparkray.api import remote
 from sparkray_core.errors import RayError
 from sparkray_core.wire import values

@@ -1,0 +1,212 @@
+"""`@remote` classes: how actors are made. (How they are called is in `actor_handle.py`.)"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, TypeVar, overload
+
+from sparkray.actor_handle import BUILT_IN, ActorHandle, Facts, borrow, key_of, new_handle, pack_retried
+from sparkray.options import Options
+from sparkray.remote_function import Signature
+from sparkray.session import core
+from sparkray_core.errors import ActorAlreadyExistsError
+from sparkray_core.ids import HEAD, ActorId, task_id
+from sparkray_core.messages import CreateActor, NameActor
+from sparkray_core.model.owner import Function
+from sparkray_core.run.core import Core
+from sparkray_core.run.pack import pack, pack_function
+
+T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
+
+_NOT_REMOTE = frozenset(dir(object)) - {"__init__"}
+
+
+class ActorClass(Generic[T]):
+    """A class whose instances live in a worker of their own: `Cls.remote(...)` returns a handle at once."""
+
+    def __init__(self, cls: type[T], options: Options) -> None:
+        self._cls = cls
+        self._options = options
+        self._packed: tuple[Core, Function, list[Any]] | None = None
+        self._known: tuple[Facts, dict[str, str]] | None = None
+        self._signature = Signature(cls.__init__, skip_first=True)
+        self.__name__ = cls.__name__
+        self.__doc__ = cls.__doc__
+        self.__module__ = cls.__module__
+
+    def __call__(self, *args: Any, **kwargs: Any) -> T:
+        raise TypeError(
+            f"Actors cannot be instantiated directly. Instead of '{self.__name__}()', use '{self.__name__}.remote()'."
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self._cls, name)
+
+    def options(self, **given: Any) -> ActorClass[T]:
+        """The same class with other options.
+
+        num_cpus, num_gpus, resources, max_restarts, max_task_retries, max_pending_calls, max_concurrency,
+        allow_out_of_order_execution, name, namespace, lifetime, get_if_exists.
+        """
+        if "concurrency_groups" in given:
+            raise ValueError("concurrency_groups belong to the class: give them to @remote")
+        return ActorClass(self._cls, self._options.updated(given, "actor"))
+
+    def remote(self, *args: Any, **kwargs: Any) -> ActorHandle:
+        """Create an actor. It lives until its last handle is gone, it is killed, or its creator's process ends.
+
+        With lifetime="detached" it lives until it is killed or the session ends.
+
+        Raises:
+            TypeError: the arguments do not fit the constructor, or one cannot be pickled.
+            ActorAlreadyExistsError: an actor of this name is alive.
+        """
+        options = self._options
+        if options.get_if_exists and not options.name:
+            raise ValueError("get_if_exists needs a name")
+        here = core()
+        self._signature.check(args, kwargs)
+        if self._packed is None or self._packed[0] is not here:
+            self._packed = (here, *pack_function(here, self._cls, self.__name__))
+        facts, group_of = self._facts()
+        count = next(here.counter)
+        if options.name:
+            taken = _claim(here, options, count, facts)
+            if taken is not None:
+                if not options.get_if_exists:
+                    raise ActorAlreadyExistsError(
+                        f"an actor named {options.name!r} is alive in this namespace; get it by get_actor(), or pass "
+                        f"get_if_exists=True"
+                    )
+                return borrow(here, *taken)
+        payload, refs, nested, _made = pack(here, args, kwargs)
+        # The head keeps the arguments for restarts, so they are there by value; what they refer to stays pinned.
+        waited = [entry for _, entry in refs or ()]
+        if waited:
+            here.get(waited, None)
+        held, placement = options.actor_resources()
+        function = self._packed[1]
+        setup = {
+            "max_concurrency": options.max_concurrency,
+            "groups": dict(options.concurrency_groups),
+            "group_of": group_of,
+            "public_name": options.name,
+        }
+        detached = options.lifetime == "detached"
+
+        def message(actor: ActorId) -> CreateActor:
+            wired = [(where, entry.value, entry.id) for where, entry in refs or () if entry.value is not None]
+            return CreateActor(
+                actor,
+                self.__name__,
+                function.id,
+                function.blob,
+                payload,
+                wired or None,
+                held,
+                placement,
+                options.max_restarts or 0,
+                setup,
+                detached,
+            )
+
+        with here.lock:
+            kept = [*waited, *(nested or ())]
+            for entry in kept:
+                entry.pins += 1
+                here.owner.refs.export(entry)
+            actor, effects = here.owner.calls.create(count, message)
+            actor.ordered = "unordered" not in facts[2]
+            actor.entry.contained = kept or None
+            actor.entry.pins += detached  # for good
+            here._perform(effects)
+        return new_handle(actor, *facts)
+
+    def _facts(self) -> tuple[Facts, dict[str, str]]:
+        """What its handles have to know, and the concurrency groups of the methods that have one."""
+        if self._known is None:
+            methods, group_of, marked = _methods_of(self._cls)
+            settings: dict[str, Any] = {}
+            if self._options.max_task_retries:
+                settings["retries"] = self._options.max_task_retries
+            if (self._options.max_pending_calls or 0) > 0:
+                settings["most_pending"] = self._options.max_pending_calls
+            if marked:
+                settings["marked"] = marked
+            if _is_unordered(self._cls, self._options):
+                settings["unordered"] = True
+            self._known = (self.__name__, methods, settings), group_of
+        return self._known
+
+    def __reduce__(self) -> Any:
+        return ActorClass, (self._cls, self._options)
+
+    def __repr__(self) -> str:
+        return f"<actor class {self.__name__}>"
+
+
+@overload
+def method(function: F, /) -> F: ...
+@overload
+def method(**options: Any) -> Callable[[F], F]: ...
+def method(*args: Any, **options: Any) -> Any:
+    """Options of an actor's method, for all its calls: `@method(num_returns=2, concurrency_group="io")`."""
+    if args:
+        return args[0]
+    Options().updated(options, "method")
+
+    def mark(function: F) -> F:
+        function.__ray_method__ = options  # type: ignore[attr-defined]
+        return function
+
+    return mark
+
+
+def _claim(here: Core, options: Options, count: int, facts: Any) -> Any:
+    assert options.name
+    key = key_of(here, options.name, options.namespace)
+    actor = ActorId(task_id(here.me, count))
+    return here.request(HEAD, lambda number: NameActor(number, key, actor, facts))
+
+
+def _methods_of(cls: type) -> tuple[dict[str, int], dict[str, str], dict[str, tuple[int | None, bytes | None]]]:
+    """Each method's number of returns; the concurrency groups of those that have one; and of those for which it was
+    said, how often they are retried, and for what exceptions."""
+    returns: dict[str, int] = {}
+    groups: dict[str, str] = {}
+    retries: dict[str, tuple[int | None, bytes | None]] = {}
+    for name in dir(cls):
+        function = getattr(cls, name, None)
+        if name in _NOT_REMOTE or not callable(function):
+            continue
+        marked: Mapping[str, Any] = getattr(function, "__ray_method__", {})
+        number = marked.get("num_returns")
+        returns[name] = 1 if number is None else number
+        if marked.get("concurrency_group"):
+            groups[name] = marked["concurrency_group"]
+        if marked.get("max_task_retries") is not None or "retry_exceptions" in marked:
+            options = Options().updated(marked, "method")
+            retries[name] = options.max_task_retries, pack_retried(options)
+    return {**returns, **BUILT_IN}, groups, retries
+
+
+def _is_unordered(cls: type, options: Options) -> bool:
+    """Whether calls overtake one that waits for its arguments.
+
+    Raises:
+        ValueError: the options want an order that actors of several calls at once do not have.
+    """
+    methods = (getattr(cls, name, None) for name in dir(cls))
+    several = any(inspect.iscoroutinefunction(method) for method in methods)
+    several = several or bool(options.concurrency_groups) or (options.max_concurrency or 1) > 1
+    wanted = options.allow_out_of_order_execution
+    if several and wanted is False:
+        raise ValueError(
+            f"{cls.__name__} works on several calls at once (it is async or threaded), so they do not run in order: "
+            f"allow_out_of_order_execution=False cannot be kept"
+        )
+    return several if wanted is None else wanted
