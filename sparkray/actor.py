@@ -8,7 +8,9 @@ from sparkray.actor_class import ActorClass
 from sparkray.actor_handle import ActorHandle, ActorMethod
 from sparkray_core.run import actor_host, current_task
 
-__all__ = ["ActorClass", "ActorHandle", "ActorMethod", "exit_actor"]
+ActorProxy = ActorHandle  # Ray's name for it in type hints: ActorProxy[Cls]
+
+__all__ = ["ActorClass", "ActorHandle", "ActorMethod", "ActorProxy", "exit_actor"]
 
 
 def exit_actor() -> NoReturn:

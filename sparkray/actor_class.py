@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, NamedTuple, TypeVar, overload
 
 from sparkray.actor_handle import BUILT_IN, ActorHandle, Facts, borrow, key_of, new_handle, pack_retried
 from sparkray.options import Options
@@ -21,10 +21,24 @@ T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
 _NOT_REMOTE = frozenset(dir(object)) - {"__init__"}
+_OWN = frozenset({"_cls", "_options", "_packed", "_known", "_signature"})  # attributes of an ActorClass itself
+
+
+class Metadata(NamedTuple):
+    """What Ray keeps under `Cls.__ray_metadata__`, as far as programs use it."""
+
+    modified_class: type
+    class_name: str
+    module: str
 
 
 class ActorClass(Generic[T]):
-    """A class whose instances live in a worker of their own: `Cls.remote(...)` returns a handle at once."""
+    """A class whose instances live in a worker of their own: `Cls.remote(...)` returns a handle at once.
+
+    It stays a class to others: `class Sub(Cls)` inherits from the plain class (and is plain itself, until it is made
+    remote), `isinstance(x, Cls)` and `issubclass(Sub, Cls)` ask about it, and its attributes, class methods and static
+    methods are those of the plain class. `Cls(...)` raises, as in Ray; `Cls.cls(...)` makes an instance here.
+    """
 
     def __init__(self, cls: type[T], options: Options) -> None:
         self._cls = cls
@@ -46,6 +60,31 @@ class ActorClass(Generic[T]):
             raise AttributeError(name)
         return getattr(self._cls, name)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Attributes of the class are set on the class. Actors made later see them, until the class has travelled."""
+        if name in _OWN or name.startswith("__"):
+            object.__setattr__(self, name, value)
+        else:
+            setattr(self._cls, name, value)
+
+    @property
+    def cls(self) -> type[T]:
+        """The plain class: for instances in this process, and for bases where a type checker looks on."""
+        return self._cls
+
+    @property
+    def __ray_metadata__(self) -> Metadata:
+        return Metadata(self._cls, self.__name__, self.__module__)
+
+    def __mro_entries__(self, bases: tuple[Any, ...]) -> tuple[type]:
+        return (self._cls,)
+
+    def __instancecheck__(self, instance: Any) -> bool:
+        return isinstance(instance, self._cls)
+
+    def __subclasscheck__(self, subclass: Any) -> bool:
+        return issubclass(subclass._cls if isinstance(subclass, ActorClass) else subclass, self._cls)
+
     def options(self, **given: Any) -> ActorClass[T]:
         """The same class with other options.
 
@@ -56,19 +95,22 @@ class ActorClass(Generic[T]):
             raise ValueError("concurrency_groups belong to the class: give them to @remote")
         return ActorClass(self._cls, self._options.updated(given, "actor"))
 
-    def remote(self, *args: Any, **kwargs: Any) -> ActorHandle:
+    def remote(self, *args: Any, **kwargs: Any) -> ActorHandle[T]:
         """Create an actor. It lives until its last handle is gone, it is killed, or its creator's process ends.
 
         With lifetime="detached" it lives until it is killed or the session ends.
 
         Raises:
-            TypeError: the arguments do not fit the constructor, or one cannot be pickled.
+            TypeError: the class is abstract, the arguments do not fit the constructor, or one cannot be pickled.
             ActorAlreadyExistsError: an actor of this name is alive.
         """
         options = self._options
         if options.get_if_exists and not options.name:
             raise ValueError("get_if_exists needs a name")
         here = core()
+        if inspect.isabstract(self._cls):
+            left_open = ", ".join(sorted(self._cls.__abstractmethods__))  # type: ignore[attr-defined]
+            raise TypeError(f"Can't instantiate abstract class {self.__name__}: it leaves {left_open} to its subclasses")
         self._signature.check(args, kwargs)
         if self._packed is None or self._packed[0] is not here:
             self._packed = (here, *pack_function(here, self._cls, self.__name__))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import cloudpickle
 
@@ -23,6 +23,13 @@ from sparkray_core.run.object_ref import ObjectRef
 from sparkray_core.run.pack import pack
 from sparkray_core.wire import values
 
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    T = TypeVar("T", default=Any)  # a bare `ActorHandle` is one of any class
+else:
+    T = TypeVar("T")
+
 Methods = Mapping[str, int]  # name -> number of returns
 # What was said of calls in the actor's options and by `@method`; empty for most. All of it optional:
 #   retries       of each call, when the actor restarts or the method raises what it is retried for
@@ -35,7 +42,7 @@ Facts = tuple[str, Methods, Settings]  # of a handle; the class name first. Prim
 BUILT_IN: Methods = {"__ray_ready__": 1, "__ray_call__": 1, "__ray_terminate__": 1}
 
 
-def get_actor(name: str, namespace: str | None = None) -> ActorHandle:
+def get_actor(name: str, namespace: str | None = None) -> ActorHandle[Any]:
     """The living actor of that name.
 
     Raises:
@@ -67,7 +74,7 @@ def key_of(here: Core, name: str, namespace: str | None) -> str:
     return f"{here.namespace if namespace is None else namespace}\0{name}"
 
 
-class ActorHandle:
+class ActorHandle(Generic[T]):
     """Calls an actor. May be passed to tasks and other actors; the actor lives while any handle does."""
 
     __slots__ = ("__weakref__", "_actor", "_class_name", "_entry", "_functions", "_methods", "_settings")
@@ -111,16 +118,16 @@ class ActorHandle:
         return f"Actor({self._class_name}, {self._actor.id.hex()})"
 
 
-def new_handle(actor: Actor, class_name: str, methods: Methods, settings: Settings) -> ActorHandle:
-    handle = ActorHandle(actor, class_name, methods, settings)
+def new_handle(actor: Actor, class_name: str, methods: Methods, settings: Settings) -> ActorHandle[Any]:
+    handle: ActorHandle[Any] = ActorHandle(actor, class_name, methods, settings)
     actor.entry.weak = weakref.ref(handle)
     return handle
 
 
-def _known(here: Core, entry_id: bytes, facts: Facts) -> ActorHandle:
+def _known(here: Core, entry_id: bytes, facts: Facts) -> ActorHandle[Any]:
     """The one handle of this process for an actor. The core's lock is held."""
     entry = here.owner.refs.find(ObjectId(entry_id))
-    known: ActorHandle | None = entry.weak() if entry.weak is not None else None
+    known: ActorHandle[Any] | None = entry.weak() if entry.weak is not None else None
     if known is None:
         entry.held = True
         actor, effects = here.owner.calls.known(entry)
@@ -130,7 +137,7 @@ def _known(here: Core, entry_id: bytes, facts: Facts) -> ActorHandle:
     return known
 
 
-def _rebuild(entry_id: bytes, *facts: Any) -> ActorHandle:
+def _rebuild(entry_id: bytes, *facts: Any) -> ActorHandle[Any]:
     """The handle of an actor that came inside a value from another process."""
     here = object_ref.core()
     with here.lock:
@@ -139,7 +146,7 @@ def _rebuild(entry_id: bytes, *facts: Any) -> ActorHandle:
     return known
 
 
-def borrow(here: Core, actor: bytes, facts: Facts) -> ActorHandle:
+def borrow(here: Core, actor: bytes, facts: Facts) -> ActorHandle[Any]:
     """The handle of an actor that the head told us of. Nobody counted us in: we do."""
     entry_id = object_id(actor, ACTOR_INDEX)
     with here.lock:
@@ -167,7 +174,7 @@ class ActorMethod:
 
     __slots__ = ("_handle", "_how", "_name", "_retries", "_returns")
 
-    def __init__(self, handle: ActorHandle, name: str, returns: int, retries: int = 0, how: How = PLAIN) -> None:
+    def __init__(self, handle: ActorHandle[Any], name: str, returns: int, retries: int = 0, how: How = PLAIN) -> None:
         self._handle = handle
         self._name = name
         self._returns = returns
@@ -236,7 +243,7 @@ def pack_retried(options: Options) -> bytes:
     return cloudpickle.dumps(tuple(given)) if given else b""
 
 
-def _check_room(here: Core, handle: ActorHandle, most: int) -> None:
+def _check_room(here: Core, handle: ActorHandle[Any], most: int) -> None:
     actor = handle._actor
     for last in (False, True):
         with here.lock:
