@@ -109,8 +109,8 @@ class ActorClass(Generic[T]):
             raise ValueError("get_if_exists needs a name")
         here = core()
         if inspect.isabstract(self._cls):
-            left_open = ", ".join(sorted(self._cls.__abstractmethods__))  # type: ignore[attr-defined]
-            raise TypeError(f"Can't instantiate abstract class {self.__name__}: it leaves {left_open} to its subclasses")
+            missing = ", ".join(sorted(self._cls.__abstractmethods__))  # type: ignore[attr-defined]
+            raise TypeError(f"Can't instantiate abstract class {self.__name__}: subclasses define {missing}")
         self._signature.check(args, kwargs)
         if self._packed is None or self._packed[0] is not here:
             self._packed = (here, *pack_function(here, self._cls, self.__name__))

@@ -24,9 +24,9 @@ from sparkray_core.run.pack import pack
 from sparkray_core.wire import values
 
 if TYPE_CHECKING:
-    from typing_extensions import TypeVar
+    import typing_extensions
 
-    T = TypeVar("T", default=Any)  # a bare `ActorHandle` is one of any class
+    T = typing_extensions.TypeVar("T", default=Any)  # a bare `ActorHandle` is one of any class
 else:
     T = TypeVar("T")
 
