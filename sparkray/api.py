@@ -79,7 +79,7 @@ def get(refs: Any, *, timeout: float | None = None, copy: bool = False) -> Any:
     if copy:
         return deepcopy(get(refs, timeout=timeout))
     if type(refs) is ObjectRef:
-        return core().get([refs._entry], timeout)[0]
+        return core().get_one(refs._entry, timeout)
     if not isinstance(refs, list):
         raise ValueError(f"get() takes an ObjectRef or a list of ObjectRefs, not {type(refs).__name__}")
     for ref in refs:
@@ -121,7 +121,9 @@ def wait(
     _check_wait(refs, num_returns, timeout)
     if not refs:
         return [], []
-    core().wait([ref._entry for ref in refs], num_returns, timeout)
+    here = core()
+    if not _are_ready(refs, num_returns):
+        here.wait([ref._entry for ref in refs], num_returns, timeout)
     return _ready_and_rest(refs, num_returns)
 
 
@@ -166,14 +168,28 @@ def _check_wait(refs: Any, num_returns: int, timeout: float | None) -> None:
         raise ValueError(f"timeout must not be negative; it is {timeout}")
 
 
+def _are_ready(refs: list[ObjectRef[T]], wanted: int) -> bool:
+    """Whether so many are there; looks no further than it must."""
+    for ref in refs:
+        if ref._entry.value is not None:
+            wanted -= 1
+            if not wanted:
+                return True
+    return False
+
+
 def _ready_and_rest(refs: list[ObjectRef[T]], num_returns: int) -> tuple[list[ObjectRef[T]], list[ObjectRef[T]]]:
     ready: list[ObjectRef[T]] = []
     rest: list[ObjectRef[T]] = []
-    for ref in refs:
-        if ref._entry.value is not None and len(ready) < num_returns:
+    begin = 0  # of those that are not ready. In a loop of waits the first one often is: the rest is one slice
+    for index, ref in enumerate(refs):
+        if ref._entry.value is not None:
             ready.append(ref)
-        else:
-            rest.append(ref)
+            rest += refs[begin:index]
+            begin = index + 1
+            if len(ready) == num_returns:
+                break
+    rest += refs[begin:]
     return ready, rest
 
 

@@ -129,18 +129,27 @@ class Core(LocalProcess):
         """
         missing = [entry for entry in entries if entry.value is None]
         if missing:
-            deadline = None if timeout is None or timeout < 0 else now() + timeout
-            getter = Getter(0, _entry_failed)
-            self._wait(getter, missing, len(missing), deadline)
-            if getter.failed is not None:
-                self.load(getter.failed)
-            if any(entry.value is None for entry in entries):
-                names = [entry.id.hex() for entry in entries if entry.value is None]
-                raise errors.GetTimeoutError(
-                    f"{len(names)} of {len(entries)} values were not there after {timeout:g} s (first: {names[0]}); "
-                    f"the tasks run on and the references stay usable"
-                )
+            self._get_missing(missing, len(entries), timeout)
         return [self.load(entry) for entry in entries]
+
+    def get_one(self, entry: Entry, timeout: float | None) -> Any:
+        """`get` of one: the loop of calls one by one lives here."""
+        if entry.value is None:
+            self._get_missing([entry], 1, timeout)
+        return self.load(entry)
+
+    def _get_missing(self, missing: list[Entry], of: int, timeout: float | None) -> None:
+        deadline = None if timeout is None or timeout < 0 else now() + timeout
+        getter = Getter(0, _entry_failed)
+        self._wait(getter, missing, len(missing), deadline)
+        if getter.failed is not None:
+            self.load(getter.failed)
+        late = [entry for entry in missing if entry.value is None]
+        if late:
+            raise errors.GetTimeoutError(
+                f"{len(late)} of {of} values were not there after {timeout:g} s (first: {late[0].id.hex()}); "
+                f"the tasks run on and the references stay usable"
+            )
 
     def wait(self, entries: Sequence[Entry], wanted: int, timeout: float | None) -> None:
         """Return once `wanted` of the entries are there, or after `timeout` seconds."""

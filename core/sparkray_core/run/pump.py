@@ -83,6 +83,7 @@ class Pump:
         self._embedder: int | None = None  # the thread whose event loop does the reading, for good
         self._embedder_wake: Callable[[], object] | None = None
         self._closed = False
+        self._main_thread = threading.main_thread().ident
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self.outer.register(self._wake_read, select.EPOLLIN)
         self.outer.register(self.inner.fileno(), select.EPOLLIN)
@@ -163,7 +164,7 @@ class Pump:
             self.wake()
 
     def _lead(self, getter: Getter, deadline: float | None) -> None:
-        interrupts = _Interrupts()
+        interrupts = _Interrupts(self._main_thread)
         self._led = True
         self._leads += 1
         if self._gate_open:
@@ -274,10 +275,10 @@ class _Interrupts:
 
     __slots__ = ("_previous", "_seen")
 
-    def __init__(self) -> None:
+    def __init__(self, main_thread: int | None) -> None:
         self._seen: tuple[int, FrameType | None] | None = None
         self._previous: Any = None
-        if threading.current_thread() is threading.main_thread():
+        if threading.get_ident() == main_thread:
             previous = _signal.getsignal(_SIGINT)
             if callable(previous):
                 self._previous = previous
