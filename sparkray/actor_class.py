@@ -7,8 +7,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, Generic, NamedTuple, TypeVar, overload
 
 from sparkray.actor_handle import BUILT_IN, ActorHandle, Facts, borrow, key_of, new_handle, pack_retried
+from sparkray.environments import environment
 from sparkray.options import Options
 from sparkray.remote_function import Signature
+from sparkray.runtime_env import checked
 from sparkray.session import core
 from sparkray_core.errors import ActorAlreadyExistsError
 from sparkray_core.ids import HEAD, ActorId, task_id
@@ -89,7 +91,8 @@ class ActorClass(Generic[T]):
         """The same class with other options.
 
         num_cpus, num_gpus, resources, max_restarts, max_task_retries, max_pending_calls, max_concurrency,
-        allow_out_of_order_execution, name, namespace, lifetime, get_if_exists.
+        allow_out_of_order_execution, name, namespace, lifetime, get_if_exists,
+        runtime_env.
         """
         if "concurrency_groups" in given:
             raise ValueError("concurrency_groups belong to the class: give them to @remote")
@@ -114,6 +117,7 @@ class ActorClass(Generic[T]):
         self._signature.check(args, kwargs)
         if self._packed is None or self._packed[0] is not here:
             self._packed = (here, *pack_function(here, self._cls, self.__name__))
+        env = environment(here, checked(options.runtime_env))
         facts, group_of = self._facts()
         count = next(here.counter)
         if options.name:
@@ -154,6 +158,7 @@ class ActorClass(Generic[T]):
                 options.max_restarts or 0,
                 setup,
                 detached,
+                env,
             )
 
         with here.lock:

@@ -24,10 +24,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from sparkray import session
 from sparkray.cluster_session import ClusterSession, ExecutorNode
 from sparkray.ending import StopReport
+from sparkray.environments import environment
 from sparkray.executor_main import StartOrder, measure_host, module_path
 from sparkray.launch import launch
 from sparkray.options import thousandths
 from sparkray.rendezvous import Rendezvous, numeric_address
+from sparkray.runtime_env import checked
 from sparkray.sizing import (
     NodePlan,
     NoExecutorYet,
@@ -76,6 +78,7 @@ class RayContext:
         log_to_driver: bool = True,
         start_timeout: float | None = None,
         settings: Mapping[str, Any] | None = None,
+        runtime_env: Mapping[str, Any] | None = None,
     ) -> None:
         """
         Args:
@@ -94,6 +97,7 @@ class RayContext:
             start_timeout: seconds for the whole of it; the setting `start_limit_s` if not given.
             settings: by name; see `docs/settings.md`. What is not given is taken from the driver's environment, then
                 from a file.
+            runtime_env: of all tasks and actors, which may lay their own over it: see `sparkray.runtime_env`.
 
         Raises:
             TypeError: `sc` is neither; Spark Connect has no SparkContext.
@@ -113,6 +117,7 @@ class RayContext:
         self.namespace = namespace or ""
         self.log_to_driver = log_to_driver
         self.start_timeout = self.settings.start_limit_s if start_timeout is None else start_timeout
+        self.runtime_env = checked(runtime_env)
         self.address_info: dict[str, Any] = {}
         self.executors: list[ExecutorNode] = []
         self.last_stop = StopReport()
@@ -196,6 +201,7 @@ class RayContext:
                 else:
                     self._start_cluster(chosen, started, deadline)
                 started.hook(self.sc, self.stop)
+                self.core.env = environment(self.core, self.runtime_env)
                 session.adopt(self)
                 self.executors, self.address_info = started.executors, started.address_info()
             except BaseException:  # a Ctrl-C too

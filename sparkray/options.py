@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from sparkray.runtime_env import RuntimeEnv, checked
 from sparkray_core.messages import Resources
 
 
@@ -33,6 +34,7 @@ class Options:
     max_concurrency: int | None = None
     concurrency_groups: Mapping[str, int] = field(default_factory=dict)
     concurrency_group: str | None = None
+    runtime_env: RuntimeEnv | Mapping[str, Any] | None = None
 
     def updated(self, given: Mapping[str, Any], kind: str) -> Options:
         """These options with some replaced.
@@ -50,6 +52,8 @@ class Options:
                 valid = ", ".join(sorted(CHECKS[kind]))
                 raise ValueError(f"Invalid option keyword {keyword!r} for a {kind}. Valid ones are: {valid}.")
             check(keyword, value)
+        if "runtime_env" in given:
+            given = {**given, "runtime_env": checked(given["runtime_env"])}
         return replace(self, **given)
 
     def retried(self) -> tuple[type[BaseException], ...]:
@@ -148,12 +152,17 @@ def _groups(keyword: str, value: Any) -> None:
         _whole(1)(f"{keyword}[{name!r}]", limit)
 
 
+def _runtime_env(keyword: str, value: Any) -> None:
+    checked(value)
+
+
 _COMMON: dict[str, Any] = {
     "num_cpus": _amount,
     "num_gpus": _amount,
     "resources": _resources,
     "name": _text,
     "enable_task_events": _flag,
+    "runtime_env": _runtime_env,
 }
 CHECKS: Mapping[str, dict[str, Any]] = {
     "task": {**_COMMON, "num_returns": _whole(0), "max_retries": _whole(-1), "retry_exceptions": _exceptions},

@@ -6,8 +6,10 @@ import inspect
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
+from sparkray.environments import environment
 from sparkray.options import Options
 from sparkray.retrying import Retrying
+from sparkray.runtime_env import checked
 from sparkray.session import core
 from sparkray_core.model.entries import Entry
 from sparkray_core.model.owner import Function, Shape, Task
@@ -55,7 +57,7 @@ class RemoteFunction(Generic[R]):
     def options(self, **given: Any) -> RemoteFunction[R]:
         """The same function with other options.
 
-        num_cpus, num_gpus, resources, num_returns, max_retries, retry_exceptions, name.
+        num_cpus, num_gpus, resources, num_returns, max_retries, retry_exceptions, name, runtime_env.
         """
         return RemoteFunction(self._function, self._options.updated(given, "task"))
 
@@ -93,8 +95,9 @@ class RemoteFunction(Generic[R]):
         retried = options.retried()
         called = Retrying(self._function, retries, retried) if retried else self._function
         function, captured = pack_function(here, called, options.name or self.__name__)
+        env = environment(here, checked(options.runtime_env))
         with here.lock:
-            shape = here.owner.leasing.shape(options.task_resources(), retries != 0)
+            shape = here.owner.leasing.shape(options.task_resources(), retries != 0, env)
         returns = 1 if options.num_returns is None else options.num_returns
         self._prepared = _Prepared(here, function, captured, shape, returns, retries)
         return self._prepared

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
+from sparkray.environments import as_runtime_env
+from sparkray.runtime_env import RuntimeEnv
 from sparkray.session import core
 from sparkray_core.run import current_task
 
@@ -50,6 +53,15 @@ class RuntimeContext:
     def was_current_actor_reconstructed(self) -> bool:
         """Whether this actor has been restarted."""
         return current_task.actor is not None and current_task.actor.incarnation > 0
+
+    @property
+    def runtime_env(self) -> RuntimeEnv:
+        """Of this worker; in the driver, of the job."""
+        return as_runtime_env(core().env)
+
+    def get_runtime_env_string(self) -> str:
+        """`runtime_env` as JSON."""
+        return json.dumps(self.runtime_env)
 
     @property
     def namespace(self) -> str:

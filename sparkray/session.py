@@ -10,7 +10,9 @@ import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from sparkray.environments import environment
 from sparkray.options import thousandths
+from sparkray.runtime_env import checked
 from sparkray_core.errors import RaySystemError
 from sparkray_core.ids import new_node_id, new_process_id
 from sparkray_core.run import object_ref
@@ -78,6 +80,7 @@ def init(
     object_store_memory: int | None = None,
     namespace: str | None = None,
     log_to_driver: bool = True,
+    runtime_env: Mapping[str, Any] | None = None,
     ignore_reinit_error: bool = False,
     settings: Mapping[str, Any] | None = None,
     _system_config: Mapping[str, Any] | None = None,
@@ -94,6 +97,7 @@ def init(
             taken as it is written to.
         namespace: of the names of actors, where none is given with the name.
         log_to_driver: show what workers print, with the name and pid of who printed it.
+        runtime_env: of all tasks and actors, which may lay their own over it: see `sparkray.runtime_env`.
         ignore_reinit_error: return the session that is up, instead of raising.
 
         settings: by name; see `docs/settings.md`, or `python -m sparkray.settings`. Each may be given as a keyword of
@@ -102,11 +106,13 @@ def init(
 
     Raises:
         RuntimeError: a session is up already, or a keyword is not known.
+        TypeError, ValueError: `runtime_env` is not one.
         BadSetting: a setting that does not exist, or a value that it cannot have; in whatever source.
         NodeStartError: the engine did not come up; the text says why.
     """
     global _session
     wishes = _settings_given(settings, _system_config, more)
+    env = checked(runtime_env)
     with _lock:
         if _session is not None:
             if ignore_reinit_error:
@@ -146,6 +152,12 @@ def init(
             core.printer.shown = log_to_driver
             core.connect()
         except BaseException:
+            node.stop()
+            raise
+        try:
+            core.env = environment(core, env)
+        except BaseException:  # a folder that is too large
+            core.close()
             node.stop()
             raise
         _session = Session(core, node)

@@ -16,6 +16,7 @@ RayError
   NodeDiedError
   TaskUnschedulableError     no node could ever run it
   ActorUnschedulableError
+  RuntimeEnvSetupError       a worker with the runtime_env that was asked for cannot be made
   RaySystemError             sparkray itself failed, or its session ended under you
 """
 
@@ -153,6 +154,10 @@ class TaskUnschedulableError(RayError):
 
 class ActorUnschedulableError(RayError):
     """No node of the cluster has, in all, what the actor asks for."""
+
+
+class RuntimeEnvSetupError(RayError):
+    """A worker could not take on the runtime_env of the task or actor; the text says what failed."""
 
 
 class RaySystemError(RayError):

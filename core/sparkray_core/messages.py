@@ -138,6 +138,8 @@ class RequestLeases:
     resources: Resources  # of each
     prefer: list[NodeId]  # where the arguments lie, best first
     placed: bool = False  # set by the head: queue it if need be, do not bounce it back
+    env: str = ""  # the environment that the worker must have, as `SetUpWorker.env`; empty: none
+    retriable: bool = True  # what will run there may be run again, should the worker be killed to save memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +156,7 @@ class LeaseRefused:
 
     lease: LeaseId
     why: str
+    kind: str = "TaskUnschedulableError"  # the class of the error, in `sparkray_core.errors`
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,6 +270,7 @@ class CreateActor:
     max_restarts: int  # -1: without limit
     setup: dict[str, Any] = field(default_factory=dict)  # for the worker: how many calls at once, in which groups
     detached: bool = False  # lives on when its creator's process ends
+    env: str = ""  # of its worker, as in `RequestLeases`
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,6 +287,8 @@ class StartActor:
     resources: Resources
     placement: Resources
     setup: dict[str, Any] = field(default_factory=dict)
+    env: str = ""
+    retriable: bool = False  # a restart is left, should the worker be killed to save memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,7 +301,10 @@ class ActorReady:
 
 @dataclass(frozen=True, slots=True)
 class ActorFailed:
-    """Worker -> head: the constructor raised. The worker ends; there is no restart."""
+    """Worker -> head: the constructor raised. The worker ends; there is no restart.
+
+    Also raylet -> head: its worker's environment cannot be set up.
+    """
 
     actor: ActorId
     incarnation: int
@@ -525,6 +534,28 @@ class LogLines:
     lines: list[str]
 
 
+# ---------------------------------------------------------------------------------- environments of workers
+@dataclass(frozen=True, slots=True)
+class SetUpWorker:
+    """Raylet -> a worker that nobody has used yet: take on this environment, for good. Answered by `WorkerSetUp`."""
+
+    env: str  # JSON, as `sparkray_core.run.environment` reads it; to models only a name
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSetUp:
+    """Worker -> its raylet."""
+
+    why: str  # it failed; empty: done
+
+
+@dataclass(frozen=True, slots=True)
+class SetThreads:
+    """Raylet -> idle worker, before it is granted: so many CPUs are yours, so many threads are your libraries'."""
+
+    count: int
+
+
 Message = (
     RegisterProcess
     | Registered
@@ -583,6 +614,9 @@ Message = (
     | NotHere
     | CopyMade
     | LogLines
+    | SetUpWorker
+    | WorkerSetUp
+    | SetThreads
 )
 
 # Numbers are never used twice, not even after a message is gone.
@@ -644,4 +678,7 @@ MESSAGES: Mapping[int, type[Message]] = {
     77: CopyMade,
     80: LogLines,
     140: CallRetried,
+    150: SetUpWorker,
+    151: WorkerSetUp,
+    152: SetThreads,
 }

@@ -391,7 +391,7 @@ def test_node_answers_for_itself_and_from_the_table() -> None:
 
     assert nodes.message == Answer(1, [node_info("a").as_dict(), node_info("b").as_dict()])
     assert status.message.value["available"] == {"CPU": 1000}
-    assert status.message.value["workers"] == {"starting": 0, "idle": 1, "busy": 1, "leaving": 0}
+    assert status.message.value["workers"] == {"starting": 0, "idle": 1, "preparing": 0, "busy": 1, "leaving": 0}
 
 
 def test_beat_follows_a_change_but_not_each_one() -> None:

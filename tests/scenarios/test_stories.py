@@ -86,7 +86,7 @@ def _show(value: Any) -> str:
         first = list(_fields(value).values())[:2]
         return f"{type(value).__name__}({', '.join(map(_show, first))}, ...)"
     if dataclasses.is_dataclass(value):
-        return f"{type(value).__name__}({', '.join(map(_show, _fields(value).values()))})"
+        return f"{type(value).__name__}({', '.join(map(_show, _telling(value)))})"
     if isinstance(value, (list, tuple)):
         return f"[{' '.join(map(_show, value))}]"
     if isinstance(value, dict):
@@ -96,6 +96,14 @@ def _show(value: Any) -> str:
 
 def _fields(value: Any) -> dict[str, Any]:
     return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+
+
+def _telling(value: Any) -> list[Any]:
+    """Its fields' values, without those at the end that are what they are when nobody gives them."""
+    fields = list(dataclasses.fields(value))
+    while fields and fields[-1].default == getattr(value, fields[-1].name):
+        fields.pop()
+    return [getattr(value, field.name) for field in fields]
 
 
 def _line(effect: Effect) -> str:

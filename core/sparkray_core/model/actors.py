@@ -23,6 +23,7 @@ from typing import Any
 
 from sparkray_core.ids import ActorId, NodeId, ProcessId, node_of, owner_of, raylet_of
 from sparkray_core.messages import (
+    FAILED,
     ActorChanged,
     ActorFailed,
     ActorLost,
@@ -208,12 +209,13 @@ class Actors:
             self._stop(actor, actor.ending, gently=True)
 
     def failed(self, message: ActorFailed) -> None:
-        """The constructor raised, if only in a former life whose end was told first: it would raise again."""
+        """Its constructor raised, or its environment cannot be set up; if only in a former life whose end was told
+        first: it would again."""
         actor = self.all.get(message.actor)
         if actor is not None:
             if message.incarnation != actor.incarnation:
-                self._stop(actor, "its constructor raised")
-            self._die(actor, "its constructor raised", message.error)
+                self._stop(actor, _why_failed(message.error))
+            self._die(actor, _why_failed(message.error), message.error)
 
     def lost(self, node: NodeId, message: ActorLost, now: float) -> None:
         actor = self.all.get(message.actor)
@@ -273,7 +275,8 @@ class Actors:
             actor.begun = False
             actor.placed_at = now
             actor.story.append(f"life {actor.incarnation} placed on {actor.node.hex()}")
-            self.out.append(Send(raylet_of(actor.node), _start(actor.spec, actor.incarnation)))
+            retriable = actor.restarts_left != 0
+            self.out.append(Send(raylet_of(actor.node), _start(actor.spec, actor.incarnation, retriable)))
 
     def _hope(self, actor: Actor, spec: CreateActor, now: float) -> None:
         if actor.hopeless_at is None:
@@ -355,7 +358,12 @@ class Actors:
         return early
 
 
-def _start(spec: CreateActor, incarnation: int) -> StartActor:
+def _why_failed(error: Value) -> str:
+    set_up = error[:2] == (FAILED, "RuntimeEnvSetupError")
+    return "its runtime_env cannot be set up" if set_up else "its constructor raised"
+
+
+def _start(spec: CreateActor, incarnation: int, retriable: bool) -> StartActor:
     return StartActor(
         spec.actor,
         incarnation,
@@ -367,4 +375,6 @@ def _start(spec: CreateActor, incarnation: int) -> StartActor:
         spec.resources,
         spec.placement,
         spec.setup,
+        spec.env,
+        retriable,
     )

@@ -9,7 +9,7 @@ here         the door, requests that fit nowhere yet, the session's end
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sparkray_core.ids import LeaseId, NodeId, ProcessId, node_of, owner_of, raylet_of
@@ -54,8 +54,7 @@ class Hopeless:
     """A lease that no node could ever grant. It waits for one that could."""
 
     owner: ProcessId
-    resources: Resources
-    prefer: list[NodeId]
+    asked: RequestLeases
     until: float
 
 
@@ -247,10 +246,10 @@ class Head:
             elif lease in self.placed_at or lease in self.hopeless:
                 continue  # asked again, as owners do when a node dies; the first asking still stands
             leases.append(lease)
-        if leases and not self._place(owner, leases, message.resources, message.prefer, now):
+        if leases and not self._place(owner, leases, message, now):
             until = now + self.limits.infeasible_grace_s
             for lease in leases:
-                self.hopeless[lease] = Hopeless(owner, message.resources, message.prefer, until)
+                self.hopeless[lease] = Hopeless(owner, message, until)
 
     def _taken_back(self, owner: ProcessId, leases: list[LeaseId]) -> None:
         """The owner needs them no more; they may still wait where they were placed."""
@@ -263,11 +262,9 @@ class Head:
         for node, share in shares.items():
             self.out.append(SendFrom(raylet_of(node), owner, ReturnLeases(share)))
 
-    def _place(
-        self, owner: ProcessId, leases: list[LeaseId], resources: Resources, prefer: list[NodeId], now: float
-    ) -> bool:
+    def _place(self, owner: ProcessId, leases: list[LeaseId], asked: RequestLeases, now: float) -> bool:
         """Whether there was a node for them; what is free right now does not matter for that."""
-        chosen = self._choose(resources, len(leases), prefer)
+        chosen = self._choose(asked.resources, len(leases), asked.prefer)
         if not chosen:
             return False
         self._send_owed_table(now)
@@ -276,9 +273,9 @@ class Head:
             shares.setdefault(node, []).append(lease)
         for node, share in shares.items():
             for lease in share:
-                self.nodes.all[node].place(resources, lease=lease)
+                self.nodes.all[node].place(asked.resources, lease=lease)
                 self.placed_at[lease] = node
-            self.out.append(SendFrom(raylet_of(node), owner, RequestLeases(share, resources, prefer, placed=True)))
+            self.out.append(SendFrom(raylet_of(node), owner, replace(asked, leases=share, placed=True)))
         return True
 
     def _send_owed_table(self, now: float) -> None:
@@ -295,11 +292,11 @@ class Head:
 
     def _try_hopeless(self, now: float) -> None:
         for lease, waiting in list(self.hopeless.items()):
-            if self._joined and self._place(waiting.owner, [lease], waiting.resources, waiting.prefer, now):
+            if self._joined and self._place(waiting.owner, [lease], waiting.asked, now):
                 del self.hopeless[lease]
             elif now >= waiting.until:
                 del self.hopeless[lease]
-                self.out.append(Send(waiting.owner, LeaseRefused(lease, self._why_hopeless(waiting.resources))))
+                self.out.append(Send(waiting.owner, LeaseRefused(lease, self._why_hopeless(waiting.asked.resources))))
 
     def _why_hopeless(self, wanted: Resources) -> str:
         offers = sorted({show(record.info.resources) for record in self.nodes.alive()})

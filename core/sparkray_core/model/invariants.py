@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 
 from sparkray_core.ids import node_of
@@ -61,17 +62,22 @@ def check_workers(node: Node) -> None:
     workers = node.workers
     states = [worker.state for worker in workers.all.values()]
     assert workers.starting == states.count(WorkerState.STARTING)
+    preparing = [worker.env for worker in workers.all.values() if worker.state is WorkerState.PREPARING]
+    assert workers.preparing == Counter(preparing), "what is being set up is counted wrongly"
     assert set(workers.idle) == {w.id for w in workers.all.values() if w.state is WorkerState.IDLE}
     for worker in workers.all.values():
         if worker.state is WorkerState.BUSY:
             claim = node.claims.of_worker(worker)
             assert claim is not None, f"{worker} is busy with nothing"
             assert claim.worker == worker.id, f"{worker} serves a claim of another worker"
+            assert claim.env == worker.env, f"{worker} serves a claim of another environment"
         assert worker.registered or worker.state in (WorkerState.STARTING, WorkerState.LEAVING)
     if node.ended is None:
         assert len(workers.idle) <= workers.keep, "more workers idle than are kept"
-        assert not (node.claims.reserved and workers.idle), "a claim waits for a worker while one idles"
-        assert workers.starting >= len(node.claims.reserved), "a claim waits for a worker that nobody starts"
+        asked = Counter(claim.env for claim in node.claims.reserved.values())
+        assert not any(workers.idle_with(env) for env in asked), "a claim waits for a worker while one idles"
+        lacking = sum(max(0, count - workers.preparing.get(env, 0)) for env, count in asked.items())
+        assert workers.starting >= lacking, "a claim waits for a worker that nobody starts"
 
 
 def check_store(node: Node) -> None:

@@ -81,11 +81,15 @@ class Leasing:
             for queue in shape.queues.values():
                 queue.tasks.clear()
 
-    def shape(self, resources: Resources, retriable: bool) -> Shape:
-        key = (retriable, *sorted(resources.items()))
+    def shape(self, resources: Resources, retriable: bool, env: str = "") -> Shape:
+        """
+        Args:
+            env: the environment that their worker must have, as in `RequestLeases`.
+        """
+        key = (retriable, *sorted(resources.items()), *((env,) if env else ()))
         found = self.shapes.get(key)
         if found is None:
-            found = self.shapes[key] = Shape(resources, retriable)
+            found = self.shapes[key] = Shape(resources, retriable, env)
         return found
 
     def queue(self, task: Task) -> None:
@@ -196,7 +200,7 @@ class Leasing:
             queue.requests.add(lease)
             self.requests[lease] = queue
         prefer = [queue.prefer] if queue.prefer else []
-        effects.append(Send(self.raylet, RequestLeases(leases, shape.resources, prefer)))
+        effects.append(Send(self.raylet, _asking(leases, shape, prefer)))
 
     def _relieve(self, queue: Queue, now: float, effects: list[Effect]) -> None:
         """Nothing is queued. Idle workers help another queue, take half of a loaded one's work, or go back."""
@@ -290,7 +294,7 @@ class Leasing:
         queue.requests.discard(message.lease)
         tasks, queue.tasks = queue.tasks, deque()
         for task in tasks:
-            self.book.answer(task, [(FAILED, "TaskUnschedulableError", message.why)] * len(task.returns), effects)
+            self.book.answer(task, [(FAILED, message.kind, message.why)] * len(task.returns), effects)
 
     def reclaim(self, message: ReclaimLeases) -> None:
         for lease_id in message.leases:
@@ -354,4 +358,8 @@ class Leasing:
         for lease_id, queue in self.requests.items():
             again.setdefault(queue, []).append(lease_id)
         for queue, leases in again.items():
-            effects.append(Send(self.raylet, RequestLeases(leases, queue.shape.resources, [])))
+            effects.append(Send(self.raylet, _asking(leases, queue.shape, [])))
+
+
+def _asking(leases: list[LeaseId], shape: Shape, prefer: list[NodeId]) -> RequestLeases:
+    return RequestLeases(leases, shape.resources, prefer, env=shape.env, retriable=not shape.fresh)

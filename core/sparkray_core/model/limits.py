@@ -20,6 +20,7 @@ class NodeLimits:
     start_failures: int = 5  # workers in a row that end before they register: then whatever waits for one is refused
     # A forked worker that has not registered by then is killed: it may have hung in a lock.
     register_s: float = Settings.worker_start_limit_s
+    setup_s: float = 3600.0  # a worker sees to its own time limit; one that hangs in native code is killed after this
     leave_s: float = 10.0  # a worker told to end that is still there is killed
     room_s: float = Settings.store_wait_s  # how long an allocation waits for others to let go, before it is refused
     chunk_bytes: int = 4 << 20  # of one pulled chunk; larger ones hold up the beats behind them

@@ -14,6 +14,8 @@ from typing import Any
 
 from sparkray_core.ids import HEAD, HEAD_NODE, LeaseId, NodeId, ProcessId, node_of, owner_of, raylet_of
 from sparkray_core.messages import (
+    FAILED,
+    ActorFailed,
     ActorLost,
     ActorUnplaced,
     AllocateObject,
@@ -45,6 +47,7 @@ from sparkray_core.messages import (
     StopActor,
     UnpinObjects,
     WorkerBlocked,
+    WorkerSetUp,
     WorkerUnblocked,
 )
 from sparkray_core.model.alarm import Alarm
@@ -56,6 +59,7 @@ from sparkray_core.model.node_claims import (
     Claim,
     Claims,
     ClaimState,
+    QueueKey,
     actor_claim,
     actor_key,
     lease_claim,
@@ -165,6 +169,8 @@ class Node:
                 self._returned(sender, leases, now)
             case WorkerBlocked() | WorkerUnblocked():
                 self._lends_cpu(sender, isinstance(message, WorkerBlocked))
+            case WorkerSetUp(why):
+                self._set_up(sender, why, now)
             case RegisterProcess(role, pid):
                 self._register(sender, role, pid, now)
             case StartActor():
@@ -228,10 +234,34 @@ class Node:
         if claim is not None:
             self.claims.drop(claim)
             self._lost(claim, why)
+        elif worker.env and not worker.set_up:
+            self._refuse_env(worker.env, f"the worker that set it up ended: {why}")
         if process in self.processes:
             self._process_ended(process, why, now)
         if self.workers.failures >= self.limits.start_failures:
             self._no_workers(why)
+
+    def _set_up(self, process: ProcessId, why: str, now: float) -> None:
+        worker = self.workers.all.get(process)
+        if worker is None or worker.state is not WorkerState.PREPARING:
+            return
+        worker.set_up = True
+        if why:
+            self.workers.kill(worker, "its environment cannot be set up", now)
+            self._refuse_env(worker.env, why)
+        else:
+            self.workers.move(worker, WorkerState.IDLE, now)
+
+    def _refuse_env(self, env: str, why: str) -> None:
+        """Whoever waits for a worker of this environment hears why there is none; who asks later has it tried again."""
+        sentence = f"the runtime_env cannot be set up on {self.info}: {why}"
+        for claim in self.claims.unstarted_in(env):
+            self.claims.drop(claim)
+            if claim.lease is not None:
+                self.out.append(Send(claim.owner, LeaseRefused(claim.lease, sentence, "RuntimeEnvSetupError")))
+            elif claim.actor is not None:
+                error = (FAILED, "RuntimeEnvSetupError", sentence)
+                self.out.append(Send(HEAD, ActorFailed(claim.actor.actor, claim.actor.incarnation, error)))
 
     def _lost(self, claim: Claim, why: str) -> None:
         if claim.actor is not None:
@@ -294,7 +324,7 @@ class Node:
             if self._known(owner, lease) or self._is_gone(owner) or (here and owner not in self.processes):
                 continue
             if self.claims.could_ever(message.resources):
-                claim = lease_claim(owner, lease, message.resources, message.prefer)
+                claim = lease_claim(owner, lease, message)
                 claim.placement = self.claims.placed
                 self.claims.add(claim, now)
             else:
@@ -315,7 +345,7 @@ class Node:
                 or (not elsewhere and self.claims.waiting_count() < self.limits.queue_limit)
             )
             if now_or_here:
-                self.claims.add(lease_claim(owner, lease, message.resources, message.prefer), now)
+                self.claims.add(lease_claim(owner, lease, message), now)
             else:
                 onward.append(lease)
         if onward:
@@ -351,7 +381,7 @@ class Node:
 
     def _offer_again(self, now: float) -> None:
         """What waits here for long may find room elsewhere: the head decides again."""
-        again: dict[tuple[ProcessId, tuple[tuple[str, int], ...]], list[Claim]] = {}
+        again: dict[QueueKey, list[Claim]] = {}
         for claim in self.claims.overdue(now - self.limits.reoffer_s):
             if not self._others_could(claim.needs):
                 continue
@@ -362,8 +392,9 @@ class Node:
                 again.setdefault(claim.queue, []).append(claim)
         for claims in again.values():
             leases = [claim.lease for claim in claims if claim.lease is not None]
-            request = RequestLeases(leases, claims[0].needs, claims[0].prefer, placed=True)
-            self.out.append(SendFrom(HEAD, claims[0].owner, request))
+            first = claims[0]
+            request = RequestLeases(leases, first.needs, first.prefer, True, first.env, first.retriable)
+            self.out.append(SendFrom(HEAD, first.owner, request))
 
     # ------------------------------------------------------------------ actors
     def _start_actor(self, message: StartActor, now: float) -> None:
@@ -431,6 +462,7 @@ class Node:
         if now >= self._beat_at:
             self._beat_at = now + self.limits.beat_s
             self.workers.kill_stuck(now)
+            self.claims.settle(now)  # others are started in their place
             self.pulls.forget_stale(now)
             self.store.punch(now)
             if now >= self._offer_at:

@@ -3,7 +3,7 @@
     WAITING ---> RESERVED ---> RUNNING ---> (given back, or its worker ended: the record is dropped, from any state)
 
     WAITING    not enough is free
-    RESERVED   its resources are taken; it waits for an idle worker, one is being forked if need be
+    RESERVED   its resources are taken; it waits for an idle worker of its environment, one is being made if need be
     RUNNING    it has a worker
 
 Never less than zero is available of anything, but for workers that unblocked: the CPU that one lent while it waited is
@@ -13,16 +13,17 @@ reserved on lent CPU, and nothing is granted on CPU before it is above zero agai
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
 from sparkray_core.ids import ActorId, LeaseId, NodeId, ProcessId
-from sparkray_core.messages import LeaseGranted, ReclaimLeases, Resources, StartActor
+from sparkray_core.messages import LeaseGranted, ReclaimLeases, RequestLeases, Resources, StartActor
 from sparkray_core.model.effects import Effect, Send
 from sparkray_core.model.moves import IllegalMove
 from sparkray_core.model.node_workers import Worker, Workers, WorkerState
-from sparkray_core.model.resources import CPU, fits, larger, minus, plus, short_of
+from sparkray_core.model.resources import CPU, UNIT, fits, larger, minus, plus, short_of
 
 
 class ClaimState(Enum):
@@ -37,7 +38,8 @@ MOVES: Mapping[ClaimState, frozenset[ClaimState]] = {
     ClaimState.RUNNING: frozenset(),
 }
 
-QueueKey = tuple[ProcessId, tuple[tuple[str, int], ...]]  # owner (an actor's: none), what must be free
+# Owner (an actor's: none), what must be free, the worker's environment.
+QueueKey = tuple[ProcessId, tuple[tuple[str, int], ...], str]
 _NOBODY = ProcessId(b"")
 
 
@@ -58,6 +60,8 @@ class Claim:
     lent: int = 0  # thousandths of CPU that its blocked worker lent to others
     reclaimed: bool = False  # the owner was asked to give it back
     meant: bool = False  # the actor was told to end
+    env: str = ""  # of the worker that it needs
+    retriable: bool = True  # what runs there is run again, or restarted, should the worker be killed
 
     @property
     def key(self) -> bytes:
@@ -66,7 +70,7 @@ class Claim:
 
     @property
     def queue(self) -> QueueKey:
-        return self.owner, tuple(sorted(self.needs.items()))
+        return self.owner, tuple(sorted(self.needs.items())), self.env
 
 
 def lease_key(lease: LeaseId) -> bytes:
@@ -77,12 +81,16 @@ def actor_key(actor: ActorId | bytes) -> bytes:
     return b"actor " + actor
 
 
-def lease_claim(owner: ProcessId, lease: LeaseId, resources: Resources, prefer: list[NodeId]) -> Claim:
-    return Claim(owner, resources, resources, lease=lease, prefer=prefer)
+def lease_claim(owner: ProcessId, lease: LeaseId, asked: RequestLeases) -> Claim:
+    resources = asked.resources
+    return Claim(
+        owner, resources, resources, lease=lease, prefer=asked.prefer, env=asked.env, retriable=asked.retriable
+    )
 
 
 def actor_claim(message: StartActor) -> Claim:
-    return Claim(_NOBODY, larger(message.placement, message.resources), message.resources, actor=message)
+    needs = larger(message.placement, message.resources)
+    return Claim(_NOBODY, needs, message.resources, actor=message, env=message.env, retriable=message.retriable)
 
 
 class Claims:
@@ -149,14 +157,37 @@ class Claims:
     def settle(self, now: float) -> None:
         """Once after each event: whatever can go forward does."""
         self._reserve_fitting(now)
-        while self.reserved and self.workers.idle:
-            self._run(next(iter(self.reserved.values())), now)
+        while self.reserved and self.workers.idle and self._find_worker(now):
             self._reserve_fitting(now)  # an actor that runs holds less than it asked for
-        self.workers.start_up_to(len(self.reserved), now)
+        self.workers.start_up_to(self._lacking(), now)
+        if self.reserved and self.workers.idle:
+            self.workers.make_room(now)
         self.workers.trim(now)
         if self.waiting and self._unasked:
             self._unasked = False
             self._reclaim()
+
+    def _find_worker(self, now: float) -> bool:
+        """Run the first reserved claim for which a worker idles, or have one prepared for it. Whether that was done."""
+        coming = dict(self.workers.preparing)
+        for claim in self.reserved.values():
+            worker = self.workers.idle_with(claim.env)
+            if worker is not None:
+                self._run(claim, worker, now)
+                return True
+            if coming.get(claim.env):
+                coming[claim.env] -= 1
+            elif claim.env and (fresh := self.workers.fresh()) is not None:
+                self.workers.prepare(fresh, claim.env, now)
+                return True
+        return False
+
+    def _lacking(self) -> int:
+        """Workers that have to be forked, those on their way included."""
+        if not self.workers.preparing:
+            return len(self.reserved)
+        asked = Counter(claim.env for claim in self.reserved.values())
+        return sum(max(0, count - self.workers.preparing.get(env, 0)) for env, count in asked.items())
 
     def _reserve_fitting(self, now: float) -> None:
         """In the order of arrival, but for those that do not fit: they are overtaken, so no resource idles for them."""
@@ -188,9 +219,8 @@ class Claims:
         claim.taken = dict(claim.needs)
         self._take(claim.taken)
 
-    def _run(self, claim: Claim, now: float) -> None:
-        worker = self.workers.take(claim.key, now)
-        assert worker is not None
+    def _run(self, claim: Claim, worker: Worker, now: float) -> None:
+        self.workers.take(worker, claim.key, max(1, claim.holds.get(CPU, 0) // UNIT), now)
         self.move(claim, ClaimState.RUNNING, now)
         claim.worker = worker.id
         self._unasked = True
@@ -232,6 +262,10 @@ class Claims:
 
     def waiting_count(self) -> int:
         return sum(len(queue) for queue in self.waiting.values())
+
+    def unstarted_in(self, env: str) -> list[Claim]:
+        """What waits for a worker of this environment."""
+        return [claim for claim in self._unstarted() if claim.env == env]
 
     def of_worker(self, worker: Worker) -> Claim | None:
         return self.all.get(worker.claim) if worker.claim is not None else None

@@ -1,8 +1,13 @@
 """The worker processes of one node, from fork to end. Who may use one is decided in `node_claims`.
 
 STARTING ---> IDLE <---> BUSY
+    |          ^|          |
+    |          |v          |
+    |      PREPARING       |
     |           |          |
     +-----------+----------+---> LEAVING ---> (exited: the record is dropped, from any state)
+
+A worker has one environment for life. One that was never used can still take on another than none: PREPARING.
 """
 
 from __future__ import annotations
@@ -12,7 +17,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from sparkray_core.ids import NodeId, ProcessId
-from sparkray_core.messages import ExitWorker
+from sparkray_core.messages import ExitWorker, SetThreads, SetUpWorker
 from sparkray_core.model.effects import Effect, KillWorker, Send, StartWorker
 from sparkray_core.model.limits import NodeLimits
 from sparkray_core.model.moves import IllegalMove
@@ -21,13 +26,15 @@ from sparkray_core.model.moves import IllegalMove
 class WorkerState(Enum):
     STARTING = "starting"  # forked, has not registered
     IDLE = "idle"  # anybody's
+    PREPARING = "preparing"  # sets up its environment; nobody's
     BUSY = "busy"  # leased, or an actor's
     LEAVING = "leaving"  # told to end, or killed; nobody's any more
 
 
 MOVES: Mapping[WorkerState, frozenset[WorkerState]] = {
     WorkerState.STARTING: frozenset({WorkerState.IDLE, WorkerState.LEAVING}),
-    WorkerState.IDLE: frozenset({WorkerState.BUSY, WorkerState.LEAVING}),
+    WorkerState.IDLE: frozenset({WorkerState.BUSY, WorkerState.PREPARING, WorkerState.LEAVING}),
+    WorkerState.PREPARING: frozenset({WorkerState.IDLE, WorkerState.LEAVING}),
     WorkerState.BUSY: frozenset({WorkerState.IDLE, WorkerState.LEAVING}),
     WorkerState.LEAVING: frozenset(),
 }
@@ -43,6 +50,10 @@ class Worker:
     claim: bytes | None = None  # key of the claim that it serves, while BUSY and until it ended from there
     killed: str = ""  # why it was killed, once it was
     retires: bool = False  # it ends as soon as nobody refers to objects that it owns, however long that is
+    env: str = ""  # its environment; empty: none
+    set_up: bool = False  # taking it on has ended, well or not
+    used: bool = False  # it has run something, and cannot take on another environment any more
+    threads: int = 1  # so many its libraries may use, as it was told
 
 
 class Workers:
@@ -56,6 +67,7 @@ class Workers:
         self.all: dict[ProcessId, Worker] = {}
         self.idle: dict[ProcessId, Worker] = {}  # the last one got idle last: it goes first, its caches are warm
         self.starting = 0
+        self.preparing: dict[str, int] = {}  # so many take on this environment
         self.failures = 0  # workers in a row that ended before they registered
         self._count = 0
 
@@ -68,6 +80,8 @@ class Workers:
         if to is WorkerState.IDLE:
             self.idle[worker.id] = worker
             worker.claim = None
+        elif to is WorkerState.PREPARING:
+            self.preparing[worker.env] = self.preparing.get(worker.env, 0) + 1
 
     def start_up_to(self, wanted: int, now: float) -> None:
         """Fork until so many are on their way."""
@@ -84,22 +98,51 @@ class Workers:
         if worker.state is WorkerState.STARTING:
             self.move(worker, WorkerState.IDLE, now)
 
-    def take(self, claim: bytes, now: float) -> Worker | None:
-        """An idle worker, now busy with this claim."""
-        if not self.idle:
-            return None
-        worker = self.idle[next(reversed(self.idle))]
+    def idle_with(self, env: str) -> Worker | None:
+        """Of the idle workers with this environment the one that got idle last."""
+        for process in reversed(self.idle):
+            worker = self.idle[process]
+            if worker.env == env:
+                return worker
+        return None
+
+    def fresh(self) -> Worker | None:
+        """An idle worker that may take on any environment."""
+        return next((worker for worker in self.idle.values() if not (worker.used or worker.env)), None)
+
+    def take(self, worker: Worker, claim: bytes, threads: int, now: float) -> None:
+        """An idle worker is busy with this claim from now on.
+
+        Args:
+            threads: that its libraries may use.
+        """
         self.move(worker, WorkerState.BUSY, now)
-        worker.claim = claim
-        return worker
+        worker.claim, worker.used = claim, True
+        if worker.threads != threads:
+            worker.threads = threads
+            self.out.append(Send(worker.id, SetThreads(threads)))
+
+    def prepare(self, worker: Worker, env: str, now: float) -> None:
+        """Have a fresh worker take on an environment."""
+        worker.env = env
+        self.move(worker, WorkerState.PREPARING, now)
+        self.out.append(Send(worker.id, SetUpWorker(env)))
+
+    def make_room(self, now: float) -> None:
+        """Workers are on their way although some idle, in environments that nobody asks for: these go first."""
+        coming = self.starting + sum(self.preparing.values())
+        while self.idle and len(self.idle) + coming > self.keep:
+            self._retire(next(iter(self.idle.values())), now)
 
     def trim(self, now: float) -> None:
         """Those that idled longest go, while there are more than are kept."""
         while len(self.idle) > self.keep:
-            worker = next(iter(self.idle.values()))
-            worker.retires = True
-            self.leaves(worker, now)
-            self.out.append(Send(worker.id, ExitWorker("it is not needed")))
+            self._retire(next(iter(self.idle.values())), now)
+
+    def _retire(self, worker: Worker, now: float) -> None:
+        worker.retires = True
+        self.leaves(worker, now)
+        self.out.append(Send(worker.id, ExitWorker("it is not needed")))
 
     def kill(self, worker: Worker, why: str, now: float) -> None:
         """Once: the answer is `WorkerExited`, whatever else goes on until then."""
@@ -125,10 +168,16 @@ class Workers:
             if worker.state is WorkerState.STARTING and age > self.limits.register_s:
                 self.kill(worker, f"it did not register within {self.limits.register_s:g} s", now)
                 self.failures += 1
+            elif worker.state is WorkerState.PREPARING and age > self.limits.setup_s:
+                self.kill(worker, f"its environment was not set up within {self.limits.setup_s:g} s", now)
             elif worker.state is WorkerState.LEAVING and age > self.limits.leave_s and not worker.retires:
                 self.kill(worker, f"it was told to end {self.limits.leave_s:g} s ago", now)
 
     def _leave(self, worker: Worker) -> None:
         if worker.state is WorkerState.STARTING:
             self.starting -= 1
+        elif worker.state is WorkerState.PREPARING:
+            self.preparing[worker.env] -= 1
+            if not self.preparing[worker.env]:
+                del self.preparing[worker.env]
         self.idle.pop(worker.id, None)

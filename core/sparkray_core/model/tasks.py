@@ -103,12 +103,14 @@ class Task:
 
 
 class Shape:
-    """Tasks that any lease of these resources can run; one queue per node where their arguments lie."""
+    """Tasks that any lease of these resources, in this environment, can run; one queue per node where their arguments
+    lie."""
 
-    __slots__ = ("fresh", "hungry", "mean_s", "queues", "resources")
+    __slots__ = ("env", "fresh", "hungry", "mean_s", "queues", "resources")
 
-    def __init__(self, resources: Resources, retriable: bool) -> None:
+    def __init__(self, resources: Resources, retriable: bool, env: str = "") -> None:
         self.resources = resources
+        self.env = env
         self.queues: dict[NodeId | None, Queue] = {}
         self.mean_s: float | None = None  # running mean of a task's duration, seconds
         # A task without retries may not be run twice: it is never put behind another, where a crash leaves open

@@ -46,6 +46,8 @@ class Core(LocalProcess):
         super().__init__(me, folder, token, role, settings)
         self.inline_bytes = self.settings.inline_bytes
         self.namespace = ""  # of names of actors, where none is given
+        self.env = ""  # this worker's environment, or the job's in its driver: what tasks from here inherit
+        self.packages: object = None  # what this process packed for environments; the API's business
         self._replies: dict[Any, _Reply] = {}
         self.printer = Printer()
         if role == "driver":

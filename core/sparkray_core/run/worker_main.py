@@ -31,6 +31,8 @@ from sparkray_core.messages import (
     LogLines,
     PushCalls,
     PushTasks,
+    SetThreads,
+    SetUpWorker,
     StartActor,
     StealTasks,
     StopActor,
@@ -39,9 +41,10 @@ from sparkray_core.messages import (
     TaskTuple,
     Value,
     WorkerBlocked,
+    WorkerSetUp,
     WorkerUnblocked,
 )
-from sparkray_core.run import current_task, execute
+from sparkray_core.run import current_task, environment, execute, threads
 from sparkray_core.run.actor_host import ActorHost, ExitActor
 from sparkray_core.run.core import Core
 from sparkray_core.run.output import LOOK_S, Tail
@@ -100,7 +103,9 @@ class Worker:
             PushCalls: self._on_calls,
             StealTasks: self._on_steal,
             CancelTask: self._on_cancel,
-            StartActor: self._on_start_actor,
+            StartActor: self._on_order,
+            SetUpWorker: self._on_order,
+            SetThreads: self._on_order,
             StopActor: self._on_leave,
             ExitWorker: self._on_exit,
             LogLines: self._on_output,
@@ -120,7 +125,8 @@ class Worker:
     def _on_calls(self, sender: ProcessId, message: PushCalls) -> None:
         self._extend((sender, call) for call in message.calls)
 
-    def _on_start_actor(self, sender: ProcessId, message: StartActor) -> None:
+    def _on_order(self, sender: ProcessId, message: StartActor | SetUpWorker | SetThreads) -> None:
+        """For the main thread, before what is pushed after it."""
         self._extend([(sender, message)])
 
     def _on_output(self, sender: ProcessId, message: LogLines) -> None:
@@ -201,8 +207,8 @@ class Worker:
                 self._wait()
                 continue
             host = self.host
-            if isinstance(task, StartActor):
-                self._become(task)
+            if type(task) is not tuple:
+                self._carry_out(task)
             elif host is not None and host.exiting:
                 continue  # its caller hears that the actor died
             elif host is not None and host.is_threaded:
@@ -211,6 +217,41 @@ class Worker:
                 self.results.append((sender, self._run(sender, task)))
                 if len(self.results) >= FLUSH_RESULTS or time.perf_counter() - self._flushed_at > FLUSH_S:
                     self.flush()
+
+    def _carry_out(self, order: Any) -> None:
+        if isinstance(order, StartActor):
+            self._become(order)
+        elif isinstance(order, SetThreads):
+            threads.set_count(order.count)
+        elif isinstance(order, SetUpWorker):
+            self._set_up(order.env)
+
+    def _set_up(self, env: str) -> None:
+        """Take on an environment; when that fails or takes too long, the raylet hears why and kills this process."""
+        said = threading.Lock()
+
+        def say(why: str) -> None:
+            if said.acquire(blocking=False):
+                self.core.send(self.core.raylet_id, WorkerSetUp(why))
+
+        limit = environment.time_limit(env)
+        watch = None
+        if limit is not None:
+            why = f"it took longer than {limit:g} s (config={{'setup_timeout_seconds': ...}} allows more)"
+            watch = threading.Timer(limit, say, [why])
+            watch.daemon = True
+            watch.start()
+        try:
+            environment.take_on(self.core, env)
+        except environment.SetUpFailed as failed:
+            say(str(failed))
+        except SystemExit as ended:
+            say(f"worker_process_setup_hook called sys.exit({ended.code!r})")
+        else:
+            say("")
+        finally:
+            if watch is not None:
+                watch.cancel()
 
     def _run(self, sender: ProcessId, task: TaskTuple) -> Any:
         self.running = (sender, task[0])

@@ -22,7 +22,7 @@ import sys
 from collections.abc import Callable
 
 from sparkray_core.ids import ProcessId
-from sparkray_core.run import child, processes
+from sparkray_core.run import child, processes, threads
 from sparkray_core.run.config import NodeConfig
 
 FORK, KILL = 1, 2
@@ -34,9 +34,9 @@ REPORT = struct.Struct(">B16si")
 # does them while head and raylet come up on another core, and workers forked ahead of them would each import, and
 # hold in memory of their own, what all others share.
 #
-# They leave threads behind, and forking is safe all the same: OpenBLAS ends its own before every fork and starts them
-# anew in whoever needs them (so OPENBLAS_NUM_THREADS=1, after which a worker could not get more, is not wanted here),
-# and the one of Arrow's jemalloc is restarted by jemalloc's own handler. 300 of 300 forks could use both.
+# Forking is safe after them: OpenBLAS has no thread yet (`threads.begin`; a worker with more CPUs gets more by
+# threadpoolctl), and the one of Arrow's jemalloc is restarted by jemalloc's own handler. 300 of 300 forks could use
+# both.
 HEAVY_IMPORTS = ("cloudpickle", "numpy", "pyarrow")
 _GRACE_S = 0.5  # from SIGTERM to SIGKILL; below the keeper's own grace, which ends the zygote
 
@@ -86,6 +86,7 @@ def _import_ahead(config: NodeConfig) -> Callable[[NodeConfig, ProcessId], None]
             os.chdir(config.cwd)
         except OSError as error:
             log.warning("workers start in %s, not in the driver's folder [%s]", os.getcwd(), error)
+    threads.begin()
     gc.disable()  # nothing that an import leaves is garbage
     for name in HEAVY_IMPORTS:
         _import_if_there(name)

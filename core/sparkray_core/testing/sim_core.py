@@ -282,7 +282,8 @@ class SimCore:
 
     # ------------------------------------------------------------------ submitting
     def submit(self, program: Program, args: Sequence[Ref] = (), inner: Sequence[Ref] = ()) -> list[Ref]:
-        shape = self.owner.leasing.shape(from_floats({"CPU": program.cpus}), program.retries != 0)
+        leasing = self.owner.leasing
+        shape = leasing.shape(from_floats({"CPU": program.cpus}), program.retries != 0, program.env)
         return self._submit(program, FUNCTIONS[program.key % 3], args, inner, None, shape)
 
     def call(self, handle: Ref, program: Program, args: Sequence[Ref] = (), inner: Sequence[Ref] = ()) -> list[Ref]:
@@ -319,7 +320,9 @@ class SimCore:
 
         def message(actor: ActorId) -> CreateActor:
             placed, setup = from_floats({"CPU": 1}), {"unordered": unordered}
-            return CreateActor(actor, "Sim", FUNCTIONS[0].id, b"", payload, None, {}, placed, restarts, setup)
+            return CreateActor(
+                actor, "Sim", FUNCTIONS[0].id, b"", payload, None, {}, placed, restarts, setup, env=program.env
+            )
 
         for entry in kept:
             entry.pins += 1

@@ -137,7 +137,8 @@ class SimDriver(SimCore):
     def _actor(self, pool: list[Known]) -> None:
         dice = self.dice
         kind = dice.random()
-        constructor = Program(dice.getrandbits(16), run_s=dice.choice([0.001, 0.1]), fails=kind < 0.1)
+        run_s, env = dice.choice([0.001, 0.1]), dice.choice(["", "", "red"])
+        constructor = Program(dice.getrandbits(16), run_s=run_s, fails=kind < 0.1, env=env)
         inner = [known for known in self._pick(pool, 1) if known.expected is not ACTOR]
         unordered = dice.random() < 0.3
         handle = self.create(constructor, [one.ref for one in inner], dice.choice([0, 1, -1]), unordered)
@@ -178,6 +179,7 @@ class SimDriver(SimCore):
             retries=dice.choice([3, 3, 3, 1, 0, -1]),
             again=dice.choice([0, 0, 1, -1]),
             cpus=dice.choice([1, 1, 1, 0.5, 0]),
+            env=dice.choice([""] * 8 + ["red", "blue"]),
             opens=dice.random() < 0.3,
             children=children,
             shares=dice.random() < 0.5,

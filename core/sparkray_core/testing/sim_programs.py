@@ -28,6 +28,7 @@ class Program:
     retries: int = 3
     again: int = 0  # the retries of a call: it may run in several lives of its actor
     cpus: float = 1.0
+    env: str = ""  # that its worker must have; of tasks and constructors
     opens: bool = False  # gets what the references inside its arguments refer to
     children: tuple[Program, ...] = ()  # tasks of its own, whose results it gets
     shares: bool = False  # the children get the references that it found in its arguments

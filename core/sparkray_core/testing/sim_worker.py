@@ -18,6 +18,8 @@ from sparkray_core.messages import (
     PushCalls,
     PushTasks,
     ResultTuple,
+    SetThreads,
+    SetUpWorker,
     StartActor,
     StealTasks,
     StopActor,
@@ -26,6 +28,7 @@ from sparkray_core.messages import (
     TaskTuple,
     Value,
     WorkerBlocked,
+    WorkerSetUp,
     WorkerUnblocked,
 )
 from sparkray_core.model.effects import Effect
@@ -33,6 +36,7 @@ from sparkray_core.testing import sim_programs
 from sparkray_core.testing.sim_core import Code, Got, Ledger, ProcessEffect, Ref, Signal, SimCore
 from sparkray_core.testing.sim_programs import Program, mix
 
+SET_UP_S = 0.02  # that taking on an environment takes
 FLUSH_S = 0.001  # as in run.worker_main
 
 
@@ -47,6 +51,7 @@ class SimWorker(SimCore):
         self.functions: set[bytes] = set()
         self.results: deque[tuple[ProcessId, ResultTuple]] = deque()
         self.actor: StartActor | None = None
+        self.env: str | None = None  # None: it is fresh, and may take on any
         self.leaving = ""
         self.retiring = ""  # it may leave as soon as nobody needs it
         self.blocked = False
@@ -69,6 +74,12 @@ class SimWorker(SimCore):
             assert self.actor is not None, "a call came to a worker that is no actor"
             assert self.actor.actor == message.actor, "a call came to another actor"
             self._extend(sender, message.calls)
+        elif isinstance(message, SetUpWorker):
+            assert self.env is None, f"a worker of {self.env!r} was to take on {message.env!r}"
+            self.env = message.env
+            self.at(self.now + SET_UP_S, lambda: self.send(self.raylet, WorkerSetUp("")))
+        elif isinstance(message, SetThreads):
+            assert not self.queue, "the threads of a worker that has work are changed"
         elif isinstance(message, StartActor):
             self._extend(sender, [message])
         elif isinstance(message, StealTasks):
@@ -166,6 +177,7 @@ class SimWorker(SimCore):
         count, function, returns, payload, refs = task
         program, named = sim_programs.unpack_call(payload)
         if self.actor is None:
+            self._has(program.env)
             assert function in self.functions, "a task came before its function"
         else:
             last = self._answered.get(caller, 0)
@@ -199,6 +211,10 @@ class SimWorker(SimCore):
         for entry in still:
             entry.registered = 1
         return count, values, [entry.id for entry in still] or None
+
+    def _has(self, env: str) -> None:
+        self.env = self.env or ""
+        assert self.env == env, f"{self.me.hex()} has the environment {self.env!r}, and is to run what needs {env!r}"
 
     def _argument(self, value: Value, some: ObjectId) -> Code[Got]:
         if isinstance(value, bytes):
@@ -271,6 +287,7 @@ class SimWorker(SimCore):
         program, named = sim_programs.unpack_call(start.payload)
         found = [self.ref_of(some) for some in named]
         self.actor = start
+        self._has(program.env)
         self.ledger.actors.add(self.me)
         yield program.run_s
         outcomes: list[str] = []
