@@ -36,7 +36,7 @@ class Tail:
         """(1 for stdout or 2 for stderr, whole lines) printed since the last call; with `last`, the rest too."""
         found = []
         for index, file in enumerate(self._files):
-            size = os.fstat(file).st_size
+            size = os.lseek(file, 0, os.SEEK_END)  # a third of an fstat; it is asked for with each answer
             if size == self._read[index]:
                 continue
             data = os.pread(file, min(size - self._read[index], MOST_BYTES), self._read[index])

@@ -116,8 +116,12 @@ class Pump:
         if self.asleep:
             self.wake()
 
-    def lead(self, getter: Getter, deadline: float | None) -> None:
-        """Wait until nothing is missing to `getter`, or the deadline (monotonic seconds) passed."""
+    def lead(self, getter: Getter, deadline: float | None, interruptible: bool = True) -> None:
+        """Wait until nothing is missing to `getter`, or the deadline (monotonic seconds) passed.
+
+        Args:
+            interruptible: a Ctrl-C ends the wait. (A worker that waits for work has none to end.)
+        """
         while getter.missing > 0 and not self._closed:
             if deadline is not None and now() >= deadline:
                 return
@@ -125,7 +129,7 @@ class Pump:
                 self._turn_until(getter, deadline, None)
             elif not self._led and self._leader.acquire(timeout=LEAD_WAIT_S):
                 try:
-                    self._lead(getter, deadline)
+                    self._lead(getter, deadline, _Interrupts(self._main_thread) if interruptible else None)
                 finally:
                     self._release()
             else:
@@ -163,8 +167,7 @@ class Pump:
         if self.asleep:  # perhaps with the gate shut. Looked at after the release: see `_open_gate_unless_led`
             self.wake()
 
-    def _lead(self, getter: Getter, deadline: float | None) -> None:
-        interrupts = _Interrupts(self._main_thread)
+    def _lead(self, getter: Getter, deadline: float | None, interrupts: _Interrupts | None) -> None:
         self._led = True
         self._leads += 1
         if self._gate_open:
@@ -173,7 +176,8 @@ class Pump:
             self._turn_until(getter, deadline, interrupts)
         finally:
             self._led = False
-            interrupts.restore()
+            if interrupts is not None:
+                interrupts.restore()
 
     def _shut_gate(self) -> None:
         self._gate_open = False

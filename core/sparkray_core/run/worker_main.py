@@ -304,7 +304,8 @@ class Worker:
         self._running = False
         self.core.pump.look_s = None
         # While it is only kept for what others borrow from it, it looks now and then whether they still do.
-        self.core.pump.lead(idle, now() + RETIRE_LOOK_S if self.retiring is not None else None)
+        until = now() + RETIRE_LOOK_S if self.retiring is not None else None
+        self.core.pump.lead(idle, until, interruptible=False)
         self._begin_running()
         self._idle = None
         self._flushed_at = time.perf_counter()
