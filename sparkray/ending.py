@@ -70,6 +70,13 @@ class NodeWatch:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._keeper.pid, how)
 
+    def kill_all(self) -> None:
+        """Each of its processes by itself: the keeper, whose duty that is, is gone or hangs."""
+        for process in self._processes:
+            if is_alive(process):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process.pid, signal.SIGKILL)
+
     def report(self) -> NodeEnd:
         left = tuple(process.pid for process in self._processes if is_alive(process))
         return NodeEnd(self.node, self._host, len(self._processes) - len(left), left, not os.path.exists(self.folder))

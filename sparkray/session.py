@@ -8,19 +8,23 @@ import os
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sparkray.environments import environment
 from sparkray.options import thousandths
-from sparkray.runtime_env import checked
+from sparkray.runtime_env import RuntimeEnv, checked
 from sparkray_core.errors import RaySystemError
-from sparkray_core.ids import new_node_id, new_process_id
+from sparkray_core.ids import NodeId, new_node_id, new_process_id
 from sparkray_core.run import object_ref
 from sparkray_core.run.config import NodeConfig, default_base_folder
 from sparkray_core.run.core import Core
 from sparkray_core.run.settings_sources import resolve
 from sparkray_core.run.start import StartedNode, new_session_name, new_token, start_node, sweep
-from sparkray_core.settings import FIELDS, RAY_NAMES, BadSetting
+from sparkray_core.settings import FIELDS, RAY_NAMES, BadSetting, Settings
+from sparkray_core.wire.frames import ConnectionLost
+
+if TYPE_CHECKING:
+    from sparkray import joining
 
 log = logging.getLogger(__name__)
 
@@ -31,17 +35,23 @@ _session: Session | None = None
 class Session(Mapping[str, Any]):
     """What `init` returns: a mapping of addresses, and a context manager that shuts down."""
 
-    def __init__(self, core: Core, node: StartedNode) -> None:
+    def __init__(self, core: Core, address: str, host: str, node: StartedNode | None) -> None:
+        """
+        Args:
+            address: host:port of the head.
+            host: of the node that this process is on.
+            node: the one that this process started, if it did.
+        """
         self.core = core
         self.node = node
         self.address_info = {
-            "address": node.head_address,
-            "gcs_address": node.head_address,
+            "address": address,
+            "gcs_address": address,
             "node_id": core.node.hex(),
-            "node_ip_address": node.config.host,
-            "session_dir": node.folder,
-            "raylet_socket_name": os.path.join(node.folder, "raylet.sock"),
-            "object_store_address": os.path.join(node.folder, "raylet.sock"),
+            "node_ip_address": host,
+            "session_dir": core.folder,
+            "raylet_socket_name": os.path.join(core.folder, "raylet.sock"),
+            "object_store_address": os.path.join(core.folder, "raylet.sock"),
             "webui_url": "",
         }
 
@@ -66,12 +76,13 @@ class Session(Mapping[str, Any]):
             shutdown()
 
     def end(self) -> bool:
-        """Close our half and stop the node. Returns whether all of it is gone."""
+        """Close our half and stop the node, if it is ours. Returns whether all of it is gone."""
         self.core.close()
-        return self.node.stop()
+        return self.node is None or self.node.stop()
 
 
 def init(
+    address: str | None = None,
     *,
     num_cpus: float | None = None,
     num_gpus: float | None = None,
@@ -86,9 +97,12 @@ def init(
     _system_config: Mapping[str, Any] | None = None,
     **more: Any,
 ) -> Session:
-    """Start the engine on this machine: a head, a raylet with its store, and a worker per CPU.
+    """Start the engine on this machine (a head, a raylet with its store, and a worker per CPU), or join a session.
 
     Args:
+        address: "host:port" joins the session whose head is there. "local" starts one. "auto" joins the latest one of
+            this user on this host, which must be there. None takes the one in SPARKRAY_ADDRESS (or RAY_ADDRESS), else
+            the latest that `sparkray start` began here, else starts one.
         num_cpus: CPUs to hand out; as many as this process may use, if not given.
         num_gpus: GPUs to hand out (they are only counted).
         resources: further resources by name, to be asked for with `resources=`.
@@ -108,6 +122,8 @@ def init(
         RuntimeError: a session is up already, or a keyword is not known.
         TypeError, ValueError: `runtime_env` is not one.
         BadSetting: a setting that does not exist, or a value that it cannot have; in whatever source.
+        ValueError: what only a new session can be given comes with the address of one that is up.
+        ConnectionError: there is no session to join; or, as `AuthenticationError`, its key is not known or was refused.
         NodeStartError: the engine did not come up; the text says why.
     """
     global _session
@@ -125,8 +141,21 @@ def init(
             raise RuntimeError(
                 f"this process is a {object_ref.current.role} of a running session; it cannot start another"
             )
+        from sparkray import joining
+
         chosen = resolve(wishes)
-        cpus = _cpus() if num_cpus is None else num_cpus
+        target = joining.find(address, base_folder=chosen.base_folder)
+        if target is not None:
+            _refuse_beside_address(
+                num_cpus=num_cpus,
+                num_gpus=num_gpus,
+                resources=resources,
+                labels=labels,
+                object_store_memory=object_store_memory,
+            )
+            _session = _join(target, namespace or anonymous_namespace(), log_to_driver, chosen, env)
+            return _session
+        cpus = usable_cpus() if num_cpus is None else num_cpus
         amounts = {"CPU": cpus, "GPU": num_gpus or 0, **(resources or {})}
         config = NodeConfig(
             session=new_session_name(),
@@ -136,31 +165,23 @@ def init(
             head_address=None,
             resources={name: thousandths(amount) for name, amount in amounts.items() if amount},
             labels=dict(labels or {}),
-            store_bytes=object_store_memory or int(_memory() * chosen.object_store_share),
+            store_bytes=object_store_memory or default_store_bytes(chosen),
             base_folder=default_base_folder(chosen.base_folder),
             prestart=chosen.prestarted(int(cpus)),
             sys_path=tuple(_worker_path()),
             cwd=os.getcwd(),
-            namespace=namespace or "",
+            namespace=namespace or anonymous_namespace(),
             settings=chosen,
+            published_by="init",
         )
         sweep(config.base_folder, chosen.keep_logs)
         node = start_node(config)
         try:
-            core = Core(new_process_id(config.node), node.folder, config.token, "driver", chosen)
-            core.namespace = config.namespace
-            core.printer.shown = log_to_driver
-            core.connect()
+            core = _connected(node.folder, config.node, config.token, config.namespace, log_to_driver, chosen, env)
         except BaseException:
             node.stop()
             raise
-        try:
-            core.env = environment(core, env)
-        except BaseException:  # a folder that is too large
-            core.close()
-            node.stop()
-            raise
-        _session = Session(core, node)
+        _session = Session(core, joining.bare(node.head_address), config.host, node)
         return _session
 
 
@@ -194,6 +215,60 @@ def _settings_given(
     if settings is not None and not isinstance(settings, Mapping):
         raise BadSetting(f"settings must be a dict of names and values, not {settings!r}")
     return {**given, **(settings or {}), **keywords}
+
+
+def _connected(
+    folder: str, node: NodeId, token: bytes, namespace: str, log_to_driver: bool, chosen: Settings, env: RuntimeEnv | None
+) -> Core:
+    core = Core(new_process_id(node), folder, token, "driver", chosen)
+    core.namespace = namespace
+    core.printer.shown = log_to_driver
+    core.connect()
+    try:
+        core.env = environment(core, env)
+    except BaseException:  # a folder that is too large
+        core.close()
+        raise
+    return core
+
+
+def _refuse_beside_address(**given: Any) -> None:
+    named = [name for name, value in given.items() if value is not None]
+    if named:
+        raise ValueError(
+            f"When connecting to an existing cluster, {' and '.join(named)} must not be provided: they are its nodes' "
+            f"own. (init(address='local') starts a session whatever is up.)"
+        )
+
+
+def _join(
+    target: joining.Target, namespace: str, log_to_driver: bool, chosen: Settings, env: RuntimeEnv | None
+) -> Session:
+    """Connect to a session that is up, by way of a node of it on this host."""
+    from sparkray import joining
+
+    node, here = None, target.here
+    if here is None:
+        node = joining.start_visitor(target, tuple(_worker_path()), chosen)
+        folder, node_id, host = node.folder, node.config.node, node.config.host
+    else:
+        folder, node_id, host = here.folder, here.node, here.host
+    try:
+        core = _connected(folder, node_id, target.key.token, namespace, log_to_driver, chosen, env)
+    except ConnectionLost as lost:
+        if node is not None:
+            node.stop()
+        raise ConnectionError(f"the session at {target.address} cannot be joined: {lost.why}") from None
+    except BaseException:
+        if node is not None:
+            node.stop()
+        raise
+    return Session(core, target.address, host, node)
+
+
+def anonymous_namespace() -> str:
+    """For a driver that names none: a random one, so that its names of actors are its own."""
+    return os.urandom(16).hex()
 
 
 def adopt(session: Any) -> None:
@@ -246,13 +321,12 @@ def core() -> Core:
     return object_ref.current
 
 
-def _cpus() -> int:
+def usable_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _memory() -> int:
-    """Bytes of the machine."""
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+def default_store_bytes(chosen: Settings) -> int:
+    return int(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * chosen.object_store_share)
 
 
 def _worker_path() -> list[str]:

@@ -17,6 +17,7 @@ RayError
   TaskUnschedulableError     no node could ever run it
   ActorUnschedulableError
   RuntimeEnvSetupError       a worker with the runtime_env that was asked for cannot be made
+  AuthenticationError        the session's key is missing or was refused; also a ConnectionError
   RaySystemError             sparkray itself failed, or its session ended under you
 """
 
@@ -158,6 +159,10 @@ class ActorUnschedulableError(RayError):
 
 class RuntimeEnvSetupError(RayError):
     """A worker could not take on the runtime_env of the task or actor; the text says what failed."""
+
+
+class AuthenticationError(RayError, ConnectionError):
+    """Without the session's key nobody gets in: it is not known here, is no key, or was refused."""
 
 
 class RaySystemError(RayError):

@@ -66,6 +66,7 @@ class JoinNode:
     labels: dict[str, str]
     store_bytes: int
     folder: str
+    visits: bool = False  # it is there for one driver only: place nothing on it
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,8 @@ class BadSetting(ValueError):
 OTHER_VARIABLES: Mapping[str, str] = {
     "SPARKRAY_CONFIG": "the file that settings are read from",
     "SPARKRAY_ADDRESS": "the session that init() joins, unless its address= says another",
+    "SPARKRAY_KEY": "the key of the session that is joined",
+    "SPARKRAY_KEY_FILE": "the file with the key of the session that is joined",
     "SPARKRAY_PORTABLE": "for tests: do without what only Linux has",
     "SPARKRAY_TEST_RUN": "for tests: marks the processes of one run",
     "SPARKRAY_SEEDS": "for tests: how many seeds the simulation tries",

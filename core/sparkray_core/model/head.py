@@ -287,7 +287,7 @@ class Head:
         self, wanted: Resources, count: int, prefer: list[NodeId], residents: Mapping[NodeId, int] | None = None
     ) -> list[NodeId]:
         here = residents or {}
-        loads = (record.load(here.get(record.info.node, 0)) for record in self.nodes.alive())
+        loads = (record.load(here.get(record.info.node, 0)) for record in self.nodes.hosts())
         return choose_nodes(loads, wanted, count, prefer, self.limits)
 
     def _try_hopeless(self, now: float) -> None:

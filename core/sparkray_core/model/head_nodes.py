@@ -75,6 +75,10 @@ class Nodes:
     def alive(self) -> Iterator[NodeRecord]:
         return (record for record in self.all.values() if record.info.alive)
 
+    def hosts(self) -> Iterator[NodeRecord]:
+        """On which anything may be placed."""
+        return (record for record in self.alive() if not record.info.visits)
+
     def is_alive(self, node: NodeId) -> bool:
         record = self.all.get(node)
         return record is not None and record.info.alive

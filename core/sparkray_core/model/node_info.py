@@ -21,6 +21,7 @@ class NodeInfo:
     folder: str
     alive: bool = True
     why: str = ""  # it is not alive
+    visits: bool = False  # there for one driver only: the head places nothing on it
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -41,6 +42,7 @@ class NodeInfo:
             message.labels,
             message.store_bytes,
             message.folder,
+            visits=message.visits,
         )
 
     def join(self) -> JoinNode:
@@ -53,6 +55,7 @@ class NodeInfo:
             self.labels,
             self.store_bytes,
             self.folder,
+            self.visits,
         )
 
     def __str__(self) -> str:

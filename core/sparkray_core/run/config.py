@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from sparkray_core.ids import NodeId
@@ -37,6 +37,14 @@ class ProcessTie:
     start: float  # `processes.Identity.start`
 
 
+@dataclass(frozen=True, slots=True)
+class NoTie:
+    """The node lives until it is told to end (`sparkray stop`), or its session ends."""
+
+
+Tie = StdinTie | ProcessTie | NoTie
+
+
 def default_base_folder(given: str | None = None) -> str:
     """The setting `base_folder`, where it was read already; else this machine's. Short: sockets lie below it."""
     return given or os.environ.get("SPARKRAY_BASE_FOLDER") or f"/tmp/sparkray-{os.getuid()}"
@@ -57,7 +65,7 @@ class NodeConfig:
     bind_host: str = "127.0.0.1"  # an address of this machine; 0.0.0.0 for all
     host: str = "127.0.0.1"  # under which other nodes reach it
     labels: dict[str, str] = field(default_factory=dict)
-    tie: StdinTie | ProcessTie = field(default_factory=StdinTie)
+    tie: Tie = field(default_factory=StdinTie)
     head_from: int | None = None  # descriptor of the keeper where a head_address that is TOLD_LATER comes, as one line
     lives_for: NodeId | None = None  # to the head: the session ends when this node, the driver's, leaves or never joins
     prestart: int | None = None  # workers forked before anyone asks, and kept idle; None: one per whole CPU
@@ -65,6 +73,9 @@ class NodeConfig:
     cwd: str | None = None  # of the workers; None: the keeper's
     namespace: str = ""  # of names of actors, where none is given
     settings: Settings = field(default_factory=Settings)
+    port: int = 0  # the head's; 0: a free one
+    published_by: str | None = None  # "init" or "start": others on this host may join, by the key in the node's folder
+    visits: bool = False  # it is there for one driver, and goes with it: nothing of others is placed on it
 
     def __post_init__(self) -> None:
         if not _SESSION_NAME.fullmatch(self.session) or ".." in self.session:
@@ -111,9 +122,7 @@ class NodeConfig:
         }
         facts |= {name: None if getattr(self, name) is None else getattr(self, name).hex() for name in _BYTES}
         facts["settings"] = self.settings.changed()
-        facts["tie"] = (
-            {"kind": "stdin"} if isinstance(tie, StdinTie) else {"kind": "process", "pid": tie.pid, "start": tie.start}
-        )
+        facts["tie"] = {"kind": _TIES[type(tie)], **(asdict(tie))}
         return json.dumps(facts)
 
     @classmethod
@@ -141,9 +150,14 @@ class NodeConfig:
 _BYTES = ("node", "token", "curve_public", "curve_secret", "lives_for")
 
 
-def _tie(kind: str, pid: int = 0, start: float = 0.0) -> StdinTie | ProcessTie:
+_TIES: dict[type[Tie], str] = {StdinTie: "stdin", ProcessTie: "process", NoTie: "none"}
+
+
+def _tie(kind: str, pid: int = 0, start: float = 0.0) -> Tie:
     if kind == "stdin":
         return StdinTie()
+    if kind == "none":
+        return NoTie()
     if kind == "process" and pid > 0:
         return ProcessTie(pid, start)
-    raise BadConfig(f"tie {kind!r} is neither 'stdin' nor 'process' with a pid")
+    raise BadConfig(f"tie {kind!r} is none of 'stdin', 'none' and 'process' with a pid")

@@ -120,14 +120,15 @@ def remove_node_folder(folder: str, keep_logs: str | None = None) -> None:
 def sweep(base: str, keep_logs: str | None = None) -> list[str]:
     """Remove the folders of nodes whose keeper and raylet were both killed; returns what was removed."""
     removed = []
-    for folder in _node_folders(base):
+    for folder in node_folders(base):
         if is_abandoned(folder):
             remove_node_folder(folder, keep_logs)
             removed.append(folder)
     return removed
 
 
-def _node_folders(base: str) -> Iterator[str]:
+def node_folders(base: str) -> Iterator[str]:
+    """Of all sessions of this user, dead or alive; nothing where `base` is somebody else's."""
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         if os.lstat(base).st_uid != os.getuid():
             return

@@ -17,6 +17,7 @@ from sparkray_core.run.loop import Loop
 from sparkray_core.run.peers import Peers
 from sparkray_core.run.perform import Performer
 from sparkray_core.wire import codec
+from sparkray_core.wire.zmq_transport import CannotListen
 
 LAST_WORDS_S = 0.5  # for the links to deliver the end of the session; below the keeper's grace
 
@@ -44,7 +45,11 @@ def main(config: NodeConfig, lifeline: int, keeper: int, tell: int) -> None:
     gc.freeze()
     gc.enable()
     loop.watch(lifeline, end)
-    master.append(Master(config, loop))
+    try:
+        master.append(Master(config, loop))
+    except CannotListen as error:
+        child.tell_keeper(tell, {"failed": str(error)})
+        return
     child.tell_keeper(tell, {"address": master[0].address})
     try:
         master[0].run()

@@ -25,7 +25,7 @@ from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Any
 
-from sparkray_core.run import folders, processes, zygote
+from sparkray_core.run import folders, processes, published, zygote
 from sparkray_core.run.config import BadConfig, NodeConfig
 from sparkray_core.run.tie import Tie
 
@@ -39,9 +39,10 @@ _LONGEST_LINE = 1 << 20  # bytes
 class Ended(Exception):
     """Something without which the node cannot, or need not, go on. `meant`: nothing failed."""
 
-    def __init__(self, why: str, meant: bool = False) -> None:
-        super().__init__(why, meant)
+    def __init__(self, why: str, meant: bool = False, refused: bool = False) -> None:
+        super().__init__(why, meant, refused)
         self.why, self.meant = why, meant
+        self.refused = refused  # by the head, for its key
 
 
 def main() -> int:
@@ -114,7 +115,8 @@ class Keeper:
                 self._wait()
         except Ended as end:
             if not ready:
-                _say({"ready": False, "why": end.why, "log": folders.log_tail(self._config.folder)})
+                log = folders.log_tail(self._config.folder)
+                _say({"ready": False, "why": end.why, "log": log, "refused": end.refused})
             return 0 if end.meant else 1
 
     def end_children(self) -> None:
@@ -173,6 +175,7 @@ class Keeper:
         to_zygote.close()
         self._lap("raylet")
         gc.enable()
+        published.publish(config, time.time())
         return facts | {"address": said["address"], "head_address": config.head_address}
 
     def _fork_and_hear(self, name: str, limit: float, main: Callable[..., object], *args: Any) -> dict[str, Any]:
@@ -185,7 +188,7 @@ class Keeper:
             raise Ended(f"the {name} was not ready after {limit:.0f} s")
         said: dict[str, Any] = json.loads(line)
         if "failed" in said:
-            raise Ended(f"the {name} (pid {pid}) cannot start: {said['failed']}")
+            raise Ended(f"the {name} (pid {pid}) cannot start: {said['failed']}", refused=said.get("refused", False))
         return said
 
     def _hear_of_head(self, descriptor: int) -> str:
@@ -217,6 +220,11 @@ class Keeper:
                     if not more:  # it is ending; the signal says how
                         self._poll.unregister(descriptor)
                         self._wait(left)
+        except Ended:  # who says why it fails ends right after that
+            if select.select([descriptor], [], [], 0)[0]:
+                line += os.read(descriptor, 1 << 16)
+            if not (line.endswith(b"\n") and b'"failed"' in line):
+                raise
         finally:
             with contextlib.suppress(KeyError):
                 self._poll.unregister(descriptor)

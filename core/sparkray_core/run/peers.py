@@ -14,7 +14,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable
 
-from sparkray_core.ids import NodeId
+from sparkray_core.ids import HEAD_NODE, NodeId
 from sparkray_core.model.link import ACK_DELAY_S, Deliver, Link, LinkEffect, PeerRestarted, PeerSilent, Transmit
 from sparkray_core.run.config import NodeConfig
 from sparkray_core.run.limits import peer_silence_s
@@ -75,9 +75,10 @@ class Peers:
         assert config.curve_public is not None
         assert config.curve_secret is not None
         keys = config.curve_public, config.curve_secret
-        transport = ZmqTransport(me, os.urandom(8), keys, config.bind_host)
-        port = transport.address.rpartition(":")[2]
-        return cls(loop, transport, f"tcp://{config.host}:{port}", on_payloads, on_lost, config.settings)
+        port = config.port if me == HEAD_NODE else 0
+        transport = ZmqTransport(me, os.urandom(8), keys, config.bind_host, port)
+        bound = transport.address.rpartition(":")[2]
+        return cls(loop, transport, f"tcp://{config.host}:{bound}", on_payloads, on_lost, config.settings)
 
     # ------------------------------------------------------------------------------ who
     def connect(self, node: NodeId, address: str) -> None:

@@ -30,8 +30,11 @@ from sparkray_core.run.zygote_client import ZygoteClient, ZygoteGone
 from sparkray_core.store.allocator import Allocator
 from sparkray_core.store.segment import Segment
 from sparkray_core.wire import codec, hello
+from sparkray_core.wire.zmq_probe import is_refused
 
 ZYGOTE_END_S = 1.5  # the zygote ends its workers within 0.5 s; over that is who cannot be interrupted
+PROBE_AFTER_S = 0.5  # without an answer from the head, which usually takes a few ms
+PROBE_S = 0.5
 EXIT_REPORT_S = 0.3  # from the end of a worker's connection to the zygote's report of its exit, on a busy machine
 
 log = logging.getLogger(__name__)
@@ -100,6 +103,7 @@ class Raylet:
             config.labels,
             config.store_bytes,
             config.folder,
+            visits=config.visits,
         )
         limits = node_limits(config.settings, config.prestart)
         self._node = Node(info, config.session, Allocator(config.store_bytes), limits)
@@ -117,6 +121,8 @@ class Raylet:
         loop.watch(self._zygote.fileno(), self._on_zygote)
 
     def run(self) -> None:
+        if not self._config.is_head:
+            self._loop.timer(self._on_no_answer).wake_at(self._loop.clock() + PROBE_AFTER_S)
         self._perform(self._node.start(self._loop.clock()))
         self._loop.run(after=self._flush)
         if self._perform.stopped is None:  # the keeper ends the node; the session may go on without it
@@ -184,6 +190,18 @@ class Raylet:
         if self._tell is not None and self._node_id in self._node.table:
             child.tell_keeper(self._tell, {"address": self._peers.address})
             self._tell = None
+
+    def _on_no_answer(self) -> None:
+        """Not joined yet. Either the head is not up, then we wait for it; or it does not take our key."""
+        config = self._config
+        if self._tell is None or config.curve_public is None or config.curve_secret is None:
+            return
+        assert config.head_address is not None
+        if is_refused(config.head_address, (config.curve_public, config.curve_secret), PROBE_S):
+            why = f"the head at {config.head_address} refused it: its key is of another session"
+            child.tell_keeper(self._tell, {"failed": why, "refused": True})
+            self._tell = None
+            self._loop.stop()
 
     def _on_peer_lost(self, node: NodeId, why: str) -> None:
         self._handle(PeerLost(node, why))

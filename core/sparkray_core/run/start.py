@@ -46,9 +46,10 @@ sys.exit(main())
 class NodeStartError(RaySystemError):
     """The node did not come up; nothing of it is left behind."""
 
-    def __init__(self, why: str, log: str) -> None:
-        super().__init__(why, log)
+    def __init__(self, why: str, log: str, refused: bool = False) -> None:
+        super().__init__(why, log, refused)
         self.why, self.log = why, log
+        self.refused = refused  # the head did not take its key
 
     def __str__(self) -> str:
         return f"the node did not start: {self.why}" + (f"\n{self.log}" if self.log else "")
@@ -94,7 +95,7 @@ class StartedNode:
         return not self.is_running() and not os.path.exists(self.folder)
 
     def leave(self) -> None:
-        """Let it live on without us, for its `ProcessTie`. Its end is waited for, so that no zombie of ours stays."""
+        """Let it live on without us, for its `ProcessTie` or nobody. Its end is waited for: no zombie of ours stays."""
         threading.Thread(target=self._keeper.wait, daemon=True, name="sparkray-reaper").start()
 
     def __enter__(self) -> StartedNode:
@@ -184,7 +185,7 @@ class StartingNode:
         if facts is None or not facts["ready"]:
             if facts is not None:
                 self.give_up()
-                raise NodeStartError(facts["why"], facts.get("log", ""))
+                raise NodeStartError(facts["why"], facts.get("log", ""), facts.get("refused", False))
             late = time.monotonic() >= deadline
             self.give_up()
             ended = not late and keeper.returncode is not None and keeper.returncode >= 0

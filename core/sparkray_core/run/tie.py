@@ -5,26 +5,25 @@ from __future__ import annotations
 import os
 from collections.abc import Collection
 
-from sparkray_core.run import processes
-from sparkray_core.run.config import ProcessTie, StdinTie
+from sparkray_core.run import config, processes
 from sparkray_core.run.processes import Identity
 
 
 class Tie:
     """Descriptors to poll, and whether the tie is gone. Where the system has no pidfd, ask now and then."""
 
-    def __init__(self, tie: StdinTie | ProcessTie) -> None:
+    def __init__(self, tie: config.Tie) -> None:
         """
         Raises:
             ProcessLookupError: it is gone already.
         """
         self._stdin: int | None = None
-        self._process: Identity | None
-        if isinstance(tie, StdinTie):
+        self._process: Identity | None = None
+        if isinstance(tie, config.StdinTie):
             self._stdin = os.dup(0)  # 0 itself becomes /dev/null once the node is up
             # Whatever our launcher forked holds the other end of our stdin too, and may outlive it.
             self._process = processes.identify(os.getppid())
-        else:
+        elif isinstance(tie, config.ProcessTie):
             self._process = Identity(tie.pid, tie.start)
         self._pidfd = None if self._process is None else processes.watch(self._process)
         self.descriptors = [descriptor for descriptor in (self._stdin, self._pidfd) if descriptor is not None]

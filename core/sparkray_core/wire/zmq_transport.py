@@ -4,7 +4,7 @@ The session has one key pair, which every node of it holds. A client must know t
 ROUTER at all, and must prove to own the same pair: libzmq asks the ZAP socket below, which is answered in the loop's
 own thread. So there is no thread of ours, and a peer without the key never gets a byte past libzmq.
 
-This is the only module that imports zmq. A context must not cross a fork: make the transport after the last one.
+This module and `zmq_probe` alone import zmq. A context must not cross a fork: make the transport after the last one.
 """
 
 from __future__ import annotations
