@@ -218,7 +218,13 @@ def _settings_given(
 
 
 def _connected(
-    folder: str, node: NodeId, token: bytes, namespace: str, log_to_driver: bool, chosen: Settings, env: RuntimeEnv | None
+    folder: str,
+    node: NodeId,
+    token: bytes,
+    namespace: str,
+    log_to_driver: bool,
+    chosen: Settings,
+    env: RuntimeEnv | None,
 ) -> Core:
     core = Core(new_process_id(node), folder, token, "driver", chosen)
     core.namespace = namespace
