@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 import sparkray
+from sparkray_core.run import processes
 
 
 @pytest.fixture(scope="module")
@@ -16,3 +17,14 @@ def ray() -> Iterator[Any]:
     sparkray.init(num_cpus=4, resources={"special": 1}, object_store_memory=512 << 20)
     yield sparkray
     sparkray.shutdown()
+
+
+@pytest.fixture
+def descendants() -> Callable[[int], list[int]]:
+    """The processes below one, however deep."""
+
+    def below(pid: int) -> list[int]:
+        children = processes.children_of(pid)
+        return children + [one for child in children for one in below(child)]
+
+    return below

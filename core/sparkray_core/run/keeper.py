@@ -50,7 +50,7 @@ def main() -> int:
     started = time.monotonic()
     with contextlib.suppress(PermissionError):  # the leader of a group cannot: its launcher has seen to it
         os.setsid()
-    processes.set_name("sparkray-keeper")
+    processes.set_title("keeper", "sparkray-keeper")
     gc.disable()  # what imports leave is no garbage, and collecting it would unshare its pages
     try:
         config = NodeConfig.from_json(_read_line(0))

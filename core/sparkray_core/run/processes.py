@@ -20,6 +20,8 @@ from typing import Any, NamedTuple, NoReturn
 
 LINUX = sys.platform == "linux" and not os.environ.get("SPARKRAY_PORTABLE")  # set in tests: as on other systems
 _PR_SET_PDEATHSIG, _PR_SET_NAME, _PR_SET_CHILD_SUBREAPER = 1, 15, 36
+_LONGEST_TITLE = 200  # characters; there is no room for more where the arguments of the keeper were
+_write_title: Callable[[str], object] | None = None
 _REAP_POLL_S = 0.005  # between two looks at children that were told to end
 
 
@@ -105,6 +107,35 @@ def adopt_orphans() -> bool:
 def set_name(name: str) -> None:
     """What `ps` and `top` show, cut to 15 characters. Nothing happens off Linux."""
     _prctl(_PR_SET_NAME, name.encode()[:15])
+
+
+def set_title(title: str, name: str) -> None:
+    """What `ps aux` shows, after "sparkray: "; and `set_name`, which the writing of a title undoes.
+
+    It takes some 5 us, with two system calls.
+    """
+    global _write_title
+    if _write_title is None:
+        _write_title = _title_writer()
+    _write_title(f"sparkray: {title[:_LONGEST_TITLE]}".replace("\0", "?"))
+    set_name(name)
+
+
+def _title_writer() -> Callable[[str], object]:
+    try:
+        import setproctitle  # here, because the user's own process, which imports this module, keeps its title
+    except ImportError:  # an executor's Python that lacks it: nothing but a name is missing then
+        return lambda title: None
+    # Told otherwise, it writes over the environment, too, in which one sees what a process was started with. It looks
+    # for this variable once, so that no process of the user has to inherit it.
+    before = os.environ.get("SPT_NOENV")
+    os.environ["SPT_NOENV"] = "1"
+    setproctitle.getproctitle()
+    if before is None:
+        del os.environ["SPT_NOENV"]
+    else:
+        os.environ["SPT_NOENV"] = before
+    return setproctitle.setproctitle
 
 
 # ------------------------------------------------------------------------------------------ fork

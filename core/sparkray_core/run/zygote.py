@@ -163,7 +163,7 @@ class Zygote:
     def _be_worker(self, worker: ProcessId, zygote: int) -> None:
         processes.die_with_parent(signal.SIGKILL, zygote)
         os.setpgid(0, 0)
-        processes.set_name("sparkray-worker")
+        processes.set_title("worker", "sparkray-worker")
         processes.redirect_output(self._config.log_path(f"worker-{worker[8:].hex()}"))
         logging.getLogger().handlers.clear()
         gc.enable()
