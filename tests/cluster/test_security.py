@@ -186,13 +186,8 @@ class _Bomb:
 # ------------------------------------------------------------------------------------------ without the key
 def ports(session: Any) -> list[int]:
     pids = {process.pid for process in processes(session)}
-    return sorted(
-        {
-            found.laddr[1]
-            for found in psutil.net_connections("tcp")
-            if found.pid in pids and found.status == psutil.CONN_LISTEN
-        }
-    )
+    found: list[Any] = psutil.net_connections("tcp")
+    return sorted({one.laddr.port for one in found if one.pid in pids and one.status == psutil.CONN_LISTEN})
 
 
 def test_what_a_peer_without_the_key_sends_is_never_unpickled(session: Any, tmp_path: Path) -> None:
