@@ -29,6 +29,7 @@ from sparkray.remote_function import RemoteFunction
 from sparkray.runtime_context import get_runtime_context
 from sparkray.session import init, is_initialized, shutdown
 from sparkray_core.run.object_ref import ObjectRef
+from sparkray_core.run.ref_generator import DynamicObjectRefGenerator, ObjectRefGenerator
 
 if TYPE_CHECKING:
     from sparkray import data, util
@@ -40,7 +41,9 @@ __version__ = "0.1.0.dev0"
 __all__ = [
     "ActorClass",
     "ActorHandle",
+    "DynamicObjectRefGenerator",
     "ObjectRef",
+    "ObjectRefGenerator",
     "RayContext",
     "RemoteFunction",
     "actor",

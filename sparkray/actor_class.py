@@ -22,6 +22,7 @@ from sparkray_core.run.pack import pack, pack_function
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
+_RETURNS = ("num_returns", "_generator_backpressure_num_objects")
 _NOT_REMOTE = frozenset(dir(object)) - {"__init__"}
 _OWN = frozenset({"_cls", "_options", "_packed", "_known", "_signature"})  # attributes of an ActorClass itself
 
@@ -176,7 +177,7 @@ class ActorClass(Generic[T]):
     def _facts(self) -> tuple[Facts, dict[str, str]]:
         """What its handles have to know, and the concurrency groups of the methods that have one."""
         if self._known is None:
-            methods, group_of, marked = _methods_of(self._cls)
+            methods, group_of, marked = _methods_of(self._cls, self._options)
             settings: dict[str, Any] = {}
             if self._options.max_task_retries:
                 settings["retries"] = self._options.max_task_retries
@@ -220,9 +221,12 @@ def _claim(here: Core, options: Options, count: int, facts: Any) -> Any:
     return here.request(HEAD, lambda number: NameActor(number, key, actor, facts))
 
 
-def _methods_of(cls: type) -> tuple[dict[str, int], dict[str, str], dict[str, tuple[int | None, bytes | None]]]:
+def _methods_of(
+    cls: type, options: Options
+) -> tuple[dict[str, int], dict[str, str], dict[str, tuple[int | None, bytes | None]]]:
     """Each method's number of returns; the concurrency groups of those that have one; and of those for which it was
     said, how often they are retried, and for what exceptions."""
+    ahead = options._actor_generator_backpressure_num_objects
     returns: dict[str, int] = {}
     groups: dict[str, str] = {}
     retries: dict[str, tuple[int | None, bytes | None]] = {}
@@ -231,13 +235,13 @@ def _methods_of(cls: type) -> tuple[dict[str, int], dict[str, str], dict[str, tu
         if name in _NOT_REMOTE or not callable(function):
             continue
         marked: Mapping[str, Any] = getattr(function, "__ray_method__", {})
-        number = marked.get("num_returns")
-        returns[name] = 1 if number is None else number
+        own = {keyword: marked[keyword] for keyword in _RETURNS if keyword in marked}
+        returns[name] = Options(**own, _actor_generator_backpressure_num_objects=ahead).returns(function)
         if marked.get("concurrency_group"):
             groups[name] = marked["concurrency_group"]
         if marked.get("max_task_retries") is not None or "retry_exceptions" in marked:
-            options = Options().updated(marked, "method")
-            retries[name] = options.max_task_retries, pack_retried(options)
+            retrying = Options().updated(marked, "method")
+            retries[name] = retrying.max_task_retries, pack_retried(retrying)
     return {**returns, **BUILT_IN}, groups, retries
 
 
@@ -248,7 +252,7 @@ def _is_unordered(cls: type, options: Options) -> bool:
         ValueError: the options want an order that actors of several calls at once do not have.
     """
     methods = (getattr(cls, name, None) for name in dir(cls))
-    several = any(inspect.iscoroutinefunction(method) for method in methods)
+    several = any(inspect.iscoroutinefunction(one) or inspect.isasyncgenfunction(one) for one in methods)
     several = several or bool(options.concurrency_groups) or (options.max_concurrency or 1) > 1
     wanted = options.allow_out_of_order_execution
     if several and wanted is False:

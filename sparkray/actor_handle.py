@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import cloudpickle
 
-from sparkray.options import Options
+from sparkray.options import DYNAMIC, STREAMING, Options
 from sparkray.session import core
+from sparkray.streaming import open_stream
 from sparkray_core.errors import PendingCallsLimitExceeded
 from sparkray_core.ids import HEAD, FunctionId, ObjectId, object_id
 from sparkray_core.messages import AddBorrowers, FindActor
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 else:
     T = TypeVar("T")
 
-Methods = Mapping[str, int]  # name -> number of returns
+Methods = Mapping[str, int]  # name -> number of returns, as `Options.returns` gives it
 # What was said of calls in the actor's options and by `@method`; empty for most. All of it optional:
 #   retries       of each call, when the actor restarts or the method raises what it is retried for
 #   most_pending  calls under way from one process
@@ -187,10 +188,13 @@ class ActorMethod:
     def options(self, **given: Any) -> ActorMethod:
         """The same method with other options.
 
-        num_returns, max_task_retries, retry_exceptions, concurrency_group, name, enable_task_events.
+        num_returns, max_task_retries, retry_exceptions, concurrency_group, name, enable_task_events,
+        _generator_backpressure_num_objects.
         """
         options = Options().updated(given, "method")
-        returns = self._returns if options.num_returns is None else options.num_returns
+        returns = self._returns if options.num_returns is None else self._number(options)
+        if returns == self._returns < 0 and options._generator_backpressure_num_objects:
+            returns = self._number(options)
         retries = self._retries if options.max_task_retries is None else options.max_task_retries
         how = How(
             options.concurrency_group or self._how.group,
@@ -198,6 +202,17 @@ class ActorMethod:
             options.name or self._how.called,
         )
         return ActorMethod(self._handle, self._name, returns, retries, PLAIN if how == PLAIN else how)
+
+    def _number(self, options: Options) -> int:
+        """Of returns, as `Options.returns` gives it."""
+        if isinstance(options.num_returns, int):
+            return options.num_returns
+        if self._returns == 1:  # a generator that was given another number is looked at where it runs
+            raise ValueError(
+                f"num_returns='{options.num_returns}' can only be used with generator methods (methods that use "
+                f"'yield'), and {self._handle._class_name}.{self._name} is not one"
+            )
+        return options.stream_returns(STREAMING - self._returns if DYNAMIC < self._returns < 0 else 0)
 
     def remote(self, *args: Any, **kwargs: Any) -> Any:
         """Call the method; calls from one process to a serial actor run in the order in which they were made.
@@ -220,6 +235,12 @@ class ActorMethod:
             ref: ObjectRef[Any] = ObjectRef(entry)
             here.submit(Task(count, function, payload, refs, nested, [entry], self._retries, None, handle._actor))
             return ref
+        if self._returns < 0:
+            stream, result = open_stream(here, count, self._returns)
+            call = Task(count, function, payload, refs, nested, [stream.end], self._retries, None, handle._actor)
+            call.stream = stream
+            here.submit(call)
+            return result
         entries = [Entry(here.me, count, index) for index in range(self._returns)]
         made: list[ObjectRef[Any]] = [ObjectRef(entry) for entry in entries]
         here.submit(Task(count, function, payload, refs, nested, entries, self._retries, None, handle._actor))

@@ -15,6 +15,7 @@ from sparkray.remote_function import RemoteFunction
 from sparkray.session import core
 from sparkray_core.ids import HEAD
 from sparkray_core.run.object_ref import ObjectRef, call_in_loop
+from sparkray_core.run.ref_generator import ObjectRefGenerator
 
 T = TypeVar("T")
 
@@ -63,6 +64,8 @@ def _make(target: Any, options: dict[str, Any]) -> Any:
 @overload
 def get(refs: ObjectRef[T], *, timeout: float | None = None, copy: bool = False) -> T: ...
 @overload
+def get(refs: ObjectRefGenerator[T], *, timeout: float | None = None, copy: bool = False) -> ObjectRefGenerator[T]: ...
+@overload
 def get(refs: Sequence[ObjectRef[T]], *, timeout: float | None = None, copy: bool = False) -> list[T]: ...
 def get(refs: Any, *, timeout: float | None = None, copy: bool = False) -> Any:
     """The value of a reference, or of each in a list.
@@ -80,6 +83,8 @@ def get(refs: Any, *, timeout: float | None = None, copy: bool = False) -> Any:
         return deepcopy(get(refs, timeout=timeout))
     if type(refs) is ObjectRef:
         return core().get_one(refs._entry, timeout)
+    if type(refs) is ObjectRefGenerator:
+        return refs
     if not isinstance(refs, list):
         raise ValueError(f"get() takes an ObjectRef or a list of ObjectRefs, not {type(refs).__name__}")
     for ref in refs:
@@ -106,6 +111,8 @@ def wait(
     refs: list[ObjectRef[T]], *, num_returns: int = 1, timeout: float | None = None, fetch_local: bool = True
 ) -> tuple[list[ObjectRef[T]], list[ObjectRef[T]]]:
     """Wait until `num_returns` of the references have their value or error.
+
+    There may be `ObjectRefGenerator`s in the list: they are ready when `next` does not wait.
 
     Args:
         timeout: seconds; None waits without limit, 0 asks.
@@ -158,8 +165,10 @@ def _check_wait(refs: Any, num_returns: int, timeout: float | None) -> None:
         raise TypeError(f"wait() takes a list of ObjectRefs, not {type(refs).__name__}")
     if not refs:
         return
-    if set(map(type, refs)) != {ObjectRef}:
-        raise TypeError("wait() takes a list of ObjectRefs; there is something else in the list")
+    if not {*map(type, refs)} <= {ObjectRef, ObjectRefGenerator}:
+        raise TypeError(
+            "wait() takes a list of ObjectRefs and ObjectRefGenerators; there is something else in the list"
+        )
     if len(set(refs)) != len(refs):
         raise ValueError("wait() takes a list of unique ObjectRefs; there are duplicates in it")
     if not 0 < num_returns <= len(refs):
@@ -208,7 +217,7 @@ def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:
     here.kill_actor(actor._actor, restart=not no_restart)
 
 
-def cancel(ref: ObjectRef[Any], *, force: bool = False, recursive: bool = True) -> None:
+def cancel(ref: ObjectRef[Any] | ObjectRefGenerator[Any], *, force: bool = False, recursive: bool = True) -> None:
     """Cancel the task or actor call that makes this value. `get` of it then raises `TaskCancelledError`.
 
     One that waits is dropped. In one that runs a `KeyboardInterrupt` is raised (in a coroutine `CancelledError`), which
@@ -223,9 +232,12 @@ def cancel(ref: ObjectRef[Any], *, force: bool = False, recursive: bool = True) 
         TypeError: not an ObjectRef.
         ValueError: force=True for a call of an actor.
     """
-    if type(ref) is not ObjectRef:
-        raise TypeError(f"cancel() takes an ObjectRef, not {type(ref).__name__}")
-    core().cancel(ref._entry, force, recursive)
+    if type(ref) is ObjectRefGenerator:
+        core().cancel(ref._entry.end, force, recursive)
+    elif type(ref) is ObjectRef:
+        core().cancel(ref._entry, force, recursive)
+    else:
+        raise TypeError(f"cancel() takes an ObjectRef or ObjectRefGenerator, not {type(ref).__name__}")
 
 
 def nodes() -> list[dict[str, Any]]:

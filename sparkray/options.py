@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import numbers
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sparkray.runtime_env import RuntimeEnv, checked
 from sparkray_core.messages import Resources
+
+STREAMING, DYNAMIC = -1, -(1 << 60)  # numbers of returns that are none: see `Options.returns`
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +23,7 @@ class Options:
     num_cpus: float | None = None
     num_gpus: float | None = None
     resources: Mapping[str, float] = field(default_factory=dict)
-    num_returns: int | None = None
+    num_returns: int | str | None = None
     max_retries: int | None = None
     retry_exceptions: bool | Sequence[type[BaseException]] = False
     max_restarts: int | None = None
@@ -35,6 +39,8 @@ class Options:
     concurrency_groups: Mapping[str, int] = field(default_factory=dict)
     concurrency_group: str | None = None
     runtime_env: RuntimeEnv | Mapping[str, Any] | None = None
+    _generator_backpressure_num_objects: int | None = None
+    _actor_generator_backpressure_num_objects: int | None = None
 
     def updated(self, given: Mapping[str, Any], kind: str) -> Options:
         """These options with some replaced.
@@ -55,6 +61,32 @@ class Options:
         if "runtime_env" in given:
             given = {**given, "runtime_env": checked(given["runtime_env"])}
         return replace(self, **given)
+
+    def returns(self, function: Any) -> int:
+        """How many references a call gives: a number, DYNAMIC, or STREAMING less how many items may lie unread (0:
+        without limit). A generator's are a stream by default.
+
+        Raises:
+            ValueError: it is to be a stream, and the function is no generator.
+        """
+        yields = inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
+        if self.num_returns is None:
+            return self.stream_returns(0) if yields else 1
+        if isinstance(self.num_returns, int):
+            return self.num_returns
+        if not yields:
+            raise ValueError(
+                f"num_returns='{self.num_returns}' can only be used with generator functions (functions that use "
+                f"'yield'), and {getattr(function, '__qualname__', function)} is not one"
+            )
+        return self.stream_returns(0)
+
+    def stream_returns(self, ahead: int) -> int:
+        """`returns` of what is known to be a generator, `ahead` being the limit if none is given here."""
+        if self.num_returns == "dynamic":
+            return DYNAMIC
+        own = self._generator_backpressure_num_objects or self._actor_generator_backpressure_num_objects
+        return STREAMING - max(0, ahead if own is None else own)
 
     def retried(self) -> tuple[type[BaseException], ...]:
         """The classes of the user's exceptions after which a task is called again."""
@@ -115,6 +147,24 @@ def _whole(least: int) -> Any:
     return check
 
 
+def _returns(keyword: str, value: Any) -> None:
+    if value not in ("streaming", "dynamic") and isinstance(value, str):
+        raise TypeError(f"{keyword} must be a whole number, 'streaming' or 'dynamic', not {value!r}")
+    if value == "dynamic":
+        warnings.warn(
+            "num_returns='dynamic' is deprecated: num_returns='streaming' gives each item as soon as it is there",
+            DeprecationWarning,
+            stacklevel=5,
+        )
+    if not isinstance(value, str):
+        _whole(0)(keyword, value)
+
+
+def _ahead(keyword: str, value: Any) -> None:
+    if value != -1:
+        _whole(1)(keyword, value)
+
+
 def _text(keyword: str, value: Any) -> None:
     if value is not None and not isinstance(value, str):
         raise TypeError(f"{keyword} must be a string, not {value!r}")
@@ -165,7 +215,13 @@ _COMMON: dict[str, Any] = {
     "runtime_env": _runtime_env,
 }
 CHECKS: Mapping[str, dict[str, Any]] = {
-    "task": {**_COMMON, "num_returns": _whole(0), "max_retries": _whole(-1), "retry_exceptions": _exceptions},
+    "task": {
+        **_COMMON,
+        "num_returns": _returns,
+        "max_retries": _whole(-1),
+        "retry_exceptions": _exceptions,
+        "_generator_backpressure_num_objects": _ahead,
+    },
     "actor": {
         **_COMMON,
         "max_restarts": _whole(-1),
@@ -177,13 +233,15 @@ CHECKS: Mapping[str, dict[str, Any]] = {
         "get_if_exists": _flag,
         "max_concurrency": _whole(1),
         "concurrency_groups": _groups,
+        "_actor_generator_backpressure_num_objects": _ahead,
     },
     "method": {
-        "num_returns": _whole(0),
+        "num_returns": _returns,
         "name": _text,
         "concurrency_group": _text,
         "max_task_retries": _whole(-1),
         "retry_exceptions": _exceptions,
         "enable_task_events": _flag,
+        "_generator_backpressure_num_objects": _ahead,
     },
 }

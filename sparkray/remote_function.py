@@ -8,9 +8,10 @@ from typing import Any, Generic, TypeVar
 
 from sparkray.environments import environment
 from sparkray.options import Options
-from sparkray.retrying import Retrying
+from sparkray.retrying import Retrying, RetryingGenerator
 from sparkray.runtime_env import checked
 from sparkray.session import core
+from sparkray.streaming import open_stream
 from sparkray_core.model.entries import Entry
 from sparkray_core.model.owner import Function, Shape, Task
 from sparkray_core.run.core import Core
@@ -43,6 +44,7 @@ class RemoteFunction(Generic[R]):
         self._function = function
         self._options = options
         self._prepared: _Prepared | None = None
+        self._returns = options.returns(function)
         self._signature = Signature(function)
         self.__name__ = getattr(function, "__name__", type(function).__name__)
         self.__doc__ = function.__doc__
@@ -65,7 +67,8 @@ class RemoteFunction(Generic[R]):
         """Submit a call.
 
         Returns:
-            A reference to the result; with num_returns=n a list of n, with num_returns=0 None.
+            A reference to the result; with num_returns=n a list of n, with num_returns=0 None; of a generator an
+            `ObjectRefGenerator`.
 
         Raises:
             TypeError: the arguments do not fit the signature, or one cannot be pickled.
@@ -84,22 +87,31 @@ class RemoteFunction(Generic[R]):
                 Task(count, prepared.function, payload, refs, nested, [entry], prepared.retries, prepared.shape)
             )
             return ref
+        if prepared.returns < 0:
+            return self._stream(prepared, count, payload, refs, nested)
         entries = [Entry(here.me, count, index) for index in range(prepared.returns)]
         made = [ObjectRef[R](entry) for entry in entries]
         here.submit(Task(count, prepared.function, payload, refs, nested, entries, prepared.retries, prepared.shape))
         return made or None
 
+    def _stream(self, prepared: _Prepared, count: int, payload: Any, refs: Any, nested: Any) -> Any:
+        stream, made = open_stream(prepared.core, count, prepared.returns)
+        task = Task(count, prepared.function, payload, refs, nested, [stream.end], prepared.retries, prepared.shape)
+        task.stream = stream
+        prepared.core.submit(task)
+        return made
+
     def _prepare(self, here: Core) -> _Prepared:
         options = self._options
         retries = here.settings.task_max_retries if options.max_retries is None else options.max_retries
         retried = options.retried()
-        called = Retrying(self._function, retries, retried) if retried else self._function
+        retrying = RetryingGenerator if self._returns < 0 else Retrying
+        called = retrying(self._function, retries, retried) if retried else self._function
         function, captured = pack_function(here, called, options.name or self.__name__)
         env = environment(here, checked(options.runtime_env))
         with here.lock:
             shape = here.owner.leasing.shape(options.task_resources(), retries != 0, env)
-        returns = 1 if options.num_returns is None else options.num_returns
-        self._prepared = _Prepared(here, function, captured, shape, returns, retries)
+        self._prepared = _Prepared(here, function, captured, shape, self._returns, retries)
         return self._prepared
 
     def __reduce__(self) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -22,3 +23,17 @@ class Retrying:
             with contextlib.suppress(*self.retried):
                 return self.function(*args, **kwargs)
         return self.function(*args, **kwargs)
+
+
+class RetryingGenerator(Retrying):
+    """`Retrying`, of a generator function: called again, it goes on behind what it had yielded before."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        left, yielded = self.retries, 0
+        while True:
+            with contextlib.suppress(*(self.retried if left != 0 else ())):
+                for item in itertools.islice(self.function(*args, **kwargs), yielded, None):
+                    yielded += 1
+                    yield item
+                return
+            left -= 1

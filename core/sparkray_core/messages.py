@@ -30,9 +30,15 @@ PICKLE, ARROW, ERROR, STORED, HOLDS, FAILED = 0, 1, 2, 3, 4, 5
 Value = Union[bytes, "tuple[Any, ...]"]
 Resources = dict[str, int]  # in thousandths: {"CPU": 1000} is one core. Whole numbers, so sums are exact.
 
+# Instead of a number of returns, of a task whose result is a stream: (items that its owner has from an earlier run,
+# items read or STREAM_CLOSED or STREAM_UNREAD, how many may lie unread: 0 is without limit; or STREAM_GATHERED)
+Returns = Union[int, "tuple[int, int, int]"]
+STREAM_CLOSED, STREAM_UNREAD = -1, -2  # nobody reads: end at the next item | run on to the end, and send nothing
+STREAM_GATHERED = -1  # the end is a value that refers to all the items
 # (counter, function or method, number of returns, pickled (args, kwargs), [(position or keyword, Value, ObjectId)])
-TaskTuple = tuple[int, bytes, int, Value, "list[tuple[int | str, Value, ObjectId]] | None"]
+TaskTuple = tuple[int, bytes, Returns, Value, "list[tuple[int | str, Value, ObjectId]] | None"]
 # (counter, [Value per return], [objects of others that the worker still holds])
+# Of a stream, instead of the values: [its end, how many items were sent before, the last items...]; or just its end
 ResultTuple = tuple[int, "list[Value]", "list[ObjectId] | None"]
 
 
@@ -535,6 +541,24 @@ class LogLines:
     lines: list[str]
 
 
+# ---------------------------------------------------------------------------------- streams
+@dataclass(frozen=True, slots=True)
+class StreamItems:
+    """Worker -> owner: what the task has yielded since the last time."""
+
+    count: int
+    first: int  # items that precede these
+    values: list[Value]
+
+
+@dataclass(frozen=True, slots=True)
+class StreamRead:
+    """Owner -> worker that runs the task: so many of its items were read, so it may go on."""
+
+    count: int
+    taken: int  # or STREAM_CLOSED, STREAM_UNREAD
+
+
 # ---------------------------------------------------------------------------------- environments of workers
 @dataclass(frozen=True, slots=True)
 class SetUpWorker:
@@ -615,6 +639,8 @@ Message = (
     | NotHere
     | CopyMade
     | LogLines
+    | StreamItems
+    | StreamRead
     | SetUpWorker
     | WorkerSetUp
     | SetThreads
@@ -678,6 +704,8 @@ MESSAGES: Mapping[int, type[Message]] = {
     76: NotHere,
     77: CopyMade,
     80: LogLines,
+    130: StreamItems,
+    131: StreamRead,
     140: CallRetried,
     150: SetUpWorker,
     151: WorkerSetUp,

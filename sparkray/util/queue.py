@@ -125,9 +125,10 @@ class Queue:
         if num_items < 0:
             raise ValueError("'num_items' must be nonnegative")
         try:
-            return get(self._actor.get_nowait_batch.remote(num_items))
+            items: list[Any] = get(self._actor.get_nowait_batch.remote(num_items))
         except Empty as empty:
             raise Empty(_text(empty)) from None
+        return items
 
     async def get_async(self, block: bool = True, timeout: float | None = None) -> Any:
         """As `get`, in a coroutine."""

@@ -131,7 +131,7 @@ class Calls:
                     self.book.answer(task, [failure] * len(task.returns), effects)
                     continue
                 actor.inflight[task.count] = task
-                calls.append(self.book.wire(task))
+                calls.append(self.book.wire(task, actor.worker))
             if calls:
                 actor.node = node_of(actor.worker)
                 effects.append(Send(actor.worker, PushCalls(actor.id, calls)))
@@ -167,6 +167,9 @@ class Calls:
         if actor.node is not None and actor.inflight:
             stored = [result for task in actor.inflight.values() for result in task.results()]
             effects.append(Send(raylet_of(actor.node), FreeObjects(stored)))
+            for task in actor.inflight.values():
+                if task.stream is not None:
+                    self.book.streams.lost(task.stream, actor.node, effects)
 
     def die(self, actor: Actor, why: str, error: Value | None = None) -> None:
         actor.state, actor.why, actor.error, actor.worker = "dead", why, error, None

@@ -172,7 +172,7 @@ class Leasing:
             if function.id not in known:
                 known.add(function.id)
                 functions.append((function.id, function.name, function.blob))
-            tasks.append(self.book.wire(task))
+            tasks.append(self.book.wire(task, lease.worker))
             inflight[task.count] = task
             if type(task.payload) is bytes:
                 room -= len(task.payload)
@@ -321,6 +321,8 @@ class Leasing:
             effects.append(Send(raylet_of(node_of(lease.worker)), FreeObjects(stored)))
         again: list[Task] = []
         for position, task in enumerate(lease.inflight.values()):
+            if task.stream is not None:
+                self.book.streams.lost(task.stream, node_of(lease.worker), effects)
             if task.cancelled:
                 failure = (FAILED, "TaskCancelledError", f"{task.function.name}() was cancelled")
                 self.book.answer(task, [failure] * len(task.returns), effects)

@@ -33,6 +33,7 @@ from sparkray_core.messages import (
     ObjectReady,
     ProcessGone,
     ReclaimLeases,
+    StreamItems,
     TaskResults,
     TasksReturned,
     Value,
@@ -43,6 +44,7 @@ from sparkray_core.model.effects import Effect, Send
 from sparkray_core.model.entries import Entry, is_stored
 from sparkray_core.model.leasing import Leasing
 from sparkray_core.model.references import ACTOR_INDEX, freed
+from sparkray_core.model.streams import Stream
 from sparkray_core.model.tasks import Actor, Function, OwnerLimits, Shape, Task
 
 __all__ = ["Actor", "Function", "Owner", "OwnerLimits", "Shape", "Task"]
@@ -126,6 +128,21 @@ class Owner:
         under_way = self.book.tasks or self.leasing.leases or self.leasing.requests
         return bool(under_way) or any(entry.borrowers for entry in self.refs.exported.values())
 
+    def take(self, stream: Stream) -> tuple[Entry | None, list[Effect]]:
+        """The next item of a stream, if it is there."""
+        entry = stream.take()
+        effects: list[Effect] = []
+        if stream.ahead:
+            self.book.streams.tell(stream, effects)
+        return entry, effects
+
+    def drop_stream(self, stream: Stream) -> list[Effect]:
+        """The generator object of a stream died."""
+        effects: list[Effect] = []
+        self.book.streams.drop(stream, effects)
+        self.refs.flush(effects)
+        return effects
+
     # ------------------------------------------------------------------ what others say
     def handle(self, sender: ProcessId, message: object, now: float) -> list[Effect]:
         """Raises `TypeError` for a message that no owner gets."""
@@ -194,6 +211,13 @@ class Owner:
             task = book.tasks.get(count)
             if task is None:
                 continue  # answered already: its worker or actor had been given up
+            if task.stream is not None:
+                if not self._runs(task, sender):
+                    continue
+                if not book.streams.complete(task.stream, values):
+                    task.stream.late = (count, values, borrowed)
+                    continue
+                values = book.streams.last(task.stream, values, effects)
             if task.actor is not None:
                 if task.actor.worker != sender:
                     continue  # a former life's: the call was made again, or waits for that
@@ -208,6 +232,26 @@ class Owner:
             book.answer(task, values, effects)
         if lease is not None and shape is not None:
             self.leasing.answered(lease, shape, len(message.results), message.busy_s, now)
+
+    def _runs(self, task: Task, worker: ProcessId) -> bool:
+        """Whether this worker has the task now, and has not been given up."""
+        if task.actor is not None:
+            return task.actor.worker == worker and task.count in task.actor.inflight
+        lease = self.leasing.by_worker.get(worker)
+        return lease is not None and task.count in lease.inflight
+
+    def _on_items(self, sender: ProcessId, message: StreamItems, now: float, effects: list[Effect]) -> None:
+        task = self.book.tasks.get(message.count)
+        stream = task.stream if task is not None else None
+        if task is None or stream is None or not self._runs(task, sender):
+            self.book.streams.stray(stream, message.count, message.first, message.values, effects)
+            return
+        self.book.streams.add(stream, message.first, message.values, effects)
+        if stream.late is not None:
+            late: Any = stream.late
+            stream.late = None  # put back if it has to wait for more
+            mean = task.shape.mean_s if task.shape is not None else None
+            self._on_results(sender, TaskResults([late], mean or 0.001), now, effects)
 
     # ------------------------------------------------------------------ objects of and for others
     def _on_ask(self, sender: ProcessId, message: AskObjects, now: float, effects: list[Effect]) -> None:
@@ -257,6 +301,7 @@ class Owner:
 _Handler = Callable[[Owner, ProcessId, Any, float, "list[Effect]"], None]
 _ON: dict[type, _Handler] = {
     TaskResults: Owner._on_results,
+    StreamItems: Owner._on_items,
     TasksReturned: lambda owner, sender, message, now, effects: owner.leasing.returned(sender, message),
     LeaseGranted: lambda owner, sender, message, now, effects: owner.leasing.granted(sender, message, now, effects),
     LeaseRefused: lambda owner, sender, message, now, effects: owner.leasing.refused(message, effects),

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from sparkray_core.ids import ActorId, FunctionId, LeaseId, NodeId, ObjectId, ProcessId
 from sparkray_core.messages import Resources, Value
 from sparkray_core.model.entries import Entry, is_failure
+from sparkray_core.model.streams import Stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,7 @@ class Task:
         "returns",
         "shape",
         "solo",
+        "stream",
     )
 
     def __init__(
@@ -84,6 +86,7 @@ class Task:
         self.cancelled = False  # whatever happens to it, it is not run again
         self.solo = False  # was in flight when a worker died: it runs with nobody behind it
         self.on_runnable: Callable[[Task], None] | None = None
+        self.stream: Stream | None = None  # its items, if it is a generator; its one return is then the stream's end
 
     def results(self) -> list[ObjectId]:
         """The ids of what it returns. A worker that died may have stored some and not told us."""

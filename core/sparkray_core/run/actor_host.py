@@ -42,7 +42,7 @@ class ActorHost:
         groups: Mapping[str, int] = setup.get("groups") or {}
         self.group_of: Mapping[str, str] = setup.get("group_of") or {}
         methods = [getattr(type(instance), name, None) for name in dir(type(instance))]
-        self.is_async = any(inspect.iscoroutinefunction(method) for method in methods)
+        self.is_async = any(inspect.iscoroutinefunction(one) or inspect.isasyncgenfunction(one) for one in methods)
         self.limits = {"": limit or (ASYNC_CONCURRENCY if self.is_async else 1), **groups}
         self.is_threaded = not self.is_async and (len(groups) > 0 or self.limits[""] > 1)
         self._pools: dict[str, ThreadPoolExecutor] = {}
@@ -73,6 +73,8 @@ class ActorHost:
             name, _, method = self.find(sender, call)
         except (AttributeError, ValueError) as error:
             return execute.refuse(call, decode(call[1]).name, error)
+        if type(call[2]) is not int:
+            return self.worker.streams.run(sender, method, name, call)
         return execute.run(self.worker.core, sender, method, name, call)
 
     def cancel(self, sender: ProcessId, count: int) -> bool:

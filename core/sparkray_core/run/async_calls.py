@@ -7,17 +7,15 @@ import inspect
 from typing import TYPE_CHECKING, Any
 
 from sparkray_core.ids import ProcessId
-from sparkray_core.messages import FAILED, TaskTuple, Value
+from sparkray_core.messages import TaskTuple
 from sparkray_core.model.methods import decode
-from sparkray_core.run import execute
+from sparkray_core.run import execute, run_stream
 from sparkray_core.run.actor_host import ExitActor
 from sparkray_core.run.object_ref import call_in_loop
 from sparkray_core.run.pump import now
 
 if TYPE_CHECKING:
     from sparkray_core.run.actor_host import ActorHost
-
-_CANCELLED: Value = (FAILED, "TaskCancelledError", "the call was cancelled while it ran")
 
 
 class AsyncCalls:
@@ -84,7 +82,7 @@ class AsyncCalls:
         try:
             answer = await self._run_gated(sender, call, name, group, method)
         except asyncio.CancelledError:
-            answer = call[0], [_CANCELLED] * call[2], None
+            answer = self._worker.streams.cancelled(sender, call)
         except (ExitActor, SystemExit):
             self._worker.exit_actor()
             return
@@ -95,6 +93,10 @@ class AsyncCalls:
         async with self._gates[group]:
             if self._host.exiting:
                 return None
+            if type(call[2]) is not int:
+                outlet = self._worker.streams.open(sender, call)
+                outlet.soon = asyncio.get_running_loop().call_soon
+                return await run_stream.run_async(self._worker.core, sender, method, name, call, outlet)
             if inspect.iscoroutinefunction(method):
                 return await execute.run_async(self._worker.core, sender, method, name, call)
             return execute.run(self._worker.core, sender, method, name, call)

@@ -30,6 +30,7 @@ from sparkray_core.messages import (
 )
 from sparkray_core.model.entries import Entry, bare, is_failure, place
 from sparkray_core.model.owner import Actor
+from sparkray_core.model.streams import Stream
 from sparkray_core.run import object_ref
 from sparkray_core.run.local_process import LocalProcess
 from sparkray_core.run.object_ref import ObjectRef, remember
@@ -67,6 +68,7 @@ class Core(LocalProcess):
 
     def _become_current(self) -> None:
         object_ref.dropped.clear()
+        object_ref.dropped_streams.clear()
         object_ref.current = self
 
     def _give_up_asking(self) -> None:
@@ -196,6 +198,19 @@ class Core(LocalProcess):
                 if entry.waiters and entry.value is None:
                     with contextlib.suppress(ValueError):
                         entry.waiters.remove(getter)
+
+    def take(self, stream: Stream) -> Entry | None:
+        """The next item of a stream, if it is there."""
+        with self.lock:
+            entry, effects = self.owner.take(stream)
+            if effects:
+                self._perform(effects)
+        return entry
+
+    def look(self) -> None:
+        """Hand in what waits, and take in what has arrived, without waiting."""
+        self.kick()
+        self.pump.poll_once()
 
     def notify(self, entry: Entry, callback: Callable[[], object]) -> None:
         """Call back once the entry is there: in whatever thread brings it, with the lock held; now, if it is there."""

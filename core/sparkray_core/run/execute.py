@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import traceback
 from collections.abc import Callable
-from types import CoroutineType
+from types import CoroutineType, GeneratorType
 from typing import TYPE_CHECKING, Any
 
 from sparkray_core import errors
 from sparkray_core.ids import ObjectId, ProcessId, object_id, task_id
-from sparkray_core.messages import ERROR, HOLDS, STORED, ResultTuple, TaskTuple, Value
+from sparkray_core.messages import ERROR, HOLDS, STORED, ResultTuple, Returns, TaskTuple, Value
 from sparkray_core.model.effects import Effect
 from sparkray_core.model.entries import Entry
 from sparkray_core.run import current_task
@@ -51,6 +51,7 @@ def arguments(
 def run(core: Core, caller: ProcessId, function: Callable[..., Any], name: str, task: TaskTuple) -> ResultTuple:
     """Run one task; the tuple is the answer to its owner."""
     count, _, num_returns, payload, refs = task
+    assert type(num_returns) is int  # else `run_stream` has it
     found: list[Any] = []
     set_running((caller, count, name))
     try:
@@ -65,7 +66,7 @@ def run(core: Core, caller: ProcessId, function: Callable[..., Any], name: str, 
         result = None
     except Exception as error:  # noqa: BLE001 - the user's code: whatever it raises goes to whoever asks for the value
         answer = [failure(name, error)] * num_returns
-    return count, answer, _still_held(core, found) if found else None
+    return count, answer, still_held(core, found) if found else None
 
 
 async def run_async(
@@ -73,6 +74,7 @@ async def run_async(
 ) -> ResultTuple:
     """`run`, of a coroutine function."""
     count, _, num_returns, payload, refs = task
+    assert type(num_returns) is int  # else `run_stream` has it
     found: list[Any] = []
     set_running((caller, count, name))
     try:
@@ -83,17 +85,24 @@ async def run_async(
         result = None
     except Exception as error:  # noqa: BLE001 - as in `run`
         answer = [failure(name, error)] * num_returns
-    return count, answer, _still_held(core, found) if found else None
+    return count, answer, still_held(core, found) if found else None
 
 
 def refuse(task: TaskTuple, name: str, error: Exception) -> ResultTuple:
     """The answer to a task that cannot even be begun."""
-    return task[0], [failure(name, error)] * task[2], None
+    return task[0], [failure(name, error)] * answers(task[2]), None
+
+
+def answers(returns: Returns) -> int:
+    """How many values an answer has that is one failure; a stream has its end."""
+    return returns if type(returns) is int else 1
 
 
 def _pack_all(core: Core, caller: ProcessId, name: str, count: int, num_returns: int, result: Any) -> list[Value]:
+    if type(result) is GeneratorType and num_returns > 0:
+        return _pack_yielded(core, caller, name, count, num_returns, result)
     if num_returns == 1:
-        return [_pack(core, caller, count, 0, result)]
+        return [pack(core, caller, count, 0, result)]
     return _pack_many(core, caller, name, count, num_returns, result)
 
 
@@ -109,10 +118,28 @@ def _pack_many(core: Core, caller: ProcessId, name: str, count: int, num_returns
         ) from None
     if len(items) != num_returns:
         raise ValueError(f"Task returned {len(items)} objects, but num_returns={num_returns}.")
-    return [_pack(core, caller, count, index, item) for index, item in enumerate(items)]
+    return [pack(core, caller, count, index, item) for index, item in enumerate(items)]
 
 
-def _pack(core: Core, caller: ProcessId, count: int, index: int, result: Any) -> Value:
+def _pack_yielded(
+    core: Core, caller: ProcessId, name: str, count: int, num_returns: int, made: GeneratorType[Any, Any, Any]
+) -> list[Value]:
+    """A generator's first items, for as many references; when it raises or ends too soon, the rest of them fail."""
+    answer: list[Value] = []
+    try:
+        for item in made:
+            answer.append(pack(core, caller, count, len(answer), item))
+            if len(answer) == num_returns:
+                break
+        else:
+            raise ValueError(f"Task returned {len(answer)} objects, but num_returns={num_returns}.")
+        made.close()
+    except Exception as error:  # noqa: BLE001 - as in `run`
+        answer += [failure(name, error)] * (num_returns - len(answer))
+    return answer
+
+
+def pack(core: Core, caller: ProcessId, count: int, index: int, result: Any) -> Value:
     """One returned value as it travels to the caller, who owns it."""
     serialized = values.serialize(result)
     value = core.store(object_id(task_id(caller, count), index), serialized)
@@ -126,7 +153,7 @@ def _pack(core: Core, caller: ProcessId, count: int, index: int, result: Any) ->
     return value
 
 
-def _still_held(core: Core, found: list[Any]) -> list[ObjectId] | None:
+def still_held(core: Core, found: list[Any]) -> list[ObjectId] | None:
     """Of the references that came in the arguments, those that outlive the task: the caller counts us in for them."""
     entries: list[Entry] = []
     while found:  # emptied, so that no reference of ours keeps one alive

@@ -179,6 +179,8 @@ class LocalProcess:
             self._perform(self.owner.submit(tasks, now()))
         if count:
             self._perform(self.owner.drop([dropped.popleft() for _ in range(count)]))
+        while object_ref.dropped_streams:
+            self._perform(self.owner.drop_stream(object_ref.dropped_streams.popleft()))
         if self._unpins:
             unpins = [self._unpins.popleft() for _ in range(len(self._unpins))]
             self._send(self.raylet_id, UnpinObjects(unpins))
@@ -208,7 +210,7 @@ class LocalProcess:
         return bool(events)
 
     def _kick_if_any(self) -> None:
-        if self.pending or object_ref.dropped or self._unpins:
+        if self.pending or object_ref.dropped or object_ref.dropped_streams or self._unpins:
             self._kick()
 
     def _ready(self, fd: int, event: int) -> None:

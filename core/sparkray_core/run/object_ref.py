@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from sparkray_core.ids import OBJECT_ID_BYTES, ObjectId
 from sparkray_core.model.entries import Entry
+from sparkray_core.model.streams import Stream
 from sparkray_core.wire import values
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ T = TypeVar("T")
 current: Core | None = None
 # Entries whose ObjectRef died, for the core to take up. Appended to in destructors, which may run anywhere.
 dropped: deque[Entry] = deque()
+dropped_streams: deque[Stream] = deque()  # of ObjectRefGenerators that died, likewise
 
 
 def core() -> Core:

@@ -6,6 +6,7 @@ Each retry is told to the caller, who counts it against the same limit as those 
 from __future__ import annotations
 
 import inspect
+import itertools
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -55,4 +56,40 @@ def retried(method: Method, function: Callable[..., Any], note: Callable[[], Non
                 note()
         return await function(*args, **kwargs)
 
+    def call_generator(*args: Any, **kwargs: Any) -> Any:
+        """It goes on behind what it had yielded."""
+        left, yielded = method.retries, 0
+        while True:
+            try:
+                for item in itertools.islice(function(*args, **kwargs), yielded, None):
+                    yielded += 1
+                    yield item
+                return
+            except again:
+                if not left:
+                    raise
+            left -= 1
+            note()
+
+    async def call_async_generator(*args: Any, **kwargs: Any) -> Any:
+        left, yielded = method.retries, 0
+        while True:
+            index = 0
+            try:
+                async for item in function(*args, **kwargs):
+                    index += 1
+                    if index > yielded:
+                        yielded += 1
+                        yield item
+                return
+            except again:
+                if not left:
+                    raise
+            left -= 1
+            note()
+
+    if inspect.isgeneratorfunction(function):
+        return call_generator
+    if inspect.isasyncgenfunction(function):
+        return call_async_generator
     return call_async if inspect.iscoroutinefunction(function) else call

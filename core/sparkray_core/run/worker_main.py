@@ -29,6 +29,8 @@ from sparkray_core.messages import (
     EndActor,
     ExitWorker,
     LogLines,
+    NodeGone,
+    ProcessGone,
     PushCalls,
     PushTasks,
     SetThreads,
@@ -36,6 +38,7 @@ from sparkray_core.messages import (
     StartActor,
     StealTasks,
     StopActor,
+    StreamRead,
     TaskResults,
     TasksReturned,
     TaskTuple,
@@ -47,6 +50,7 @@ from sparkray_core.messages import (
 from sparkray_core.run import current_task, environment, execute, processes, threads
 from sparkray_core.run.actor_host import ActorHost, ExitActor
 from sparkray_core.run.core import Core
+from sparkray_core.run.outlet import Outlets
 from sparkray_core.run.output import LOOK_S, Tail
 from sparkray_core.run.pump import Getter, now
 
@@ -55,7 +59,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_CANCELLED: Value = (FAILED, "TaskCancelledError", "the task was cancelled while it ran")
 RETIRE_LOOK_S = 1.0
 FLUSH_S = 0.001  # results of short tasks wait this long for company
 FLUSH_RESULTS = 256  # or until there are so many
@@ -91,6 +94,7 @@ class Worker:
         self.leaving: str | None = None  # why this worker ends once its queue is empty
         self.running: tuple[ProcessId, int] | None = None  # whose task the main thread runs, and its number
         self.interrupted: tuple[ProcessId, int] | None = None  # a signal for it is on the way
+        self.streams = Outlets(self)
         self._main_thread = threading.get_ident()
         self.retiring: str | None = None  # why this worker ends once nobody needs it
         self._idle: Getter | None = None
@@ -110,6 +114,9 @@ class Worker:
             StopActor: self._on_leave,
             ExitWorker: self._on_exit,
             LogLines: self._on_output,
+            StreamRead: self.streams.on_read,
+            ProcessGone: self.streams.on_gone,
+            NodeGone: self.streams.on_gone,
         }
         core.on_block = self._block
         core.on_quiet = self._flush_late
@@ -168,10 +175,12 @@ class Worker:
         for item in self.queue:
             if item[0] == sender and isinstance(item[1], tuple) and item[1][0] == message.count:
                 self.queue.remove(item)
-                self.results.append((sender, (message.count, [_CANCELLED] * item[1][2], None)))
+                self.results.append((sender, self.streams.cancelled(sender, item[1])))
                 self._flush()
                 return
         if self.host is not None and self.host.cancel(sender, message.count):
+            if self.host.is_threaded:
+                self.streams.cancel(sender, message.count)
             return
         if self.running != (sender, message.count):
             return
@@ -184,16 +193,19 @@ class Worker:
         self.interrupted = self.running
         signal.pthread_kill(self._main_thread, signal.SIGINT)
 
-    def _interrupt(self, signum: int, frame: Any) -> None:
+    def interrupt(self, signum: int, frame: Any) -> None:
         """SIGINT: meant for the task that was running when it was cancelled, not for the one after it."""
         if self.running is not None and self.interrupted == self.running:
+            if self.streams.shields:
+                self.streams.interrupted = True
+                return
             self.interrupted = None
             raise KeyboardInterrupt
 
     # ------------------------------------------------------------------ running
     def serve(self) -> None:
         queue = self.queue
-        signal.signal(signal.SIGINT, self._interrupt)
+        signal.signal(signal.SIGINT, self.interrupt)
         self._flushed_at = time.perf_counter()
         self._begin_running()  # the first task may be here before we ever wait for one
         while True:
@@ -261,7 +273,7 @@ class Worker:
             self.running = None
         except KeyboardInterrupt:
             self.running = None
-            return task[0], [_CANCELLED] * task[2], None
+            return self.streams.cancelled(sender, task)
         return answer
 
     def _run_uncancelled(self, sender: ProcessId, task: TaskTuple) -> Any:
@@ -276,6 +288,8 @@ class Worker:
                 except Exception as error:  # noqa: BLE001 - user code: the modules that it names are imported here
                     return execute.refuse(task, name, error)
                 self.functions[FunctionId(task[1])] = (name, function)
+            if type(task[2]) is not int:
+                return self.streams.run(sender, function, name, task)
             return execute.run(self.core, sender, function, name, task)
         except (ExitActor, SystemExit) as ended:
             self.flush()
@@ -320,12 +334,11 @@ class Worker:
 
     def flush(self) -> None:
         """Send what is done, one message for each owner."""
-        if not self.results:
-            return
-        with self.core.lock:
-            self._flush()
+        if self.results or self.streams.running:
+            with self.core.lock:
+                self._flush()
 
-    def _send_output(self, last: bool = False) -> None:
+    def send_output(self, last: bool = False) -> None:
         """What was printed goes ahead of the results. The core's lock is held."""
         if self.work_giver is None:
             return
@@ -334,7 +347,9 @@ class Worker:
             self.core._send(self.work_giver, LogLines(self.working_on, os.getpid(), host, stream, lines))
 
     def _flush(self) -> None:
-        self._send_output()
+        self.send_output()
+        for outlet in self.streams.running.values():
+            outlet._flush()
         by_owner: dict[ProcessId, list[Any]] = {}
         results = self.results
         while results:
@@ -349,12 +364,14 @@ class Worker:
         """From the side thread: the task that runs now takes long, and results or printed lines wait."""
         if not self._running:
             return
+        for outlet in list(self.streams.running.values()):
+            outlet.flush_late()
         if self.results and time.perf_counter() - self._flushed_at > FLUSH_S:
             self.flush()
         elif time.monotonic() - self._looked_at > LOOK_S:
             self._looked_at = time.monotonic()
             with self.core.lock:
-                self._send_output()
+                self.send_output()
                 if self._idle is None and self.host is None and self._titled != self.working_on:
                     self._set_title(self.working_on)
 
@@ -449,7 +466,7 @@ class Worker:
                     log.exception("__ray_shutdown__ of %s raised", self.host.start.name)
         atexit._run_exitfuncs()
         with self.core.lock:
-            self._send_output(last=True)
+            self.send_output(last=True)
         self.core.close(self.leaving or "the worker ends")
         os._exit(0)
 

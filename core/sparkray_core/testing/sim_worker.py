@@ -175,6 +175,7 @@ class SimWorker(SimCore):
     # ------------------------------------------------------------------ one task
     def _execute(self, caller: ProcessId, task: TaskTuple) -> Code[ResultTuple]:
         count, function, returns, payload, refs = task
+        assert isinstance(returns, int)
         program, named = sim_programs.unpack_call(payload)
         if self.actor is None:
             self._has(program.env)

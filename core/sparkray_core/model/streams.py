@@ -1,0 +1,256 @@
+"""Streams: what a remote generator yields, one object after the other, as the process has it that made the call.
+
+    worker --StreamItems--> unread items, in order and each once --take--> references
+      ^-----StreamRead----- how many were taken, when the worker waits for that; or that nobody takes any more
+    worker --TaskResults--> the last items, and the end
+
+The items are results of the task, with the numbers 1, 2, ...; number 0 is its end: None, or what ended it. A task that
+is run again after a crash is told how many items there are: it replays, and sends what comes after these. (So the same
+item may have been stored by two runs, on two nodes: see `Stream.strays`.)
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+
+from sparkray_core.ids import NodeId, ProcessId, object_id, raylet_of, task_id
+from sparkray_core.messages import HOLDS, STREAM_CLOSED, STREAM_GATHERED, STREAM_UNREAD, FreeObjects, StreamRead, Value
+from sparkray_core.model.effects import Effect, Send
+from sparkray_core.model.entries import Entry, Waiter, is_failure, is_stored, place
+from sparkray_core.model.references import References
+
+_WAITING: Value = b""  # what `Stream.value` is when there is something to take: anything but None
+
+
+class Stream:
+    """One task's items. For those who wait it looks like an `Entry`: its value is there when `take` gives something."""
+
+    __slots__ = (
+        "ahead",
+        "arrived",
+        "count",
+        "early",
+        "end",
+        "gathers",
+        "items",
+        "late",
+        "over",
+        "owner",
+        "strays",
+        "taken",
+        "told",
+        "unwanted",
+        "waiters",
+        "worker",
+    )
+
+    def __init__(self, owner: ProcessId, count: int, ahead: int = 0, gathers: bool = False) -> None:
+        """
+        Args:
+            ahead: how many items may lie unread before the task pauses; 0: without limit.
+            gathers: nobody takes; the end is one value with all the items' references inside (num_returns="dynamic").
+        """
+        self.owner = owner
+        self.count = count
+        self.ahead = ahead
+        self.gathers = gathers
+        self.end = Entry(owner, count)
+        self.end.held = gathers
+        self.items: deque[Value | Entry] = deque()  # unread. An entry where somebody must be told when it is freed
+        self.arrived = 0  # items that came, in order
+        self.taken = 0
+        self.over = False  # no more will come
+        self.unwanted = 0  # STREAM_CLOSED or STREAM_UNREAD once the generator object died: what comes is let go
+        self.waiters: list[Waiter] | None = None
+        self.worker: ProcessId | None = None  # that runs the task
+        self.told = 0  # items taken, as far as that worker knows
+        self.early: dict[int, list[Value]] = {}  # batches that overtook others, by how many items precede them
+        self.late: tuple[object, ...] | None = None  # the task's answer, if it overtook items
+        self.strays: list[tuple[NodeId, int]] | None = None  # items that a lost run may have left in a store
+
+    @property
+    def value(self) -> Value | None:
+        return _WAITING if self.items or self.over else None
+
+    def take(self) -> Entry | None:
+        """The next item, from now on held by a reference. None: not there yet, or (when `over`) the end."""
+        if not self.items:
+            return None
+        item = self.items.popleft()
+        self.taken += 1
+        if type(item) is Entry:
+            return item
+        entry = Entry(self.owner, self.count, self.taken)
+        entry.value = item  # type: ignore[assignment]
+        return entry
+
+    def unread(self) -> list[Entry]:
+        """The entries among the unread items."""
+        return [item for item in self.items if type(item) is Entry]
+
+    def __repr__(self) -> str:
+        return f"Stream({self.count}: {self.taken} of {self.arrived} taken{', over' if self.over else ''})"
+
+
+class Streams:
+    """What becomes of the items of an owner's streams."""
+
+    def __init__(self, me: ProcessId, refs: References) -> None:
+        self.me = me
+        self.refs = refs
+
+    def begin(self, stream: Stream, worker: ProcessId) -> tuple[int, int, int]:
+        """The task is pushed: what its worker has to know, instead of a number of returns."""
+        stream.worker = worker
+        stream.told = stream.taken
+        ahead = STREAM_GATHERED if stream.gathers else stream.ahead
+        return (stream.arrived, stream.unwanted or stream.taken, ahead)
+
+    # ------------------------------------------------------------------ items come
+    def add(self, stream: Stream, first: int, values: list[Value], effects: list[Effect]) -> None:
+        """Items from the worker that runs the task; `first` items precede them."""
+        if first > stream.arrived:
+            stream.early[first] = values
+            return
+        before = stream.arrived
+        self._append(stream, first, values, effects)
+        while stream.early and (more := stream.early.pop(stream.arrived, None)) is not None:
+            self._append(stream, stream.arrived, more, effects)
+        if stream.arrived > before:
+            self._notify(stream)
+            self.tell(stream, effects)
+
+    def _append(self, stream: Stream, first: int, values: Sequence[Value], effects: list[Effect]) -> None:
+        known = stream.arrived - first  # an interrupt between sending and counting makes a worker repeat itself
+        for value in values[:known] if known else ():
+            self._forget_holds(value, effects)
+        for value in values[known:] if known else values:
+            stream.arrived += 1
+            if stream.unwanted:
+                self._discard(stream, stream.arrived, value, effects)
+            elif stream.gathers or (type(value) is tuple and (value[0] == HOLDS or is_stored(value))):
+                entry = Entry(self.me, stream.count, stream.arrived)
+                if stream.gathers:
+                    self.refs.export(entry)
+                self.refs.settle(entry, value, effects)
+                stream.items.append(entry)
+            else:
+                stream.items.append(value)
+
+    def stray(self, stream: Stream | None, count: int, first: int, values: list[Value], effects: list[Effect]) -> None:
+        """Items from a run that was given up, or of a stream that is over."""
+        for index, value in enumerate(values, first + 1):
+            if stream is None or stream.over:
+                self._discard(Stream(self.me, count), index, value, effects)
+                continue
+            self._forget_holds(value, effects)
+            if is_stored(value):
+                self._note_strays(stream, place(value)[1], index)
+
+    def complete(self, stream: Stream, values: list[Value]) -> bool:
+        """Whether all items that precede those in a task's answer have come."""
+        return len(values) == 1 or values[1] <= stream.arrived  # type: ignore[operator]
+
+    def last(self, stream: Stream, values: list[Value], effects: list[Effect]) -> list[Value]:
+        """Take the last items out of a task's answer: (end, how many items precede these, items...)."""
+        if len(values) > 2:
+            self._append(stream, values[1], values[2:], effects)  # type: ignore[arg-type]
+        return values[:1]
+
+    # ------------------------------------------------------------------ the end
+    def close(self, stream: Stream, effects: list[Effect]) -> None:
+        """The task's end is settled: nothing more comes, except the failure if it did not end by itself."""
+        stream.over = True
+        for first, values in stream.early.items():
+            self.stray(stream, stream.count, first, values, effects)
+        stream.early.clear()
+        stream.late = None
+        stream.worker = None
+        end = stream.end.value
+        assert end is not None
+        if stream.gathers:
+            self._let_go_of_unread(stream)
+        elif is_failure(end) and not stream.unwanted:
+            stream.arrived += 1
+            stream.items.append(end)
+        self._free_strays(stream, effects)
+        self._notify(stream)
+
+    def lost(self, stream: Stream, node: NodeId, effects: list[Effect]) -> None:
+        """The worker died. It tells of a stored item at once, so it may have left one that we do not know of."""
+        stream.worker = None
+        self._note_strays(stream, (node,), stream.arrived + 1)
+        for first, values in stream.early.items():
+            self.stray(stream, stream.count, first, values, effects)
+        stream.early.clear()
+        stream.late = None
+
+    def _note_strays(self, stream: Stream, nodes: Iterable[NodeId], index: int) -> None:
+        stream.strays = [*(stream.strays or ()), *((node, index) for node in nodes)]
+
+    def _free_strays(self, stream: Stream, effects: list[Effect]) -> None:
+        """What a lost run stored goes, unless a later run stored the same on the same node, and it is in use."""
+        for node, index in stream.strays or ():
+            some = object_id(task_id(self.me, stream.count), index)
+            entry = self.refs.stored.get(some)
+            if entry is None or entry.value is None or node not in place(entry.value)[1]:
+                effects.append(Send(raylet_of(node), FreeObjects([some])))
+        stream.strays = None
+
+    # ------------------------------------------------------------------ the reader
+    def tell(self, stream: Stream, effects: list[Effect]) -> None:
+        """Let the worker go on if it is as far ahead as it may be, by what it knows, and more has been read since."""
+        paused = stream.ahead and stream.arrived >= stream.told + stream.ahead
+        if paused and stream.taken > stream.told and stream.worker is not None and not stream.unwanted:
+            stream.told = stream.taken
+            effects.append(Send(stream.worker, StreamRead(stream.count, stream.taken)))
+
+    def drop(self, stream: Stream, effects: list[Effect]) -> None:
+        """The generator object died. Unread items go.
+
+        A task that somebody has begun to read, or that would wait for its reader, ends at its next `yield`, as a
+        generator does that nobody holds any more. One that was never read runs on to its end, for its effects.
+        """
+        if stream.over:
+            self._let_go_of_unread(stream)
+            return
+        stream.unwanted = STREAM_CLOSED if stream.taken or stream.ahead else STREAM_UNREAD
+        self._let_go_of_unread(stream)
+        if stream.worker is not None:
+            effects.append(Send(stream.worker, StreamRead(stream.count, stream.unwanted)))
+
+    def _let_go_of_unread(self, stream: Stream) -> None:
+        entries = stream.unread()
+        stream.items.clear()
+        self.refs.drop(entries)
+
+    def _discard(self, stream: Stream, index: int, value: Value, effects: list[Effect]) -> None:
+        """Nobody will read it: free what it has in a store and what it holds."""
+        if type(value) is not tuple or not (value[0] == HOLDS or is_stored(value)):
+            return
+        if is_stored(value):
+            some = object_id(task_id(self.me, stream.count), index)
+            known = self.refs.stored.get(some)
+            if known is not None and known.value is not None:  # from another run, and in use
+                kept = place(known.value)[1]
+                effects += [Send(raylet_of(node), FreeObjects([some])) for node in place(value)[1] if node not in kept]
+                self._forget_holds(value, effects)
+                return
+        entry = Entry(self.me, stream.count, index)
+        entry.held = False
+        self.refs.settle(entry, value, effects)
+
+    def _forget_holds(self, value: Value, effects: list[Effect]) -> None:
+        """Of an item that we have, or will have from another run: let go of the references in this one."""
+        if type(value) is tuple and value[0] == HOLDS:
+            entry = Entry(self.me, 0)
+            entry.held = False
+            self.refs.settle(entry, (HOLDS, b"", value[2]), effects)
+
+    @staticmethod
+    def _notify(stream: Stream) -> None:
+        if stream.waiters:
+            waiters, stream.waiters = stream.waiters, None
+            for waiter in waiters:
+                waiter.entry_ready(stream)  # type: ignore[arg-type]
