@@ -6,7 +6,7 @@ from typing import NoReturn
 
 from sparkray.actor_class import ActorClass
 from sparkray.actor_handle import ActorHandle, ActorMethod
-from sparkray_core.run import actor_host, current_task
+from sparkray_core.run import current_task
 
 ActorProxy = ActorHandle  # Ray's name for it in type hints: ActorProxy[Cls]
 
@@ -21,4 +21,4 @@ def exit_actor() -> NoReturn:
     """
     if current_task.actor is None:
         raise TypeError("exit_actor() was called outside of an actor")
-    raise actor_host.ExitActor
+    raise current_task.ExitActor

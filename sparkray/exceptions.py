@@ -19,6 +19,7 @@ from sparkray_core.errors import (
     RuntimeEnvSetupError,
     TaskCancelledError,
     TaskUnschedulableError,
+    UnserializableException,
     WorkerCrashedError,
 )
 
@@ -41,5 +42,6 @@ __all__ = [
     "RuntimeEnvSetupError",
     "TaskCancelledError",
     "TaskUnschedulableError",
+    "UnserializableException",
     "WorkerCrashedError",
 ]

@@ -16,7 +16,7 @@ from sparkray_core.model.entries import Entry
 from sparkray_core.model.owner import Function, Shape, Task
 from sparkray_core.run.core import Core
 from sparkray_core.run.object_ref import ObjectRef
-from sparkray_core.run.pack import pack, pack_function
+from sparkray_core.run.pack import name_function, pack, pack_function, pickle_function
 
 R = TypeVar("R")
 
@@ -37,12 +37,27 @@ class _Prepared:
         self.retries = retries
 
 
+class _Pickled:
+    """The bytes of a function, made at its first call in a session, whatever options that and later calls have."""
+
+    __slots__ = ("_made",)
+
+    def __init__(self) -> None:
+        self._made: tuple[Core, bytes, list[Any]] | None = None
+
+    def get(self, here: Core, function: Callable[..., Any], name: str) -> tuple[bytes, list[Any]]:
+        if self._made is None or self._made[0] is not here:
+            self._made = (here, *pickle_function(here, function, name))
+        return self._made[1:]
+
+
 class RemoteFunction(Generic[R]):
     """A function that runs elsewhere: `f.remote(...)` returns a reference to its result at once."""
 
-    def __init__(self, function: Callable[..., R], options: Options) -> None:
+    def __init__(self, function: Callable[..., R], options: Options, pickled: _Pickled | None = None) -> None:
         self._function = function
         self._options = options
+        self._pickled = pickled or _Pickled()
         self._prepared: _Prepared | None = None
         self._returns = options.returns(function)
         self._signature = Signature(function)
@@ -61,7 +76,7 @@ class RemoteFunction(Generic[R]):
 
         num_cpus, num_gpus, resources, num_returns, max_retries, retry_exceptions, name, runtime_env.
         """
-        return RemoteFunction(self._function, self._options.updated(given, "task"))
+        return RemoteFunction(self._function, self._options.updated(given, "task"), self._pickled)
 
     def remote(self, *args: Any, **kwargs: Any) -> Any:
         """Submit a call.
@@ -105,9 +120,13 @@ class RemoteFunction(Generic[R]):
         options = self._options
         retries = here.settings.task_max_retries if options.max_retries is None else options.max_retries
         retried = options.retried()
-        retrying = RetryingGenerator if self._returns < 0 else Retrying
-        called = retrying(self._function, retries, retried) if retried else self._function
-        function, captured = pack_function(here, called, options.name or self.__name__)
+        name = options.name or self.__name__
+        if retried:
+            retrying = RetryingGenerator if self._returns < 0 else Retrying
+            function, captured = pack_function(here, retrying(self._function, retries, retried), name)
+        else:
+            blob, captured = self._pickled.get(here, self._function, self.__name__)
+            function = name_function(blob, name)
         env = environment(here, checked(options.runtime_env))
         with here.lock:
             shape = here.owner.leasing.shape(options.task_resources(), retries != 0, env)

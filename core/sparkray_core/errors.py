@@ -2,6 +2,7 @@
 
 RayError
   RayTaskError               the task's own code raised; also an instance of the class it raised
+  UnserializableException    its exception cannot be unpickled here
   TaskCancelledError
   WorkerCrashedError         the process that ran the task died
   RayActorError              a call to an actor failed for the actor's sake
@@ -24,6 +25,9 @@ RayError
 from __future__ import annotations
 
 import builtins
+import contextlib
+import pickle
+from types import GetSetDescriptorType, MemberDescriptorType
 from typing import Any
 
 
@@ -57,15 +61,61 @@ class RayTaskError(RayError):
             return self
         if issubclass(cause_class, RayTaskError):
             return self
-        try:
-            dual = type(f"RayTaskError({cause_class.__name__})", (_Dual, cause_class), {"__module__": __name__})
-            error: Any = dual.__new__(dual, self.cause)
-        except TypeError:
+        error = _new_dual(cause_class, self.cause)
+        if error is None:
             return self
+        _copy_members(self.cause, error)
         error.__dict__.update(self.__dict__)
         error.args = (self.cause,)
         error.__cause__ = None
         return error  # type: ignore[no-any-return]
+
+
+def _new_dual(cause_class: type[BaseException], cause: BaseException) -> Any:
+    """An object of both classes, on which no `__init__` was called; None where that cannot be made."""
+    try:
+        dual = type(f"RayTaskError({cause_class.__name__})", (_Dual, cause_class), {"__module__": __name__})
+    except Exception:  # noqa: BLE001 - the user's metaclass or __init_subclass__; then it is no second base
+        return None
+    # As Ray makes it; then as its class wants it made (an ExceptionGroup); then past a __new__ that wants more.
+    for make, arguments in ((dual.__new__, (cause,)), (dual.__new__, cause.args), (Exception.__new__, ())):
+        try:
+            return make(dual, *arguments)
+        except Exception:  # noqa: BLE001, PERF203 - the user's __new__
+            continue
+    return None
+
+
+def _copy_members(cause: BaseException, error: BaseException) -> None:
+    """What the cause keeps outside of its `__dict__`: `errno` and `filename`, `start` and `end`, `__slots__`."""
+    for cls in type(cause).__mro__:
+        if cls is BaseException:
+            return
+        for name, member in vars(cls).items():
+            if isinstance(member, MemberDescriptorType | GetSetDescriptorType) and not name.startswith("__"):
+                with contextlib.suppress(AttributeError, TypeError, ValueError):  # not set, or not to be set
+                    setattr(error, name, getattr(cause, name))
+
+
+class Carried:
+    """A cause on its way: it is unpickled apart from the error that it is in, which survives if that fails."""
+
+    __slots__ = ("_blob", "_text")
+
+    def __init__(self, blob: bytes, text: str) -> None:
+        """`text` stands in for it where its class cannot be had."""
+        self._blob, self._text = blob, text
+
+    def __reduce__(self) -> Any:
+        return _unpack_cause, (self._blob, self._text)
+
+
+def _unpack_cause(blob: bytes, text: str) -> BaseException:
+    try:
+        cause: BaseException = pickle.loads(blob)
+    except Exception as why:  # noqa: BLE001 - the user's class, or the lack of it, decides what is raised
+        return UnserializableException(f"what the task raised cannot be unpickled here ({why!r}). It was\n{text}")
+    return cause
 
 
 class _Dual(RayTaskError):
@@ -84,6 +134,10 @@ class _Dual(RayTaskError):
 
 def _rebuild_dual(*facts: Any) -> RayTaskError:
     return RayTaskError(*facts).as_instanceof_cause()
+
+
+class UnserializableException(RayError):
+    """What a task raised cannot be unpickled by whoever asks for its value; the text has the original traceback."""
 
 
 class TaskCancelledError(RayError):

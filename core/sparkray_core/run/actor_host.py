@@ -17,16 +17,13 @@ from sparkray_core.messages import CallRetried, StartActor, TaskTuple
 from sparkray_core.model.methods import decode
 from sparkray_core.run import execute
 from sparkray_core.run.retried_method import retried
+from sparkray_core.run.current_task import ExitActor
 
 if TYPE_CHECKING:
     from sparkray_core.run.async_calls import AsyncCalls
     from sparkray_core.run.worker_main import Worker
 
 ASYNC_CONCURRENCY = 1000  # calls at once of an actor with coroutine methods; Ray's default
-
-
-class ExitActor(BaseException):
-    """Raised by `exit_actor()` in a method: the actor ends, on purpose."""
 
 
 class ActorHost:

@@ -10,7 +10,7 @@ from sparkray_core.ids import ProcessId
 from sparkray_core.messages import TaskTuple
 from sparkray_core.model.methods import decode
 from sparkray_core.run import execute, run_stream
-from sparkray_core.run.actor_host import ExitActor
+from sparkray_core.run.current_task import ExitActor
 from sparkray_core.run.object_ref import call_in_loop
 from sparkray_core.run.pump import now
 
@@ -44,12 +44,14 @@ class AsyncCalls:
         self._gates = {group: asyncio.Semaphore(limit) for group, limit in self._host.limits.items()}
         self._ended = asyncio.Event()
         descriptor = pump.embed(lambda: call_in_loop(loop, self._turn))
-        loop.add_reader(descriptor, self._turn)
+        if descriptor >= 0:
+            loop.add_reader(descriptor, self._turn)
         self._turn()
         await self._ended.wait()
         if not self._host.exiting:
             await asyncio.gather(*self._coroutines.values(), return_exceptions=True)
-        loop.remove_reader(descriptor)
+        if descriptor >= 0:
+            loop.remove_reader(descriptor)
         self._worker.flush()
         self._worker.leave()
 

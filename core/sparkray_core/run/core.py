@@ -133,6 +133,11 @@ class Core(LocalProcess):
         """
         missing = [entry for entry in entries if entry.value is None]
         if missing:
+            failed = None
+            if len(missing) < len(entries):  # a failure that is there already counts, too
+                failed = next((entry for entry in entries if _entry_failed(entry)), None)
+            if failed is not None:
+                self.load(failed)
             self._get_missing(missing, len(entries), timeout)
         return [self.load(entry) for entry in entries]
 
@@ -175,7 +180,9 @@ class Core(LocalProcess):
                     entry.waiters = [getter]
                 else:
                     entry.waiters.append(getter)
-            if self.owner.ended is not None:
+            if len(waiting) < len(entries) and getter.fail_fast is not None:  # some came since the caller looked
+                getter.failed = getter.failed or next(filter(getter.fail_fast, entries), None)
+            if self.owner.ended is not None or getter.failed is not None:
                 getter.finish()
         if getter.missing <= 0:
             self._unwait(getter, waiting)
@@ -244,6 +251,14 @@ class Core(LocalProcess):
     # ------------------------------------------------------------------ values
     def load(self, entry: Entry) -> Any:
         """The value of an entry that is there. Raises what it holds, if that is a failure."""
+        try:
+            return self._load(entry)
+        except errors.RayError:  # what the task raised is one, too
+            raise
+        except Exception as error:  # user code: the constructors and modules that the value names
+            raise errors.RaySystemError(f"the value of {entry.id.hex()} cannot be unpickled here: {error!r}") from error
+
+    def _load(self, entry: Entry) -> Any:
         value = entry.value
         if type(value) is bytes:
             return values.from_inline(value)

@@ -9,6 +9,10 @@ from sparkray_core.ids import TaskId
 from sparkray_core.messages import StartActor
 
 
+class ExitActor(BaseException):
+    """Raised by `exit_actor()` in a method: the actor ends, on purpose."""
+
+
 class Running(NamedTuple):
     task: TaskId
     name: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import traceback
 from collections.abc import Callable
 from types import CoroutineType, GeneratorType
@@ -14,12 +15,13 @@ from sparkray_core.messages import ERROR, HOLDS, STORED, ResultTuple, Returns, T
 from sparkray_core.model.effects import Effect
 from sparkray_core.model.entries import Entry
 from sparkray_core.run import current_task
-from sparkray_core.run.current_task import set_running
+from sparkray_core.run.current_task import ExitActor, set_running
 from sparkray_core.wire import values
 
 if TYPE_CHECKING:
     from sparkray_core.run.core import Core
 
+ENDS = (KeyboardInterrupt, SystemExit, ExitActor)  # of user code: the worker's to handle, and no errors of the task
 NO_ARGUMENTS = b""  # the payload of a call without any: nothing to pickle on either side
 
 
@@ -64,7 +66,9 @@ def run(core: Core, caller: ProcessId, function: Callable[..., Any], name: str, 
         del args, kwargs  # may hold references, which are counted below
         answer = _pack_all(core, caller, name, count, num_returns, result)
         result = None
-    except Exception as error:  # noqa: BLE001 - the user's code: whatever it raises goes to whoever asks for the value
+    except ENDS:
+        raise
+    except BaseException as error:  # noqa: BLE001 - the user's code: what it raises goes to whoever asks for the value
         answer = [failure(name, error)] * num_returns
     return count, answer, still_held(core, found) if found else None
 
@@ -73,6 +77,8 @@ async def run_async(
     core: Core, caller: ProcessId, function: Callable[..., Any], name: str, task: TaskTuple
 ) -> ResultTuple:
     """`run`, of a coroutine function."""
+    from asyncio import CancelledError  # imported by whoever calls this
+
     count, _, num_returns, payload, refs = task
     assert type(num_returns) is int  # else `run_stream` has it
     found: list[Any] = []
@@ -83,12 +89,14 @@ async def run_async(
         del args, kwargs
         answer = _pack_all(core, caller, name, count, num_returns, result)
         result = None
-    except Exception as error:  # noqa: BLE001 - as in `run`
+    except (*ENDS, CancelledError):
+        raise
+    except BaseException as error:  # noqa: BLE001 - as in `run`
         answer = [failure(name, error)] * num_returns
     return count, answer, still_held(core, found) if found else None
 
 
-def refuse(task: TaskTuple, name: str, error: Exception) -> ResultTuple:
+def refuse(task: TaskTuple, name: str, error: BaseException) -> ResultTuple:
     """The answer to a task that cannot even be begun."""
     return task[0], [failure(name, error)] * answers(task[2]), None
 
@@ -176,16 +184,20 @@ def failure(name: str, error: BaseException) -> Value:
     text = _remote_traceback(error)
     if isinstance(error, errors.RayTaskError):  # an argument's or a nested task's: its own story is told in `text`
         error = error.cause
-    wrapped = errors.RayTaskError(name, text, error, os.getpid(), current_task.host)
+    cause: Any
     try:
-        serialized = values.serialize(wrapped)
-        values.from_inline(values.to_inline(serialized))
-    except Exception as unpicklable:  # noqa: BLE001 - the user's exception class decides what its pickling raises
-        substitute = errors.RayError(
+        blob, _ = values.serialize_in_band(error)
+        if type(pickle.loads(blob)) is not type(error):
+            raise TypeError("it comes back as something else")
+        cause = errors.Carried(blob, f"{type(error).__name__}: {text}")
+    except ENDS:
+        raise
+    except BaseException as unpicklable:  # noqa: BLE001 - the user's exception class decides what its pickling raises
+        cause = errors.RayError(
             f"Exception {type(error).__name__} isn't serializable ({unpicklable}). Original exception:\n{text}"
         )
-        serialized = values.serialize(errors.RayTaskError(name, text, substitute, os.getpid(), current_task.host))
-    return (ERROR, *map(bytes, serialized.parts))
+    wrapped = errors.RayTaskError(name, text, cause, os.getpid(), current_task.host)
+    return (ERROR, *map(bytes, values.serialize(wrapped).parts))
 
 
 def _remote_traceback(error: BaseException) -> str:

@@ -37,6 +37,7 @@ from sparkray_core.model.entries import Entry
 from sparkray_core.model.owner import Owner, Task
 from sparkray_core.run import object_ref
 from sparkray_core.run.pump import Pump, now
+from sparkray_core.run.readiness import WRITE
 from sparkray_core.settings import Settings
 from sparkray_core.store.segment import Segment
 from sparkray_core.wire import hello
@@ -216,11 +217,11 @@ class LocalProcess:
     def _ready(self, fd: int, event: int) -> None:
         source = self._by_fd.get(fd)
         if isinstance(source, Connection):
-            if event & select.EPOLLOUT:
+            if event & WRITE:
                 source.flush()
                 if not source.wants_write:
                     self.pump.want_write(fd, wanted=False)
-            if event & ~select.EPOLLOUT:
+            if event & ~WRITE:
                 self._read(source)
         elif isinstance(source, hello.Handshake):
             self._shake(fd, source)
@@ -261,7 +262,8 @@ class LocalProcess:
             done = shake.receive()
         except hello.HelloRefused as refused:
             log.warning("%s", refused)
-            del self._by_fd[fd]  # the kernel took the closed socket out of the epoll
+            del self._by_fd[fd]
+            self.pump.unregister(fd)
             return
         if done is not None:
             connection, _ = done

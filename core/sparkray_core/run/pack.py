@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from sparkray_core.ids import FunctionId
@@ -15,6 +16,8 @@ from sparkray_core.wire import values
 
 if TYPE_CHECKING:
     from sparkray_core.run.core import Core
+
+FUNCTION_WARNING_BYTES = 10 << 20  # Ray's: every worker that runs it gets and holds a copy
 
 # The last: references that nobody else holds yet. They must live until the call is handed in, or their values go.
 Packed = tuple[Value, "list[tuple[int | str, Entry]] | None", "list[Entry] | None", "list[ObjectRef[Any]]"]
@@ -77,20 +80,33 @@ def _take_large(
     return tuple(left), kept, refs or None
 
 
-def pack_function(core: Core, function: Any, name: str) -> tuple[Function, list[Any]]:
-    """A function or class as it travels, and the references that it has captured (which must outlive it).
+def pickle_function(core: Core, function: Any, name: str) -> tuple[bytes, list[Any]]:
+    """A function or class as bytes, and the references that it has captured (which must outlive it).
 
     Raises:
         TypeError: it cannot be pickled.
-        ValueError: it is larger than the setting `function_limit_bytes`, 95 MiB.
+        ValueError: it is larger than the setting `function_limit_bytes`, 95 MiB. (From 10 MiB on, a `UserWarning`.)
     """
     blob, refs = values.serialize_in_band(function)  # captured arrays too: one blob holds everything
-    limit = core.settings.function_limit_bytes
-    if len(blob) > limit:
-        raise ValueError(
-            f"the function {name} is {len(blob) >> 20} MiB when pickled, and {limit >> 20} MiB is the "
-            f"limit (the setting function_limit_bytes). It captures large objects: store them with put() and pass the "
-            f"references."
+    if len(blob) > FUNCTION_WARNING_BYTES:
+        limit = core.settings.function_limit_bytes
+        told = (
+            f"{name} is {len(blob) >> 20} MiB when pickled, and goes to every worker that runs it. It captures large "
+            f"objects: store them with put() and pass the references."
         )
+        if len(blob) > limit:
+            raise ValueError(f"{told} The limit is {limit >> 20} MiB (the setting function_limit_bytes).")
+        warnings.warn(told, UserWarning, stacklevel=5)
+    return blob, refs
+
+
+def name_function(blob: bytes, name: str) -> Function:
+    """The same bytes under the same name are the same function, to whoever has got it already."""
     digest = hashlib.blake2b(blob, digest_size=16, key=name.encode()[:64])
-    return Function(FunctionId(digest.digest()), name, blob), refs
+    return Function(FunctionId(digest.digest()), name, blob)
+
+
+def pack_function(core: Core, function: Any, name: str) -> tuple[Function, list[Any]]:
+    """`pickle_function` and `name_function`."""
+    blob, refs = pickle_function(core, function, name)
+    return name_function(blob, name), refs

@@ -4,10 +4,11 @@ A hop from an I/O thread to the thread that waits costs some 50 us, more than th
 to wait *leads*: it polls the sockets itself and handles what comes, until its own condition holds. While nobody
 leads, the side thread does, so that leases, steals and other people's questions are answered while user code runs.
 
-The hand-over must not cost a thread switch. There are two epolls: `inner` holds the sockets, `outer` holds `inner` and
-a wake-up descriptor, and the side thread sleeps in `outer`. A leader takes `inner` out of `outer` (the gate), and the
-side thread puts it back when it looks up and nobody has led since it last did. So between the `get`s of a loop the gate
-stays closed: no system call, and no answer that comes early wakes a second thread to fight over the interpreter.
+The hand-over must not cost a thread switch. There are two sets of descriptors (`readiness.py`): `inner` holds the
+sockets, `outer` holds `inner` and a wake-up descriptor, and the side thread sleeps in `outer`. A leader takes `inner`
+out of `outer` (the gate), and the side thread puts it back when it looks up and nobody has led since it last did. So
+between the `get`s of a loop the gate stays closed: no system call, and no answer that comes early wakes a second thread
+to fight over the interpreter.
 
     gate closed  leader:       turn -> turn -> ...          side thread: every 2 ms, has anybody led?
     gate open    side thread:  outer.poll -> turn
@@ -17,7 +18,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import signal
 import sys
 import threading
@@ -26,12 +26,15 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+from sparkray_core.run import readiness
+
 now = time.monotonic
 _signal: Any = sys.modules["_signal"]  # what `signal` wraps: that converts to enums and back, 10 us for each `get`
 _SIGINT = int(signal.SIGINT)
 
 QUIET_POLL_S = 0.002  # how often the side thread looks while there is something under way that nobody waits for
 QUIET_TURNS = 50  # looks in vain, after which it sleeps until it is woken
+EMBEDDED_TURN_S = 0.05  # an event loop that does not turn for so long is told again
 LEAD_WAIT_S = 0.001  # a thread that has to wait gives the present leader this long to finish its turn
 
 
@@ -62,7 +65,10 @@ class Getter:
 
 
 class Pump:
-    """The two epolls, the leader's lock and the side thread."""
+    """The two sets, the leader's lock and the side thread."""
+
+    # Signals that interrupt whoever waits: noted while a thread leads, handled between two turns.
+    interrupts: tuple[int, ...] = (_SIGINT,)
 
     def __init__(self, name: str, turn: Callable[[float | None], bool]) -> None:
         """
@@ -70,8 +76,6 @@ class Pump:
             turn: polls `inner` for at most so many seconds (None: until something comes) and handles what came; it
                 returns whether anything did. Only called by the leader.
         """
-        self.inner = select.epoll()
-        self.outer = select.epoll()
         self.asleep = False  # the side thread sleeps without limit: what needs it must call `wake`
         self.next_wake: float | None = None  # the model's own alarm
         self.look_s: float | None = None  # the side thread looks up at least so often
@@ -84,22 +88,26 @@ class Pump:
         self._embedder_wake: Callable[[], object] | None = None
         self._closed = False
         self._main_thread = threading.main_thread().ident
-        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self.outer.register(self._wake_read, select.EPOLLIN)
-        self.outer.register(self.inner.fileno(), select.EPOLLIN)
+        self._wake_read, self._wake_write = readiness.pipe()
+        self._signal_read, self._signal_write = readiness.pipe()  # in `inner`: a signal ends a leader's sleep
+        self.inner, self.outer = readiness.sets(self._wake_read)
+        self.inner.register(self._signal_read, readiness.READ)
+        self._turned = threading.Event()  # by the embedder, where the side thread has to tell it to turn
         self._thread = threading.Thread(target=self._side, name=name, daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
     def register(self, fd: int) -> None:
-        self.inner.register(fd, select.EPOLLIN)
+        self.inner.register(fd, readiness.READ)
 
     def want_write(self, fd: int, wanted: bool) -> None:
-        self.inner.modify(fd, select.EPOLLIN | (select.EPOLLOUT if wanted else 0))
+        self.inner.modify(fd, readiness.READ | (readiness.WRITE if wanted else 0))
 
     def unregister(self, fd: int) -> None:
-        self.inner.unregister(fd)
+        """Before or after it is closed."""
+        with contextlib.suppress(OSError):  # epoll has let go of a closed one by itself
+            self.inner.unregister(fd)
 
     def wake(self) -> None:
         """Have the side thread look soon. Safe anywhere, also in a destructor."""
@@ -107,6 +115,9 @@ class Pump:
         if self._embedder_wake is not None:
             self._embedder_wake()
             return
+        self._wake_side()
+
+    def _wake_side(self) -> None:
         with contextlib.suppress(OSError):  # full: it is awake anyhow. Closed: nobody is left to wake
             os.write(self._wake_write, b"w")
 
@@ -129,7 +140,7 @@ class Pump:
                 self._turn_until(getter, deadline, None)
             elif not self._led and self._leader.acquire(timeout=LEAD_WAIT_S):
                 try:
-                    self._lead(getter, deadline, _Interrupts(self._main_thread) if interruptible else None)
+                    self._lead(getter, deadline, _Interrupts(self) if interruptible else None)
                 finally:
                     self._release()
             else:
@@ -142,17 +153,24 @@ class Pump:
             wake: has the loop call `turn_now` soon; called from any thread.
 
         Returns:
-            The descriptor to watch.
+            The descriptor to watch; -1 where there is none: then the side thread watches, and calls `wake`.
         """
         self._leader.acquire()
         self._led = True
         self._embedder, self._embedder_wake = threading.get_ident(), wake
-        self._shut_gate()
-        return self.inner.fileno()
+        descriptor = self.inner.fileno()
+        if descriptor >= 0:
+            self._shut_gate()
+        else:
+            self._open_gate()
+            if self.asleep:
+                self._wake_side()
+        return descriptor
 
     def turn_now(self) -> None:
         """One turn without waiting, in the thread that called `embed`."""
         self._turn(0)
+        self._turned.set()
 
     def poll_once(self) -> None:
         """Handle what has arrived, without waiting, unless another thread is at it."""
@@ -181,12 +199,12 @@ class Pump:
 
     def _shut_gate(self) -> None:
         self._gate_open = False
-        self.outer.modify(self.inner.fileno(), 0)
+        self.outer.close_gate()
 
     def _open_gate(self) -> None:
         if not self._gate_open and not self._closed:
             self._gate_open = True
-            self.outer.modify(self.inner.fileno(), select.EPOLLIN)
+            self.outer.open_gate()
 
     def _open_gate_unless_led(self) -> None:
         """Before the side thread sleeps. Who leads now finds `asleep` set when that is over, and wakes it."""
@@ -231,7 +249,8 @@ class Pump:
                 if self.next_wake is not None:
                     alarm = max(0.0, self.next_wake - now())
                     timeout = alarm if timeout is None else min(alarm, timeout)
-            for fd, _ in self.outer.poll(timeout):
+            ready = self.outer.poll(timeout)
+            for fd, _ in ready:
                 if fd == self._wake_read:
                     quiet = 0
                     with contextlib.suppress(BlockingIOError):
@@ -239,7 +258,12 @@ class Pump:
             self.asleep = False
             if self._closed:
                 return
-            if leads != self._leads:  # somebody reads every now and then: no need to get into their way
+            embedder_wake = self._embedder_wake
+            if embedder_wake is not None and ready and self.inner.fileno() < 0:
+                self._turned.clear()
+                embedder_wake()
+                self._turned.wait(EMBEDDED_TURN_S)  # or what is ready would be found again at once
+            elif leads != self._leads:  # somebody reads every now and then: no need to get into their way
                 leads = self._leads
                 quiet = 0
             elif self._leader.acquire(blocking=False):
@@ -263,40 +287,49 @@ class Pump:
             self._thread.join()
         if self._embedder != threading.get_ident():
             self.wake()
-            self.inner.register(self._wake_read, select.EPOLLIN)  # where another thread, which leads, may sleep
+            self.inner.register(self._wake_read, readiness.READ)  # where another thread, which leads, may sleep
             self._leader.acquire()  # for good: nobody leads any more
         self.inner.close()
         self.outer.close()
-        os.close(self._wake_read)
-        os.close(self._wake_write)
+        ends = self._wake_read, self._wake_write, self._signal_read, self._signal_write
+        self._wake_write = self._signal_write = -1  # whoever writes on gets EBADF, not another's descriptor
+        for end in ends:
+            os.close(end)
 
 
 class _Interrupts:
     """Ctrl-C while this thread leads: noted at once, raised between two turns, never in the middle of one.
 
     Only the main thread gets signals; elsewhere this does nothing. The user's own handler is called, not replaced.
+    A handler that returns does not end the poll that it interrupted, so the pump's own pipe does.
     """
 
-    __slots__ = ("_previous", "_seen")
+    __slots__ = ("_previous", "_pump", "_seen")
 
-    def __init__(self, main_thread: int | None) -> None:
+    def __init__(self, pump: Pump) -> None:
+        self._pump = pump
         self._seen: tuple[int, FrameType | None] | None = None
-        self._previous: Any = None
-        if threading.get_ident() == main_thread:
-            previous = _signal.getsignal(_SIGINT)
-            if callable(previous):
-                self._previous = previous
-                _signal.signal(_SIGINT, self._note)
+        self._previous: list[tuple[int, Any]] = []
+        if threading.get_ident() == pump._main_thread:
+            for number in pump.interrupts:
+                previous = _signal.getsignal(number)
+                if callable(previous):
+                    self._previous.append((number, previous))
+                    _signal.signal(number, self._note)
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         self._seen = (signum, frame)
+        with contextlib.suppress(OSError):
+            os.write(self._pump._signal_write, b"s")
 
     def check(self) -> None:
         if self._seen is not None:
             seen, self._seen = self._seen, None
-            self._previous(*seen)
+            with contextlib.suppress(OSError):
+                os.read(self._pump._signal_read, 4096)
+            dict(self._previous)[seen[0]](*seen)
 
     def restore(self) -> None:
-        if self._previous is not None:
-            _signal.signal(_SIGINT, self._previous)
-            self.check()
+        for number, previous in self._previous:
+            _signal.signal(number, previous)
+        self.check()

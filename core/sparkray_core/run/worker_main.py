@@ -48,8 +48,9 @@ from sparkray_core.messages import (
     WorkerUnblocked,
 )
 from sparkray_core.run import current_task, environment, execute, processes, threads
-from sparkray_core.run.actor_host import ActorHost, ExitActor
+from sparkray_core.run.actor_host import ActorHost
 from sparkray_core.run.core import Core
+from sparkray_core.run.current_task import ExitActor
 from sparkray_core.run.outlet import Outlets
 from sparkray_core.run.output import LOOK_S, Tail
 from sparkray_core.run.pump import Getter, now
@@ -60,6 +61,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 RETIRE_LOOK_S = 1.0
+# Interrupts a task that is cancelled. Not SIGINT: libraries and users' own code replace its handler, or ignore it.
+CANCEL = int(getattr(signal, "SIGRTMAX", signal.SIGURG)) - (3 if hasattr(signal, "SIGRTMAX") else 0)
 FLUSH_S = 0.001  # results of short tasks wait this long for company
 FLUSH_RESULTS = 256  # or until there are so many
 
@@ -191,11 +194,11 @@ class Worker:
             self._flush()
             os._exit(1)
         self.interrupted = self.running
-        signal.pthread_kill(self._main_thread, signal.SIGINT)
+        signal.pthread_kill(self._main_thread, CANCEL)
 
     def interrupt(self, signum: int, frame: Any) -> None:
-        """SIGINT: meant for the task that was running when it was cancelled, not for the one after it."""
-        if self.running is not None and self.interrupted == self.running:
+        """Meant for the task that was running when it was cancelled, not for the one after it."""
+        if self.running is not None and (signum == signal.SIGINT or self.interrupted == self.running):
             if self.streams.shields:
                 self.streams.interrupted = True
                 return
@@ -205,7 +208,9 @@ class Worker:
     # ------------------------------------------------------------------ running
     def serve(self) -> None:
         queue = self.queue
-        signal.signal(signal.SIGINT, self.interrupt)
+        signal.signal(signal.SIGINT, self.interrupt)  # a task that sends it to itself
+        signal.signal(CANCEL, self.interrupt)
+        self.core.pump.interrupts = (CANCEL,)
         self._flushed_at = time.perf_counter()
         self._begin_running()  # the first task may be here before we ever wait for one
         while True:
@@ -285,7 +290,9 @@ class Worker:
             if isinstance(function, _Unloaded):
                 try:
                     function = cloudpickle.loads(function.blob)
-                except Exception as error:  # noqa: BLE001 - user code: the modules that it names are imported here
+                except execute.ENDS:
+                    raise
+                except BaseException as error:  # noqa: BLE001 - user code: the modules that it names are imported here
                     return execute.refuse(task, name, error)
                 self.functions[FunctionId(task[1])] = (name, function)
             if type(task[2]) is not int:
@@ -419,16 +426,16 @@ class Worker:
             cls = cloudpickle.loads(start.blob)
             args, kwargs = execute.arguments(core, start.payload, start.refs, found)
             instance = cls(*args, **kwargs)
-        except Exception as error:  # noqa: BLE001 - the user's constructor
+        except (ExitActor, SystemExit):
+            self.end_actor("its constructor exited")
+            self.leave_when_told()
+        except BaseException as error:  # noqa: BLE001 - the user's constructor
             text = execute.failure_text(f"{start.name}.__init__", error)
             why = f"The actor died because of an error raised in its creation task, {text}"
             failure: Value = (FAILED, "ActorDiedError", why, start.actor.hex(), True)
             core.send(HEAD, ActorFailed(start.actor, start.incarnation, failure))
             self.leaving = "its constructor raised"
             return
-        except (ExitActor, SystemExit):
-            self.end_actor("its constructor exited")
-            self.leave_when_told()
         self.host = ActorHost(self, start, instance)
         core.send(HEAD, ActorReady(start.actor, start.incarnation))
         if self.host.is_async:
