@@ -16,8 +16,8 @@ from sparkray_core.ids import ProcessId
 from sparkray_core.messages import CallRetried, StartActor, TaskTuple
 from sparkray_core.model.methods import decode
 from sparkray_core.run import execute
-from sparkray_core.run.retried_method import retried
 from sparkray_core.run.current_task import ExitActor
+from sparkray_core.run.retried_method import retried
 
 if TYPE_CHECKING:
     from sparkray_core.run.async_calls import AsyncCalls

@@ -88,8 +88,8 @@ def pickle_function(core: Core, function: Any, name: str) -> tuple[bytes, list[A
         ValueError: it is larger than the setting `function_limit_bytes`, 95 MiB. (From 10 MiB on, a `UserWarning`.)
     """
     blob, refs = values.serialize_in_band(function)  # captured arrays too: one blob holds everything
-    if len(blob) > FUNCTION_WARNING_BYTES:
-        limit = core.settings.function_limit_bytes
+    limit = core.settings.function_limit_bytes
+    if len(blob) > min(limit, FUNCTION_WARNING_BYTES):
         told = (
             f"{name} is {len(blob) >> 20} MiB when pickled, and goes to every worker that runs it. It captures large "
             f"objects: store them with put() and pass the references."
