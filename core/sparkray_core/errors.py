@@ -14,6 +14,7 @@ RayError
   ObjectLostError            the object is gone from every node that had it
     OwnerDiedError           the process that answered for the object died
   ObjectStoreFullError       no room in shared memory
+  OutOfDiskError             none, and none on the disk that objects are spilled to
   NodeDiedError
   TaskUnschedulableError     no node could ever run it
   ActorUnschedulableError
@@ -199,6 +200,10 @@ class ObjectStoreFullError(RayError, MemoryError):
     """The node's shared memory has no room for the object."""
 
 
+class OutOfDiskError(RayError):
+    """The node's shared memory has no room for the object, and the disk has none for those that could make some."""
+
+
 class NodeDiedError(RayError):
     """The node on which this happened is gone."""
 
@@ -221,6 +226,12 @@ class AuthenticationError(RayError, ConnectionError):
 
 class RaySystemError(RayError):
     """sparkray failed, or the session ended while something still waited for it."""
+
+
+def unreadable(some_object: str, error: str, why: str) -> RayError:
+    """What the raylet says of an object (its id in hex) that it cannot give to a reader."""
+    what = "is lost" if error == "ObjectLostError" else "cannot be read here"
+    return by_name(error, f"object {some_object} {what}: {why}")
 
 
 def by_name(name: str, sentence: str, *facts: Any) -> RayError:

@@ -443,6 +443,7 @@ class ObjectRefused:
 
     object: ObjectId
     why: str
+    error: str = "ObjectStoreFullError"  # or OutOfDiskError
 
 
 @dataclass(frozen=True, slots=True)
@@ -466,16 +467,18 @@ class PinObject:
 @dataclass(frozen=True, slots=True)
 class ObjectPinned:
     object: ObjectId
-    offset: int
+    offset: int  # in the segment, or in the file
     size: int
+    file: int = 0  # of spilled objects, in the node's folder, when memory has no room for it; 0: in the segment
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectGone:
-    """Raylet -> process: on none of the nodes that were named."""
+    """Raylet -> process: on none of the nodes that were named, or there is no room here to read it."""
 
     object: ObjectId
     why: str
+    error: str = "ObjectLostError"  # or what `ObjectRefused` has
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,6 +80,20 @@ class Settings:
         "how long a value that finds the store full waits for others to be let go, before ObjectStoreFullError",
         least=0,
     )
+    object_spilling_directory: str | None = _setting(
+        None,
+        "path",
+        "where objects go that memory has no room for; none: the session's own folder, which lies below /tmp",
+    )
+    object_spilling_threshold: float = _setting(
+        0.8,
+        "share of the store",
+        "above it objects that nobody reads are written to disk ahead of need, so that room can be made at once; "
+        "Ray's default",
+        least=0.05,
+        most=1,
+        ray=("object_spilling_threshold",),
+    )
     function_limit_bytes: int = _setting(
         95 << 20,
         "bytes",

@@ -24,6 +24,7 @@ from sparkray_core.messages import (
     NodeTable,
     NotHere,
     ObjectAllocated,
+    ObjectGone,
     ObjectPinned,
     PinObject,
     ProcessGone,
@@ -33,11 +34,33 @@ from sparkray_core.messages import (
     ReturnLeases,
     SealObjects,
     StartActor,
+    UnpinObjects,
     WorkerBlocked,
     WorkerUnblocked,
 )
-from sparkray_core.model.effects import KillWorker, PunchHole, Send, SendChunk, StartWorker, Stop, WakeAt
-from sparkray_core.model.events import ClockTicked, ConnectionLost, PeerLost, Received, Undelivered, WorkerExited
+from sparkray_core.model.effects import (
+    DropSpilled,
+    KillWorker,
+    PunchHole,
+    RestoreObject,
+    Send,
+    SendChunk,
+    SpillObjects,
+    StartWorker,
+    Stop,
+    WakeAt,
+)
+from sparkray_core.model.events import (
+    ClockTicked,
+    ConnectionLost,
+    PeerLost,
+    Received,
+    Restored,
+    RestoreFailed,
+    Spilled,
+    Undelivered,
+    WorkerExited,
+)
 from sparkray_core.model.invariants import check
 from sparkray_core.model.limits import NodeLimits
 from sparkray_core.model.moves import IllegalMove
@@ -353,6 +376,78 @@ def test_hole_that_was_filled_again_is_not_punched() -> None:
 
     bench.now = 6.0
     assert bench.event(ClockTicked()) == []
+
+
+def test_an_object_freed_while_it_is_written_out_takes_its_file_along() -> None:
+    bench = Bench(CPU=1, store_bytes=1000 * 64)
+    bench.store(1, 40_000)
+    (spill,) = bench.say(DRIVER, AllocateObject(an_object(DRIVER, 2), 40_000))
+    assert spill == SpillObjects(1, 40_000, ((spill.pieces[0][0], 0, 40_000),))
+
+    (room,) = bench.say(DRIVER, FreeObjects([an_object(DRIVER, 1)]))
+    assert isinstance(room.message, ObjectAllocated)
+    assert bench.event(Spilled(1)) == [DropSpilled(1)]
+    assert bench.node.store.spills.status()["files"] == 0
+
+
+def test_an_object_pinned_while_it_is_written_out_stays_in_memory() -> None:
+    bench = Bench(CPU=1, store_bytes=1000 * 64)
+    offset = bench.store(1, 40_000)
+    bench.say(DRIVER, AllocateObject(an_object(DRIVER, 2), 40_000))
+
+    (pinned,) = bench.say(OTHER, PinObject(an_object(DRIVER, 1), [A]))
+    assert pinned == Send(OTHER, ObjectPinned(an_object(DRIVER, 1), offset, 40_000))
+    assert bench.event(Spilled(1)) == []
+    (room,) = bench.say(OTHER, UnpinObjects([an_object(DRIVER, 1)]))
+    assert isinstance(room.message, ObjectAllocated)
+
+
+def test_an_object_freed_while_it_is_read_back_goes_when_it_was_read() -> None:
+    bench = Bench(CPU=1, store_bytes=1000 * 64)
+    some = an_object(DRIVER, 1)
+    bench.store(1, 40_000)
+    bench.say(DRIVER, AllocateObject(an_object(DRIVER, 2), 40_000))
+    bench.event(Spilled(1))
+    bench.say(DRIVER, FreeObjects([an_object(DRIVER, 2)]))
+    bench.say(DRIVER, SealObjects([an_object(DRIVER, 2)]))
+    bench.say(OTHER, PinObject(some, [A]))
+    bench.event(ConnectionLost(OTHER))
+
+    assert bench.say(DRIVER, FreeObjects([some])) == []
+    assert bench.event(Restored(some)) == [DropSpilled(1)]
+    assert bench.node.store.allocator.used == 0
+
+
+def test_what_cannot_be_read_back_is_lost_to_its_readers() -> None:
+    bench = Bench(CPU=1, store_bytes=1000 * 64)
+    some = an_object(DRIVER, 1)
+    bench.store(1, 40_000)
+    bench.say(DRIVER, AllocateObject(an_object(DRIVER, 2), 40_000))
+    bench.event(Spilled(1))
+    bench.say(DRIVER, FreeObjects([an_object(DRIVER, 2)]))
+    bench.say(DRIVER, SealObjects([an_object(DRIVER, 2)]))
+    (restore,) = bench.say(OTHER, PinObject(some, [A]))
+    assert isinstance(restore, RestoreObject)
+
+    gone, dropped = bench.event(RestoreFailed(some, "input/output error"))
+    assert isinstance(gone.message, ObjectGone)
+    assert "input/output error" in gone.message.why
+    assert dropped == DropSpilled(1)
+    assert bench.node.store.allocator.used == 0
+
+
+def test_an_object_on_disk_is_read_there_if_all_memory_is_being_read() -> None:
+    bench = Bench(CPU=1, store_bytes=1000 * 64)
+    some, other = an_object(DRIVER, 1), an_object(DRIVER, 2)
+    bench.store(1, 40_000)
+    bench.say(DRIVER, AllocateObject(other, 40_000))
+    bench.event(Spilled(1))
+    bench.say(DRIVER, SealObjects([other]))
+    bench.say(DRIVER, PinObject(other, [A]))
+
+    assert bench.say(OTHER, PinObject(some, [A])) == [Send(OTHER, ObjectPinned(some, 0, 40_000, file=1))]
+    assert bench.say(DRIVER, FreeObjects([some])) == []
+    assert bench.say(OTHER, UnpinObjects([some])) == [DropSpilled(1)]
 
 
 def test_objects_of_an_owner_go_with_it() -> None:

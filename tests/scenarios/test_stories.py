@@ -8,6 +8,8 @@ wants done. `#` begins a comment. What happens is one of
     register                             all workers started so far come up
     join b CPU=4                         head: a node joins             table b c  node: the head tells of these
     lost b it is silent                  a peer is silent past the limit
+    spilled 1    unspilled 1 disk full   file 1 of spilled objects is written, or not for want of space
+    restored o1                          it was read back
     sleep 1.5                            seconds pass; the clock ticks when the model asked for it
 
     mute b                               head: b is heard no more (in a story, all others are, whenever the clock ticks)
@@ -28,7 +30,17 @@ import pytest
 from sparkray_core import messages
 from sparkray_core.ids import HEAD, HEAD_NODE, ActorId, FunctionId, ProcessId
 from sparkray_core.model.effects import Effect, Send, StartWorker, WakeAt
-from sparkray_core.model.events import ClockTicked, ConnectionLost, Event, PeerLost, Received, WorkerExited
+from sparkray_core.model.events import (
+    ClockTicked,
+    ConnectionLost,
+    Event,
+    PeerLost,
+    Received,
+    Restored,
+    Spilled,
+    SpillFailed,
+    WorkerExited,
+)
 from sparkray_core.model.head import Head
 from sparkray_core.model.invariants import check
 from sparkray_core.model.limits import NodeLimits
@@ -145,6 +157,13 @@ class Player:
             name, _, why = rest.partition(" ")
             facts = {"exited": WorkerExited, "lost": PeerLost}
             self._event(facts[word](NAMES[name], why) if word in facts else ConnectionLost(NAMES[name]))
+        elif word == "spilled":
+            self._event(Spilled(int(rest)))
+        elif word == "unspilled":
+            number, _, why = rest.partition(" ")
+            self._event(SpillFailed(int(number), why, True))
+        elif word == "restored":
+            self._event(Restored(NAMES[rest]))
         elif word == "mute":
             self.muted.add(NAMES[rest])
         elif word == "sleep":

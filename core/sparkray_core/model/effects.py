@@ -74,6 +74,46 @@ class PunchHole:
 
 
 @dataclass(frozen=True, slots=True)
+class SpillObjects:
+    """Node: write these ranges of the segment to a new file of this number. Answered by `Spilled` or `SpillFailed`."""
+
+    file: int
+    size: int  # bytes, of the file
+    pieces: tuple[tuple[int, int, int], ...]  # (offset in the segment, first byte in the file, bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreObject:
+    """Node: read an object back from its file into the segment. Answered by `Restored` or `RestoreFailed`."""
+
+    object: ObjectId
+    file: int
+    at: int  # first byte in the file
+    offset: int  # in the segment
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class SendSpilled:
+    """Node: like `SendChunk`, of an object that is on disk only. (`NotHere`, if it cannot be read.)"""
+
+    to: ProcessId
+    object: ObjectId
+    file: int
+    at: int  # of the object in the file
+    first: int
+    length: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class DropSpilled:
+    """Node: remove the file; all that was in it is freed."""
+
+    file: int
+
+
+@dataclass(frozen=True, slots=True)
 class ConnectPeer:
     """Raylet or head: this node can be reached there from now on."""
 
@@ -104,6 +144,10 @@ Effect = (
     | SendChunk
     | WriteChunk
     | PunchHole
+    | SpillObjects
+    | RestoreObject
+    | SendSpilled
+    | DropSpilled
     | ConnectPeer
     | ForgetPeer
     | Stop

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sparkray_core.ids import NodeId, ProcessId
+from sparkray_core.ids import NodeId, ObjectId, ProcessId
 from sparkray_core.messages import Message
 
 
@@ -50,4 +50,46 @@ class Undelivered:
     to: ProcessId
 
 
-Event = Received | ClockTicked | ConnectionLost | WorkerExited | PeerLost | Undelivered
+@dataclass(frozen=True, slots=True)
+class Spilled:
+    """Node: the file is written."""
+
+    file: int
+
+
+@dataclass(frozen=True, slots=True)
+class SpillFailed:
+    """Node: the file is not there, nor any part of it."""
+
+    file: int
+    why: str
+    full: bool  # for want of space
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """Node: the object is in the segment again."""
+
+    object: ObjectId
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreFailed:
+    """Node: its file cannot be read."""
+
+    object: ObjectId
+    why: str
+
+
+Event = (
+    Received
+    | ClockTicked
+    | ConnectionLost
+    | WorkerExited
+    | PeerLost
+    | Undelivered
+    | Spilled
+    | SpillFailed
+    | Restored
+    | RestoreFailed
+)

@@ -41,7 +41,7 @@ from sparkray_core.model.actors import Actor, Actors
 from sparkray_core.model.alarm import Alarm
 from sparkray_core.model.bounded import Recent
 from sparkray_core.model.effects import ConnectPeer, Effect, ForgetPeer, Send, SendFrom, Stop
-from sparkray_core.model.events import ClockTicked, ConnectionLost, Event, PeerLost, Received, Undelivered, WorkerExited
+from sparkray_core.model.events import ClockTicked, Event, PeerLost, Received
 from sparkray_core.model.head_nodes import NodeRecord, Nodes
 from sparkray_core.model.limits import HeadLimits
 from sparkray_core.model.node_info import NodeInfo
@@ -105,7 +105,7 @@ class Head:
             case PeerLost(node, why):
                 if self.nodes.is_alive(node):
                     self._bury(node, why, now)
-            case ConnectionLost() | WorkerExited() | Undelivered():
+            case _:
                 self.strays += 1  # facts of a raylet
         self._settle(now)
         return self._flush()

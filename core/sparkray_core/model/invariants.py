@@ -12,6 +12,7 @@ from sparkray_core.model.entries import Entry, is_stored
 from sparkray_core.model.head import Head
 from sparkray_core.model.node import Node
 from sparkray_core.model.node_claims import ClaimState
+from sparkray_core.model.node_spills import Where
 from sparkray_core.model.node_workers import WorkerState
 from sparkray_core.model.owner import Owner
 from sparkray_core.model.references import ACTOR_INDEX
@@ -82,7 +83,8 @@ def check_workers(node: Node) -> None:
 
 def check_store(node: Node) -> None:
     store = node.store
-    offsets = [block.offset for block in store.unsealed.values()] + [some.offset for some in store.stored.values()]
+    offsets = [block.offset for block in store.unsealed.values()]
+    offsets += [some.offset for some in store.stored.values() if some.where is not Where.DISK]
     assert len(set(offsets)) == len(offsets), "two objects lie at one offset"
     used = sum(store.allocator.size_of(offset) for offset in offsets)
     assert used == store.allocator.used, f"{used} bytes are known of, {store.allocator.used} are allocated"
@@ -95,16 +97,42 @@ def check_store(node: Node) -> None:
             counted[some] = counted.get(some, 0) + count
     for some, stored in store.stored.items():
         assert stored.pins == counted.pop(some, 0), f"pins of {some.hex()} do not add up"
-        assert stored.pins or not stored.doomed, f"{some.hex()} is unwanted and unread, and still there"
+        busy = stored.pins or stored.where is Where.RESTORING or some in store.readers
+        assert busy or not stored.doomed, f"{some.hex()} is unwanted and unread, and still there"
         assert (some in store.evictable) == (stored.copy and not stored.pins), f"{some.hex()} and eviction disagree"
+    check_spills(node)
     assert not counted, "an object was freed while it was pinned"
     assert all(store.readers.values()), "an empty list of readers is kept"
     for some in store.readers:
-        assert some in node.pulls.pulls or store.is_written(some), f"readers of {some.hex()} wait for nothing"
-        assert some not in store.stored, f"readers of {some.hex()} wait, though it is here"
+        found = store.stored.get(some)
+        wished = any(wanted.restores and wanted.object == some for wanted in store.room)
+        restores = found is not None and (found.where is Where.RESTORING or wished)
+        coming = restores or some in node.pulls.pulls or store.is_written(some)
+        assert coming or node.ended is not None, f"readers of {some.hex()} wait for nothing"
+        assert found is None or restores, f"readers of {some.hex()} wait, though it is here"
     for (_, writer), block in store.unsealed.items():
         mine = block.writer == writer and (writer in node.processes or block.object in node.pulls.pulls)
         assert mine or node.ended is not None, f"{block} is written by nobody"
+
+
+def check_spills(node: Node) -> None:
+    stored, spills = node.store.stored, node.store.spills
+    idle = {some: one for some, one in stored.items() if not one.pins and not one.copy}
+    assert spills.dirty == {some: one for some, one in idle.items() if one.where is Where.MEMORY}
+    assert spills.clean == {some: one for some, one in idle.items() if one.where is Where.BOTH}
+    assert spills.clean_bytes == sum(one.size for one in spills.clean.values())
+    filed = {some: one for some, one in stored.items() if one.file is not None}
+    assert filed == {some: one for file in spills.files.values() for some, one in file.members.items()}
+    for some, one in stored.items():
+        assert (one.file is None) == (one.where is Where.MEMORY), f"{some.hex()} is {one.where.value}, and its file"
+        assert not (one.copy and one.file), f"{some.hex()} can be had elsewhere, and is on disk"
+    for number, file in spills.files.items():
+        assert file.number == number
+        assert file.written != (number in spills.writing), f"file {number} is written, and not"
+        assert file.members or not file.written, f"nothing in file {number} is wanted any more"
+        for one in file.members.values():
+            assert file.written != (one.where is Where.WRITING), f"{one} and file {number} disagree"
+    assert spills.writing.items() <= spills.files.items()
 
 
 # ---------------------------------------------------------------------------------- head

@@ -23,6 +23,12 @@ class NodeLimits:
     setup_s: float = 3600.0  # a worker sees to its own time limit; one that hangs in native code is killed after this
     leave_s: float = 10.0  # a worker told to end that is still there is killed
     room_s: float = Settings.store_wait_s  # how long an allocation waits for others to let go, before it is refused
+    read_room_s: float = 30.0  # the same for a copy that somebody here is to read: tasks that read others may end soon
+    spill_bytes: int = 64 << 20  # written to one file: large enough to be sequential, small enough to give room soon
+    spill_objects: int = 4096  # in one file at most: each costs a system call or so
+    spill_mark: float = Settings.object_spilling_threshold  # of the store; above it all is written out ahead of need
+    spills_ahead: int = 2  # files being written: the disk is not left idle between two
+    spill_retry_s: float = 1.0  # after an attempt to spill failed; the disk may have space again
     chunk_bytes: int = 4 << 20  # of one pulled chunk; larger ones hold up the beats behind them
     chunks_ahead: int = 4  # asked for and not there yet: hides a round trip of up to 16 MiB of line
     transfer_s: float = 30.0  # a puller that has not asked for more by then is forgotten, and its pin with it

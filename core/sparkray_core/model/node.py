@@ -53,7 +53,19 @@ from sparkray_core.messages import (
 from sparkray_core.model.alarm import Alarm
 from sparkray_core.model.bounded import Recent
 from sparkray_core.model.effects import ConnectPeer, Effect, ForgetPeer, Send, SendFrom, Stop
-from sparkray_core.model.events import ClockTicked, ConnectionLost, Event, PeerLost, Received, Undelivered, WorkerExited
+from sparkray_core.model.events import (
+    ClockTicked,
+    ConnectionLost,
+    Event,
+    PeerLost,
+    Received,
+    Restored,
+    RestoreFailed,
+    Spilled,
+    SpillFailed,
+    Undelivered,
+    WorkerExited,
+)
 from sparkray_core.model.limits import NodeLimits
 from sparkray_core.model.node_claims import (
     Claim,
@@ -123,6 +135,14 @@ class Node:
                 self._peer_lost(node, why)
             case Undelivered(sender, to):
                 self._undelivered(sender, to)
+            case Spilled(file):
+                self.store.spills.written(file)
+            case SpillFailed(file, why, full):
+                self.store.spills.failed(file, why, full, now)
+            case Restored(some):
+                self.store.restored(some, now)
+            case RestoreFailed(some, why):
+                self.store.not_restored(some, why, now)
         if self.ended is None:
             self.store.settle(now)
             self.claims.settle(now)
@@ -476,7 +496,7 @@ class Node:
             else:
                 self.out += self._alarm.ask(early)
         self.out += self._alarm.ask(self._beat_at)
-        room_until = self.store.next_wake()
+        room_until = self.store.next_wake(now)
         if room_until is not None:
             self.out += self._alarm.ask(room_until)
 
@@ -507,5 +527,6 @@ class Node:
             "store_bytes": self.store.allocator.capacity,
             "store_used": self.store.allocator.used,
             "objects": len(self.store.stored),
+            "spilled": self.store.spills.status(),
             "pins": sum(stored.pins for stored in self.store.stored.values()),
         }

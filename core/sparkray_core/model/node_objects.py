@@ -3,6 +3,7 @@
     a process:   AllocateObject -> unsealed -> SealObjects -> stored -> FreeObjects, and no pins -> freed
     a pull:      take           -> unsealed -> seal        -> stored copy -> no pins, and room is needed -> evicted
 
+What is no copy and has no pins goes to disk when room is needed (`node_spills`), and comes back when it is to be read.
 An unsealed block belongs to its writer; several processes may write the same object at once (attempts of one task that
 lost sight of each other), and the first to seal it wins. Bytes are never touched here; the segment is the shell's.
 """
@@ -15,10 +16,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from sparkray_core.ids import NodeId, ObjectId, ProcessId
-from sparkray_core.messages import ObjectAllocated, ObjectPinned, ObjectRefused
+from sparkray_core.messages import ObjectAllocated, ObjectGone, ObjectPinned, ObjectRefused
 from sparkray_core.model.bounded import Recent
-from sparkray_core.model.effects import Effect, PunchHole, Send
+from sparkray_core.model.effects import Effect, PunchHole, RestoreObject, Send
 from sparkray_core.model.limits import NodeLimits
+from sparkray_core.model.node_spills import Spills, Stored, Where
 from sparkray_core.model.resources import show_bytes
 
 
@@ -47,16 +49,6 @@ class Block:
     doomed: bool = False  # nobody wants it any more: it goes when it is sealed
 
 
-@dataclass(slots=True)
-class Stored:
-    object: ObjectId
-    offset: int
-    size: int
-    copy: bool  # pulled from another node, so it may be evicted
-    pins: int = 0
-    doomed: bool = False  # it goes with the last pin
-
-
 @dataclass(frozen=True, slots=True)
 class Reader:
     """Waits for an object to be here."""
@@ -65,12 +57,13 @@ class Reader:
     nodes: tuple[NodeId, ...]  # that have it, as far as it knows
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RoomWanted:
     object: ObjectId
     who: ProcessId
     size: int
-    until: float
+    until: float  # refused then, unless room is on the way
+    restores: bool = False  # an object of this node that is on disk
 
 
 class Store:
@@ -79,6 +72,7 @@ class Store:
         self.allocator = allocator
         self.limits = limits
         self.out = out
+        self.spills = Spills(allocator.capacity, limits, out)
         self.stored: dict[ObjectId, Stored] = {}
         self.unsealed: dict[tuple[ObjectId, ProcessId], Block] = {}
         self.pins: dict[ProcessId, dict[ObjectId, int]] = {}
@@ -101,64 +95,96 @@ class Store:
         if block is not None:
             self._free_block(block, now)
         if size > self.allocator.capacity:
-            self.out.append(Send(who, ObjectRefused(some, self._full(size))))
+            self.out.append(Send(who, ObjectRefused(some, self.why_full(size))))
             return
-        offset = self.take(some, who, size) if not self.room else None
+        offset = self.take(some, who, size, now) if not self.room else None
         if offset is not None:
             self.out.append(Send(who, ObjectAllocated(some, offset)))
         else:
             self.want_room(some, who, size, now)
 
-    def take(self, some: ObjectId, who: ProcessId, size: int) -> int | None:
-        """A block of this size, evicting unpinned copies for it; None if even so there is no room."""
+    def take(self, some: ObjectId, who: ProcessId, size: int, now: float) -> int | None:
+        """A block of this size, giving up the memory of what can be had elsewhere; None if even so there is no room."""
+        offset = self._find(size, now)
+        if offset is not None:
+            self.unsealed[some, who] = Block(some, who, offset, size)
+        return offset
+
+    def _find(self, size: int, now: float) -> int | None:
         offset = self.allocator.allocate(size)
         while offset is None and self.evictable:
             self._evict(self.stored[next(iter(self.evictable))])
+            offset = self.allocator.allocate(size)
+        while offset is None and (stored := self.spills.first_clean(now)) is not None:
+            self.spills.busy(stored)
+            stored.move(Where.DISK)
+            self.allocator.free(stored.offset)
             offset = self.allocator.allocate(size)
         if offset is None:
             return None
         end = offset + size
         for start in [start for start, (length, _) in self.holes.items() if start < end and offset < start + length]:
             del self.holes[start]
-        self.unsealed[some, who] = Block(some, who, offset, size)
         return offset
 
     def want_room(self, some: ObjectId, who: ProcessId, size: int, now: float) -> None:
-        self.room.append(RoomWanted(some, who, size, now + self.limits.room_s))
+        patience = self.limits.room_s if who != self.me else self.limits.read_room_s
+        self.room.append(RoomWanted(some, who, size, now + patience))
 
     def settle(self, now: float) -> None:
         """Once after each event: who waits for room gets it, or hears that there is none."""
         while self.room:
             wanted = self.room[0]
-            offset = self.take(wanted.object, wanted.who, wanted.size)
-            if offset is None and now < wanted.until:
+            if wanted.restores and not self._is_awaited(wanted.object):
+                self.room.popleft()
+                continue
+            offset = self._find(wanted.size, now)
+            lacking = wanted.size - self.allocator.free_bytes
+            if offset is None and (self.spills.make_room(lacking, now) or now < wanted.until):
                 return
             self.room.popleft()
+            if wanted.restores:
+                self._restore_at(wanted, offset)
+                continue
+            if offset is not None:
+                self.unsealed[wanted.object, wanted.who] = Block(wanted.object, wanted.who, offset, wanted.size)
             if wanted.who == self.me:
                 self.on_room(wanted, offset, now)
             elif offset is not None:
                 self.out.append(Send(wanted.who, ObjectAllocated(wanted.object, offset)))
             else:
-                self.out.append(Send(wanted.who, ObjectRefused(wanted.object, self._full(wanted.size))))
+                why = self.why_full(wanted.size)
+                self.out.append(Send(wanted.who, ObjectRefused(wanted.object, why, self.refusal)))
+        self.spills.write_ahead(self.allocator.used, self.allocator.capacity, now)
 
-    def next_wake(self) -> float | None:
-        return self.room[0].until if self.room else None
+    def next_wake(self, now: float) -> float | None:
+        if not self.room or self.spills.writing:
+            return None  # an event will come
+        until, again_at = self.room[0].until, self.spills.again_at
+        return min(until, again_at) if now < again_at else until
 
-    def _full(self, size: int) -> str:
+    @property
+    def refusal(self) -> str:
+        """The class of error of who gets no room now."""
+        return "OutOfDiskError" if self.spills.disk_full else "ObjectStoreFullError"
+
+    def why_full(self, size: int) -> str:
         allocator = self.allocator
         if size > allocator.capacity:
             return (
                 f"an object of {show_bytes(size)} can never fit into this node's store of "
                 f"{show_bytes(allocator.capacity)}; start the node with a larger object_store_memory"
             )
-        return self.why_full(size)
-
-    def why_full(self, size: int) -> str:
         pinned = sum(stored.size for stored in self.stored.values() if stored.pins)
-        return (
+        facts = (
             f"no room for an object of {show_bytes(size)}: this node's store of "
-            f"{show_bytes(self.allocator.capacity)} has {show_bytes(self.allocator.free_bytes)} free, "
-            f"{show_bytes(pinned)} is being read, and nothing was freed within {self.limits.room_s:g} s. Let go of "
+            f"{show_bytes(allocator.capacity)} has {show_bytes(allocator.free_bytes)} free, "
+            f"{show_bytes(pinned)} is being read"
+        )
+        if self.spills.failure:
+            return f"{facts}, and what is not read cannot be spilled to disk: {self.spills.failure}"
+        return (
+            f"{facts}, and nothing was freed within {self.limits.room_s:g} s. Let go of "
             f"references to large objects, or start the node with a larger object_store_memory"
         )
 
@@ -174,21 +200,29 @@ class Store:
             known.doomed = known.doomed and unwanted
             if writer != self.me:
                 known.copy = False
-                self.evictable.pop(some, None)
+            self._read(known)
+            if not known.pins and known.in_memory:
+                self._unread(known)
             self._release(block.offset, block.size, now)
         else:
             copy = writer == self.me
             known = self.stored[some] = Stored(some, block.offset, block.size, copy, doomed=unwanted)
-            if copy:
-                self.evictable[some] = None
-        for reader in self.readers.pop(some, ()):
-            self.pin(some, reader.process)
-        self._let_go(known, now)
+            self._unread(known)
+        self._serve_readers(known, now)
         return True
 
     def is_written(self, some: ObjectId) -> bool:
         """Whether a process of this node is writing it now."""
         return any(block.object == some and block.writer != self.me for block in self.unsealed.values())
+
+    def _serve_readers(self, stored: Stored, now: float) -> None:
+        """It is sealed; perhaps it is on disk again already."""
+        if stored.in_memory:
+            for reader in self.readers.pop(stored.object, ()):
+                self.pin(stored.object, reader.process)
+        elif stored.object in self.readers:
+            self.restore(stored, now)
+        self._let_go(stored, now)
 
     # ------------------------------------------------------------------ read
     def pin(self, some: ObjectId, process: ProcessId) -> None:
@@ -201,8 +235,20 @@ class Store:
         stored.pins += 1
         held = self.pins.setdefault(process, {})
         held[some] = held.get(some, 0) + 1
-        self.evictable.pop(some, None)
+        self._read(stored)
         return stored
+
+    def _read(self, stored: Stored) -> None:
+        """It has to stay where it is."""
+        self.evictable.pop(stored.object, None)
+        self.spills.busy(stored)
+
+    def _unread(self, stored: Stored) -> None:
+        """It may give up its memory."""
+        if stored.copy:
+            self.evictable[stored.object] = None
+        else:
+            self.spills.idle(stored)
 
     def unpin(self, some: ObjectId, process: ProcessId, now: float) -> None:
         held = self.pins.get(process, {})
@@ -215,8 +261,48 @@ class Store:
             del self.pins[process]
         stored = self.stored[some]
         stored.pins -= 1
-        if not stored.pins and stored.copy:
-            self.evictable[some] = None
+        if not stored.pins and stored.in_memory:
+            self._unread(stored)
+        self._let_go(stored, now)
+
+    # ------------------------------------------------------------------ on disk
+    def restore(self, stored: Stored, now: float) -> None:
+        """Its readers are listed; they get it when it is back, or where it is if no room can be made for it."""
+        if stored.where is Where.DISK and not any(w.restores and w.object == stored.object for w in self.room):
+            self.room.append(RoomWanted(stored.object, self.me, stored.size, now, restores=True))
+
+    def _is_awaited(self, some: ObjectId) -> bool:
+        return some in self.readers and some in self.stored and self.stored[some].where is Where.DISK
+
+    def _restore_at(self, wanted: RoomWanted, offset: int | None) -> None:
+        stored = self.stored[wanted.object]
+        assert stored.file is not None
+        if offset is None:  # all is being read, or the disk is full: it is read where it is
+            for reader in self.readers.pop(wanted.object):
+                self.hold(wanted.object, reader.process)
+                place = ObjectPinned(wanted.object, stored.at, stored.size, stored.file.number)
+                self.out.append(Send(reader.process, place))
+            return
+        stored.offset = offset
+        stored.move(Where.RESTORING)
+        self.out.append(RestoreObject(stored.object, stored.file.number, stored.at, offset, stored.size))
+
+    def restored(self, some: ObjectId, now: float) -> None:
+        stored = self.stored[some]
+        self.spills.restored(stored)
+        if not stored.pins:
+            self._unread(stored)
+        self._serve_readers(stored, now)
+
+    def not_restored(self, some: ObjectId, why: str, now: float) -> None:
+        """It is lost, as if its node had died."""
+        stored = self.stored[some]
+        stored.move(Where.DISK)
+        stored.doomed = True
+        self._release(stored.offset, stored.size, now)
+        for reader in self.readers.pop(some, ()):
+            gone = ObjectGone(some, f"it was spilled to disk, and cannot be read: {why}")
+            self.out.append(Send(reader.process, gone))
         self._let_go(stored, now)
 
     # ------------------------------------------------------------------ not wanted any more
@@ -255,6 +341,8 @@ class Store:
             self.readers[some] = [reader for reader in waiting if reader.process != process]
             if not self.readers[some]:
                 del self.readers[some]
+                if some in self.stored:
+                    self._let_go(self.stored[some], now)
         written = [block for block in self.unsealed.values() if block.writer == process]
         for block in written:
             self._free_block(block, now)
@@ -262,7 +350,9 @@ class Store:
 
     def abandon(self, some: ObjectId, writer: ProcessId, now: float) -> None:
         """The writer gives its block, or its wish for one, up."""
-        self.room = deque(wanted for wanted in self.room if (wanted.object, wanted.who) != (some, writer))
+        self.room = deque(
+            wanted for wanted in self.room if wanted.restores or (wanted.object, wanted.who) != (some, writer)
+        )
         block = self.unsealed.get((some, writer))
         if block is not None:
             self._free_block(block, now)
@@ -283,10 +373,13 @@ class Store:
         return False
 
     def _let_go(self, stored: Stored, now: float) -> None:
-        if stored.doomed and not stored.pins:
-            del self.stored[stored.object]
-            self.evictable.pop(stored.object, None)
+        if not stored.doomed or stored.pins or stored.where is Where.RESTORING or stored.object in self.readers:
+            return
+        del self.stored[stored.object]
+        self.evictable.pop(stored.object, None)
+        if stored.in_memory:
             self._release(stored.offset, stored.size, now)
+        self.spills.forget(stored)
 
     def _evict(self, stored: Stored) -> None:
         """For room that is filled at once. The owner may go on naming this node, which then says NotHere."""

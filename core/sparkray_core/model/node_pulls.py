@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from sparkray_core.ids import NodeId, ObjectId, ProcessId, node_of, owner_of, raylet_of
 from sparkray_core.messages import CopyMade, NotHere, ObjectChunk, ObjectGone, PullObject
-from sparkray_core.model.effects import Effect, Send, SendChunk, WriteChunk
+from sparkray_core.model.effects import Effect, Send, SendChunk, SendSpilled, WriteChunk
 from sparkray_core.model.limits import NodeLimits
 from sparkray_core.model.node_objects import Reader, RoomWanted, Store
 
@@ -52,8 +52,13 @@ class Pulls:
     def read(self, process: ProcessId, some: ObjectId, nodes: tuple[NodeId, ...], now: float) -> None:
         """Pin it for this reader: now, when it is written, or when it has come over."""
         store = self.store
-        if some in store.stored:
-            store.pin(some, process)
+        stored = store.stored.get(some)
+        if stored is not None:
+            if stored.in_memory:
+                store.pin(some, process)
+            else:
+                store.readers.setdefault(some, []).append(Reader(process, nodes))
+                store.restore(stored, now)
             return
         pull = self.pulls.get(some)
         elsewhere = [node for node in nodes if node != self.node and self.is_alive(node)]
@@ -83,7 +88,7 @@ class Pulls:
         pull.asked.discard(message.first)
         if pull.offset is None:
             pull.size = message.size
-            offset = self.store.take(pull.object, self.me, pull.size) if not self.store.room else None
+            offset = self.store.take(pull.object, self.me, pull.size, now) if not self.store.room else None
             if offset is None:
                 self._wait_for_room(pull, now)
                 return
@@ -133,7 +138,7 @@ class Pulls:
     def _wait_for_room(self, pull: Pull, now: float) -> None:
         """The chunk is dropped: it is asked for again when there is room, and until then it may be wanted no more."""
         if pull.size > self.store.allocator.capacity:
-            self._fail(pull, self.store.why_full(pull.size), now)
+            self._fail(pull, self.store.why_full(pull.size), now, "ObjectStoreFullError")
         else:
             pull.waits = True
             self.store.want_room(pull.object, self.me, pull.size, now)
@@ -144,7 +149,7 @@ class Pulls:
             if offset is not None:
                 self.store.abandon(wanted.object, self.me, now)
         elif offset is None:
-            self._fail(pull, self.store.why_full(wanted.size), now)
+            self._fail(pull, self.store.why_full(wanted.size), now, self.store.refusal)
         else:
             pull.offset, pull.waits = offset, False
             self._begin(pull, now)
@@ -164,13 +169,13 @@ class Pulls:
         self.store.seal(pull.object, self.me, now)
         self.out.append(Send(owner_of(pull.object), CopyMade(pull.object, self.node)))
 
-    def _fail(self, pull: Pull, why: str, now: float) -> None:
+    def _fail(self, pull: Pull, why: str, now: float, error: str = "ObjectLostError") -> None:
         del self.pulls[pull.object]
         self.store.abandon(pull.object, self.me, now)
-        if self.store.is_written(pull.object):
+        if pull.object in self.store.stored or self.store.is_written(pull.object):
             return  # here, meanwhile: its readers get it from there
         for reader in self.store.readers.pop(pull.object, ()):
-            self.out.append(Send(reader.process, ObjectGone(pull.object, why)))
+            self.out.append(Send(reader.process, ObjectGone(pull.object, why, error)))
 
     @staticmethod
     def _why_gone(nodes: tuple[NodeId, ...]) -> str:
@@ -191,7 +196,12 @@ class Pulls:
         stored = self.store.stored[message.object]
         first = min(message.first, stored.size)
         length = min(message.most, self.limits.chunk_bytes, stored.size - first)
-        self.out.append(SendChunk(puller, message.object, stored.offset, first, length, stored.size))
+        if stored.in_memory:
+            self.out.append(SendChunk(puller, message.object, stored.offset, first, length, stored.size))
+        else:
+            assert stored.file is not None
+            at = stored.at
+            self.out.append(SendSpilled(puller, message.object, stored.file.number, at, first, length, stored.size))
         transfer.sent += length
         transfer.touched = now
         if first + length >= stored.size:

@@ -32,12 +32,18 @@ from sparkray_core.model.entries import Entry, bare, is_failure, place
 from sparkray_core.model.owner import Actor
 from sparkray_core.model.streams import Stream
 from sparkray_core.run import object_ref
+from sparkray_core.run.folders import spill_path
 from sparkray_core.run.local_process import LocalProcess
 from sparkray_core.run.object_ref import ObjectRef, remember
 from sparkray_core.run.output import Printer
 from sparkray_core.run.pump import Getter, now
 from sparkray_core.settings import Settings
+from sparkray_core.store.segment import pinned_file_view
 from sparkray_core.wire import values
+
+# For room in the store, or a value from a disk or another node. Its raylet's end is heard of at once: this is for one
+# that hangs.
+ROOM_LIMIT_S = 600.0
 
 
 class Core(LocalProcess):
@@ -97,9 +103,11 @@ class Core(LocalProcess):
         number = next(self.counter)
         return self._call(number, to, message(number)).value
 
-    def _call(self, key: Any, to: ProcessId, message: Message) -> Any:
+    def _call(self, key: Any, to: ProcessId, message: Message, limit: float | None = None) -> Any:
+        limit = limit or self.settings.reply_limit_s
         with self.lock:
             self._check_open()
+            self._kick_if_any()  # what was let go before may be the very room that is asked for
             reply = self._replies.get(key)
             if reply is None:
                 reply = self._replies[key] = _Reply(1)
@@ -108,7 +116,6 @@ class Core(LocalProcess):
                 reply.missing += 1
                 self._send(to, message)
             reply.users += 1
-        limit = self.settings.reply_limit_s
         self.pump.lead(reply, now() + limit)
         with self.lock:
             reply.users -= 1
@@ -300,9 +307,9 @@ class Core(LocalProcess):
 
     def room(self, some_object: ObjectId, size: int) -> _Room:
         """Space in the segment to write one object to; sealed when the `with` block ends."""
-        answer = self._call((False, some_object), self.raylet_id, AllocateObject(some_object, size))
+        answer = self._call((False, some_object), self.raylet_id, AllocateObject(some_object, size), ROOM_LIMIT_S)
         if isinstance(answer, ObjectRefused):
-            raise errors.ObjectStoreFullError(answer.why)
+            raise errors.by_name(answer.error, answer.why)
         return _Room(self, some_object, self.segment.write_view(answer.offset, size))
 
     def read(self, some_object: ObjectId, nodes: list[Any], on_ref: Callable[[Any], None] | None = None) -> Any:
@@ -317,9 +324,9 @@ class Core(LocalProcess):
         return value
 
     def pin(self, some_object: ObjectId, nodes: list[Any]) -> memoryview:
-        answer = self._call((True, some_object), self.raylet_id, PinObject(some_object, nodes))
+        answer = self._call((True, some_object), self.raylet_id, PinObject(some_object, nodes), ROOM_LIMIT_S)
         if isinstance(answer, ObjectGone):
-            raise errors.ObjectLostError(f"object {some_object.hex()} is lost: {answer.why}")
+            raise errors.unreadable(some_object.hex(), answer.error, answer.why)
         unpins, pump = self._unpins, self.pump
 
         def release() -> None:
@@ -327,6 +334,8 @@ class Core(LocalProcess):
             if pump.asleep:
                 pump.wake()
 
+        if answer.file:
+            return pinned_file_view(spill_path(self.folder, answer.file), answer.offset, answer.size, release)
         return self.segment.pinned_view(answer.offset, answer.size, release)
 
     # ------------------------------------------------------------------ references

@@ -3,6 +3,7 @@
     /tmp/sparkray-<uid>/<session>/<node>/    0700, every level, and ours
         keeper.json                          who the keeper is; locked by it for as long as it lives
         raylet.sock, <process>.sock, logs/
+        spill/                               objects for which memory had no room; or a link to where they are
 
 The lock decides whether a folder is dead, not the pid in the file: a folder may be shared between containers, where
 the same pid is another process or none, but a lock is one thing for the whole kernel and ends with its holders.
@@ -21,6 +22,7 @@ from collections.abc import Iterator
 from sparkray_core.run.processes import Identity
 
 KEEPER_FILE = "keeper.json"
+SPILL = "spill"
 _UNMARKED_S = 60.0  # a folder without a keeper's file for this long was left by a keeper killed in its first moments
 
 
@@ -82,6 +84,28 @@ def mark_folder(folder: str, keeper: Identity) -> int:
     return descriptor
 
 
+def make_spill_folder(folder: str, elsewhere: str | None) -> None:
+    """For spilled objects of the node that has `folder`.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    path = os.path.join(folder, SPILL)
+    if elsewhere is None:
+        os.mkdir(path, 0o700)
+        return
+    os.makedirs(elsewhere, exist_ok=True)
+    target = os.path.join(os.path.realpath(elsewhere), f"sparkray-spill-{'-'.join(folder.split(os.sep)[-2:])}")
+    with contextlib.suppress(FileExistsError):
+        os.symlink(target, path)  # first: from now on whoever removes our folder finds the other
+    os.mkdir(target, 0o700)
+
+
+def spill_path(folder: str, file: int) -> str:
+    """Of a file of spilled objects, for whoever knows the node's folder."""
+    return os.path.join(folder, SPILL, f"{file:08d}")
+
+
 def is_abandoned(folder: str) -> bool:
     """Nobody holds the lock: keeper and raylet are gone, or the folder itself is."""
     try:
@@ -112,6 +136,9 @@ def remove_node_folder(folder: str, keep_logs: str | None = None) -> None:
         with contextlib.suppress(OSError):
             target = "-".join(folder.split(os.sep)[-2:])
             shutil.move(os.path.join(folder, "logs"), os.path.join(keep_logs, target))
+    spill = os.path.join(folder, SPILL)
+    if os.path.islink(spill):
+        shutil.rmtree(os.readlink(spill), ignore_errors=True)
     shutil.rmtree(folder, ignore_errors=True)
     with contextlib.suppress(OSError):
         os.rmdir(os.path.dirname(folder))

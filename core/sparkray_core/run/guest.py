@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
-from sparkray_core.errors import NodeDiedError, ObjectLostError, ObjectStoreFullError
+from sparkray_core.errors import NodeDiedError, by_name, unreadable
 from sparkray_core.ids import NodeId, ObjectId, new_process_id, raylet_of
 from sparkray_core.messages import (
     AllocateObject,
@@ -32,7 +32,8 @@ from sparkray_core.messages import (
     SealObjects,
     UnpinObjects,
 )
-from sparkray_core.store.segment import Segment
+from sparkray_core.run.folders import spill_path
+from sparkray_core.store.segment import Segment, pinned_file_view
 from sparkray_core.wire import hello, values
 from sparkray_core.wire.codec import ENVELOPE_BYTES, decode, encode
 from sparkray_core.wire.frames import Connection, ConnectionLost
@@ -96,7 +97,7 @@ class Guest:
         size = values.segment_size(serialized)
         answer = self._ask(AllocateObject(some, size), ObjectAllocated, ObjectRefused)
         if isinstance(answer, ObjectRefused):
-            raise ObjectStoreFullError(answer.why)
+            raise by_name(answer.error, answer.why)
         # Should this raise, the room is given back at `close`.
         values.write_to_file(self._segment.fileno(), answer.offset, serialized)
         self._tell(SealObjects([some]))
@@ -114,18 +115,23 @@ class Guest:
             nodes: that have it, as far as the caller knows.
 
         Raises:
-            ObjectLostError: none of the nodes has it any more, or there is no room here for a copy.
+            ObjectLostError: none of the nodes has it any more.
+            ObjectStoreFullError: there is no room here for a copy.
             NodeDiedError: the raylet is gone.
         """
         answer = self._ask(PinObject(some, list(nodes)), ObjectPinned, ObjectGone)
         if isinstance(answer, ObjectGone):
-            raise ObjectLostError(f"object {some.hex()} is lost: {answer.why}")
+            raise unreadable(some.hex(), answer.error, answer.why)
         unpins = self._unpins
 
         def release() -> None:
             unpins.append(some)
 
-        kind, parts = values.read_from(self._segment.pinned_view(answer.offset, answer.size, release))
+        if answer.file:
+            view = pinned_file_view(spill_path(self.folder, answer.file), answer.offset, answer.size, release)
+        else:
+            view = self._segment.pinned_view(answer.offset, answer.size, release)
+        kind, parts = values.read_from(view)
         return values.deserialize(kind, parts)
 
     # ------------------------------------------------------------------ the end

@@ -27,6 +27,7 @@ def node_limits(settings: Settings, prestart: int | None) -> NodeLimits:
         keep_idle=settings.idle_workers,
         register_s=settings.worker_start_limit_s,
         room_s=settings.store_wait_s,
+        spill_mark=settings.object_spilling_threshold,
     )
 
 

@@ -10,13 +10,17 @@ from sparkray_core.ids import ProcessId, node_of
 from sparkray_core.messages import ObjectChunk
 from sparkray_core.model.effects import (
     ConnectPeer,
+    DropSpilled,
     Effect,
     ForgetPeer,
     KillWorker,
     PunchHole,
+    RestoreObject,
     Send,
     SendChunk,
     SendFrom,
+    SendSpilled,
+    SpillObjects,
     StartWorker,
     Stop,
     WakeAt,
@@ -25,6 +29,7 @@ from sparkray_core.model.effects import (
 from sparkray_core.run.local_peers import LocalPeers
 from sparkray_core.run.loop import Loop, Timer
 from sparkray_core.run.peers import Peers
+from sparkray_core.run.spill_disk import SpillDisk
 from sparkray_core.run.zygote_client import ZygoteClient
 from sparkray_core.store.segment import Segment
 from sparkray_core.wire import codec
@@ -94,6 +99,7 @@ class NodePerformer(Performer):
         local: LocalPeers,
         zygote: ZygoteClient,
         segment: Segment,
+        spill_disk: SpillDisk,
     ) -> None:
         super().__init__(me, loop, timer, peers)
         self._node = node_of(me)
@@ -106,6 +112,10 @@ class NodePerformer(Performer):
             SendChunk: self._send_chunk,
             WriteChunk: self._write_chunk,
             PunchHole: self._punch_hole,
+            SpillObjects: spill_disk,
+            RestoreObject: spill_disk,
+            SendSpilled: spill_disk,
+            DropSpilled: spill_disk,
         }
 
     def route(self, to: ProcessId, frame: Body) -> bool:

@@ -26,6 +26,7 @@ from sparkray_core.run.output import last_words
 from sparkray_core.run.peers import Peers
 from sparkray_core.run.perform import NodePerformer
 from sparkray_core.run.processes import Identity
+from sparkray_core.run.spill_disk import SpillDisk
 from sparkray_core.run.zygote_client import ZygoteClient, ZygoteGone
 from sparkray_core.store.allocator import Allocator
 from sparkray_core.store.segment import Segment
@@ -117,7 +118,11 @@ class Raylet:
             self._on_process_lost,
         )
         timer = loop.timer(self._on_clock)
-        self._perform = NodePerformer(self._me, loop, timer, self._peers, self._local, self._zygote, self._segment)
+        elsewhere = config.settings.object_spilling_directory
+        self._spill_disk = SpillDisk(self._segment, config.folder, elsewhere, loop, self._on_disk)
+        self._perform = NodePerformer(
+            self._me, loop, timer, self._peers, self._local, self._zygote, self._segment, self._spill_disk
+        )
         loop.watch(self._zygote.fileno(), self._on_zygote)
 
     def run(self) -> None:
@@ -135,6 +140,7 @@ class Raylet:
         self._zygote.close()
         self._local.close()
         self._peers.close()
+        self._spill_disk.close()
         self._segment.close()
 
     def _handle(self, event: Event) -> None:
@@ -236,6 +242,12 @@ class Raylet:
         except ZygoteGone:
             log.error("the zygote is gone, and all workers with it")
             self._loop.stop()
+
+    def _on_disk(self, done: Event | Send) -> None:
+        if isinstance(done, Send):
+            self._perform([done])
+        else:
+            self._handle(done)
 
     def _on_clock(self) -> None:
         self._handle(ClockTicked())

@@ -142,6 +142,23 @@ class Segment:
             raise ValueError(f"{size} bytes at {offset} are not within the segment of {self.size}")
 
 
+def pinned_file_view(path: str, offset: int, size: int, on_release: Callable[[], None]) -> memoryview:
+    """Like `Segment.pinned_view`, of a range of a file. The file may be removed meanwhile.
+
+    Raises:
+        OSError: it cannot be opened or mapped.
+    """
+    from sparkray_core.store.pinned import pinned
+
+    start = offset // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        file_map = mmap.mmap(descriptor, offset - start + size, access=mmap.ACCESS_READ, offset=start)
+    finally:
+        os.close(descriptor)
+    return pinned(memoryview(file_map)[offset - start :], on_release)
+
+
 def _unlinked_file(size: int, folder: str | Path) -> int:
     fd, path = tempfile.mkstemp(prefix="sparkray-", dir=folder)
     os.unlink(path)

@@ -82,6 +82,14 @@ class Ledger:
         assert may_again or len(runs) == 1, f"task {count} of {owner.hex()} may run once, and ran on {runs}"
 
 
+class Memory(bytearray):
+    """A node's segment, and beside it its spilled objects: each file by its number."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self.disk: dict[int, bytes] = {}
+
+
 class Signal:
     """What a piece of user code waits for: so many entries, or one answer."""
 
@@ -133,7 +141,7 @@ class SimCore:
 
     role = ""
 
-    def __init__(self, me: ProcessId, segment: bytearray, ledger: Ledger) -> None:
+    def __init__(self, me: ProcessId, segment: Memory, ledger: Ledger) -> None:
         self.me = me
         self.node = node_of(me)
         self.raylet = raylet_of(self.node)
@@ -393,10 +401,11 @@ class SimCore:
             return Got(f"system ObjectLostError: {answer.why}")
         assert isinstance(answer, ObjectPinned)
         where = slice(answer.offset, answer.offset + answer.size)
-        data = bytes(self.segment[where])
+        memory = self.segment.disk[answer.file] if answer.file else self.segment
+        data = bytes(memory[where])
 
         def done() -> None:
-            assert bytes(self.segment[where]) == data, f"object {some.hex()} changed under its reader {self.me.hex()}"
+            assert bytes(memory[where]) == data, f"object {some.hex()} changed under its reader {self.me.hex()}"
             self.send(self.raylet, UnpinObjects([some]))
 
         self.at(self.now + READ_S, done)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from random import Random
 
 from sparkray_core.ids import ProcessId
-from sparkray_core.testing.sim_core import Code, Got, Ledger, Ref, SimCore
+from sparkray_core.testing.sim_core import Code, Got, Ledger, Memory, Ref, SimCore
 from sparkray_core.testing.sim_programs import ACTOR, Expected, Program, expect
 
 SIZES = [0, 0, 0, 10, 5000, 30_000]  # bytes; 0: inline
@@ -49,7 +49,7 @@ class SimDriver(SimCore):
     role = "driver"
 
     def __init__(
-        self, me: ProcessId, segment: bytearray, ledger: Ledger, oracle: Oracle, dice: Random, actors: bool
+        self, me: ProcessId, segment: Memory, ledger: Ledger, oracle: Oracle, dice: Random, actors: bool
     ) -> None:
         super().__init__(me, segment, ledger)
         self.oracle = oracle

@@ -33,7 +33,7 @@ from sparkray_core.messages import (
 )
 from sparkray_core.model.effects import Effect
 from sparkray_core.testing import sim_programs
-from sparkray_core.testing.sim_core import Code, Got, Ledger, ProcessEffect, Ref, Signal, SimCore
+from sparkray_core.testing.sim_core import Code, Got, Ledger, Memory, ProcessEffect, Ref, Signal, SimCore
 from sparkray_core.testing.sim_programs import Program, mix
 
 SET_UP_S = 0.02  # that taking on an environment takes
@@ -45,7 +45,7 @@ class SimWorker(SimCore):
 
     role = "worker"
 
-    def __init__(self, me: ProcessId, segment: bytearray, ledger: Ledger) -> None:
+    def __init__(self, me: ProcessId, segment: Memory, ledger: Ledger) -> None:
         super().__init__(me, segment, ledger)
         self.queue: deque[tuple[ProcessId, TaskTuple | StartActor]] = deque()
         self.functions: set[bytes] = set()

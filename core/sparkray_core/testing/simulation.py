@@ -14,22 +14,38 @@ from collections.abc import Callable, Sequence
 from random import Random
 
 from sparkray_core.ids import HEAD, HEAD_NODE, NodeId, ProcessId, node_of, raylet_of
-from sparkray_core.messages import EndSession, Message, ObjectChunk
+from sparkray_core.messages import EndSession, Message, NotHere, ObjectChunk
 from sparkray_core.model.effects import (
     ConnectPeer,
+    DropSpilled,
     Effect,
     ForgetPeer,
     KillWorker,
     PunchHole,
+    RestoreObject,
     Send,
     SendChunk,
     SendFrom,
+    SendSpilled,
+    SpillObjects,
     StartWorker,
     Stop,
     WakeAt,
     WriteChunk,
 )
-from sparkray_core.model.events import ClockTicked, ConnectionLost, Event, PeerLost, Received, Undelivered, WorkerExited
+from sparkray_core.model.events import (
+    ClockTicked,
+    ConnectionLost,
+    Event,
+    PeerLost,
+    Received,
+    Restored,
+    RestoreFailed,
+    Spilled,
+    SpillFailed,
+    Undelivered,
+    WorkerExited,
+)
 from sparkray_core.model.head import Head
 from sparkray_core.model.invariants import check
 from sparkray_core.model.limits import HeadLimits, NodeLimits
@@ -38,7 +54,7 @@ from sparkray_core.model.node import Node
 from sparkray_core.model.node_info import NodeInfo
 from sparkray_core.store.allocator import Allocator
 from sparkray_core.testing.network import Conditions, Network
-from sparkray_core.testing.sim_core import Leave, Ledger, ProcessEffect, SimProcess
+from sparkray_core.testing.sim_core import Leave, Ledger, Memory, ProcessEffect, SimProcess
 from sparkray_core.testing.sim_worker import SimWorker
 from sparkray_core.wire import codec
 
@@ -46,6 +62,7 @@ LINK_SILENCE_S = 4.0  # a little over the head's patience, so that both ways to 
 LINK_BEAT_S = 0.5
 LOCAL_DELAY_S = (0.00002, 0.0002)  # of a frame on a Unix socket
 FORK_S = (0.001, 0.02)
+DISK_S = (0.0005, 0.05)  # of one file written, or one object read
 LEFTOVER = 0xDD  # what a punched hole reads as
 
 
@@ -61,7 +78,9 @@ class Host:
         self.forgotten: set[NodeId] = set()
         self.processes: dict[ProcessId, SimProcess] = {}
         self.channels: dict[tuple[ProcessId, ProcessId], float] = {}  # when the last frame between these arrives
-        self.segment = bytearray(model.info.store_bytes) if isinstance(model, Node) else bytearray()
+        self.segment = Memory(model.info.store_bytes if isinstance(model, Node) else 0)
+        self.disk_busy = 0.0  # until then
+        self.disk = self.segment.disk
         self.stopped = ""  # why, once it is
 
     @property
@@ -77,15 +96,18 @@ class Simulation:
         node_limits: NodeLimits | None = None,
         head_limits: HeadLimits | None = None,
         bad_starts: float = 0.0,
+        bad_disks: float = 0.0,
     ) -> None:
         """
         Args:
             bad_starts: share of workers that end before they register.
+            bad_disks: share of files that cannot be written, and (a tenth of it) of reads that fail.
         """
         self.dice = Random(seed)
         self.network = Network(self.dice, conditions or Conditions())
         self.node_limits = node_limits or NodeLimits()
         self.bad_starts = bad_starts
+        self.bad_disks = bad_disks
         self.now = 0.0
         self.steps = 0
         self.hosts: dict[NodeId, Host] = {}
@@ -193,6 +215,8 @@ class Simulation:
                     host.segment[offset : offset + len(data)] = data
                 case PunchHole(offset, size):
                     host.segment[offset : offset + size] = bytes([LEFTOVER]) * size
+                case SpillObjects() | RestoreObject() | SendSpilled() | DropSpilled():
+                    self._disk(host, effect)
                 case ConnectPeer(node):
                     self._link(host, node)
                 case ForgetPeer(node):
@@ -200,6 +224,39 @@ class Simulation:
                     host.forgotten.add(node)
                 case Stop(why):
                     self.kill_host(host, why)
+
+    def _disk(self, host: Host, effect: SpillObjects | RestoreObject | SendSpilled | DropSpilled) -> None:
+        """One file after the other, as the raylet's thread does it; bytes are read when it comes to that."""
+        at = max(host.disk_busy, self.now) + self.dice.uniform(*DISK_S)
+        host.disk_busy = at
+        self.at(at, lambda: self._at_disk(host, effect))
+
+    def _at_disk(self, host: Host, effect: SpillObjects | RestoreObject | SendSpilled | DropSpilled) -> None:
+        fails = self.dice.random() < self.bad_disks
+        match effect:
+            case SpillObjects(file, size, pieces):
+                data = bytearray(size)
+                for offset, first, length in pieces:
+                    data[first : first + length] = host.segment[offset : offset + length]
+                if fails:
+                    self._event(host, SpillFailed(file, "no space left", True))
+                else:
+                    host.disk[file] = bytes(data)
+                    self._event(host, Spilled(file))
+            case RestoreObject(some, file, first, offset, size):
+                if fails and self.dice.random() < 0.1:
+                    self._event(host, RestoreFailed(some, "input/output error"))
+                else:
+                    host.segment[offset : offset + size] = host.disk[file][first : first + size]
+                    self._event(host, Restored(some))
+            case SendSpilled(to, some, file, where, first, length, size):
+                if fails and self.dice.random() < 0.1:
+                    self._route(host, to, host.me, NotHere(some))
+                else:
+                    data = bytearray(host.disk[file][where + first : where + first + length])
+                    self._route(host, to, host.me, ObjectChunk(some, first, size, bytes(data)))
+            case DropSpilled(file):
+                del host.disk[file]
 
     def _forked(self, host: Host, worker: ProcessId) -> None:
         if host.stopped:

@@ -29,9 +29,16 @@ WISHES_S = 6.0  # within which things go wrong; user code begins in its first ha
 STORY_LINES = 200  # told of a session that failed
 PATIENCE_S = 300.0  # for everything to end, after that
 SETTLE_S = 15.0  # for the last messages to arrive, idle leases to go back, and the last dead to be noticed
-STORE_BYTES = 256 << 10
+STORE_BYTES = (60_000, 128 << 10, 256 << 10)  # the first are too small for what is stored at a time
 NODE_LIMITS = NodeLimits(
-    chunk_bytes=3000, chunks_ahead=3, room_s=1.0, punch_bytes=16 << 10, punch_s=0.7, transfer_s=4.0
+    chunk_bytes=3000,
+    chunks_ahead=3,
+    room_s=1.0,
+    read_room_s=3.0,
+    spill_bytes=20_000,
+    punch_bytes=16 << 10,
+    punch_s=0.7,
+    transfer_s=4.0,
 )
 HEAD_LIMITS = HeadLimits(infeasible_grace_s=2.0)
 
@@ -41,17 +48,18 @@ class Weather:
     conditions: Conditions
     faults: int  # things that go wrong: a worker or node killed, a link cut
     bad_starts: float = 0.0
+    bad_disks: float = 0.0
 
 
 CALM = Weather(PERFECT, 0)
-ROUGH = Weather(Conditions(), 6, bad_starts=0.05)
+ROUGH = Weather(Conditions(), 6, bad_starts=0.05, bad_disks=0.05)
 
 
 class Storm:
     def __init__(self, seed: int, weather: Weather) -> None:
         self.dice = Random(seed)
         self.weather = weather
-        self.sim = Simulation(seed, weather.conditions, NODE_LIMITS, HEAD_LIMITS, weather.bad_starts)
+        self.sim = Simulation(seed, weather.conditions, NODE_LIMITS, HEAD_LIMITS, weather.bad_starts, weather.bad_disks)
         self.oracle = Oracle(self.sim.ledger, harmed=weather.bad_starts > 0)
         self.nodes = [self._node(letter) for letter in "abcdef"[: self.dice.randint(1, 5)]]
         self.drivers: list[SimDriver] = []
@@ -84,7 +92,7 @@ class Storm:
         resources = {"CPU": float(self.dice.randint(1, 4))}
         if self.dice.random() < 0.4:
             resources["GPU"] = 1.0
-        info = node_info(letter, store_bytes=STORE_BYTES, **resources)
+        info = node_info(letter, store_bytes=self.dice.choice(STORE_BYTES), **resources)
         self.sim.add_node(info)
         return info.node
 
@@ -146,6 +154,7 @@ class Storm:
             assert not node.claims.all, f"{host.name} keeps claims: {list(node.claims.all.values())}"
             assert not node.store.pins, f"{host.name} keeps pins: {node.store.pins}"
             assert not node.store.stored, f"{host.name} keeps objects: {list(node.store.stored.values())}"
+            assert not host.disk, f"{host.name} keeps files: {list(host.disk)}"
             assert not node.store.unsealed, f"{host.name} keeps blocks: {list(node.store.unsealed.values())}"
             assert not node.store.room, f"{host.name} still makes room: {node.store.room}"
             assert not node.pulls.pulls, f"{host.name} still pulls: {list(node.pulls.pulls.values())}"
