@@ -584,6 +584,27 @@ class SetThreads:
     count: int
 
 
+# ---------------------------------------------------------------------------------- being looked at
+@dataclass(frozen=True, slots=True)
+class Inspect:
+    """Any process -> driver, worker or raylet: what do you know of this? Answered by `Answer`, soon.
+
+    A worker whose user code runs answers from its side thread. What can be asked: `run/inspection.py`; of a raylet
+    `run/node_inspection.py`.
+    """
+
+    request: int
+    what: str
+    detail: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class LeaveRecords:
+    """Worker that ends -> its raylet: what it would have answered to `Inspect` later on."""
+
+    records: Any
+
+
 Message = (
     RegisterProcess
     | Registered
@@ -647,6 +668,8 @@ Message = (
     | SetUpWorker
     | WorkerSetUp
     | SetThreads
+    | Inspect
+    | LeaveRecords
 )
 
 # Numbers are never used twice, not even after a message is gone.
@@ -713,4 +736,6 @@ MESSAGES: Mapping[int, type[Message]] = {
     150: SetUpWorker,
     151: WorkerSetUp,
     152: SetThreads,
+    160: Inspect,
+    161: LeaveRecords,
 }

@@ -26,6 +26,10 @@ class ActorNames:
     def find(self, key: str) -> tuple[ActorId, Any] | None:
         return self._by_key.get(key)
 
+    def key_of(self, actor: ActorId) -> str:
+        """Namespace and name that the actor has; empty without one."""
+        return self._keys.get(actor, "")
+
     def keys(self) -> list[str]:
         return sorted(self._by_key)
 

@@ -81,6 +81,9 @@ class Actor:
     error: Value | None = None
     watchers: dict[ProcessId, None] = field(default_factory=dict)  # a set that keeps its order
     detached: bool = False  # its creator's end is not its own
+    resources: Resources = field(default_factory=dict)  # while it lives and after
+    public_name: str = ""  # under which it can be found
+    namespace: str = ""  # of that name
 
     @property
     def owner(self) -> ProcessId:
@@ -113,6 +116,15 @@ class Actor:
             "worker": self.worker,
             "why": self.why,
             "story": list(self.story),
+            "owner": self.owner,
+            "detached": self.detached,
+            "resources": self.resources,
+            "public_name": self.public_name,
+            "namespace": self.namespace,
+            "restarts_left": self.restarts_left,
+            "placed": self.node is not None,
+            "begun": self.begun,
+            "init_failed": self.error is not None,
         }
 
 
@@ -135,6 +147,7 @@ class Actors:
         self.unplaced: dict[ActorId, Actor] = {}  # waits for its time, for a node, or for the end of its former life
         self.owned: dict[ProcessId, dict[ActorId, None]] = {}
         self.watched: dict[ProcessId, dict[ActorId, None]] = {}
+        self.on_event: Callable[[str, str], None] = lambda severity, sentence: None  # head.py keeps them
         self.choose: Callable[[Actor, float], tuple[NodeId, int] | None]  # set by head.py: a node, and the number there
         self.choose = lambda actor, now: None
 
@@ -145,6 +158,8 @@ class Actors:
         story: deque[str] = deque([f"created as {message.name}"], maxlen=self.limits.story_lines)
         actor = Actor(message.actor, message.name, message.max_restarts, message, story, due=now)
         actor.detached = message.detached
+        actor.resources = message.resources
+        actor.namespace, _, actor.public_name = self.names.key_of(actor.id).partition("\0")
         self.all[actor.id] = self.unplaced[actor.id] = actor
         self.owned.setdefault(actor.owner, {})[actor.id] = None
         self._add_watcher(actor, actor.owner)
@@ -309,6 +324,7 @@ class Actors:
         actor.incarnation += 1
         actor.worker = None
         self._unplace(actor, max(now, actor.placed_at + self.limits.restart_gap_s))
+        self.on_event("WARNING", f"actor {actor.id.hex()} ({actor.name}) is restarted: {why}")
         self._tell(actor, ActorState.RESTARTING, why)
 
     def _unplace(self, actor: Actor, due: float) -> None:
@@ -317,6 +333,8 @@ class Actors:
         self.unplaced[actor.id] = actor
 
     def _die(self, actor: Actor, why: str, error: Value | None = None) -> None:
+        severity = "ERROR" if error is not None else "INFO"
+        self.on_event(severity, f"actor {actor.id.hex()} ({actor.name}) is dead: {why}")
         actor.error, actor.spec, actor.worker, actor.node = error, None, None, None
         self._tell(actor, ActorState.DEAD, why)
         for watcher in actor.watchers:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from sparkray_core.ids import ProcessId
-from sparkray_core.messages import TaskTuple, Value
+from collections import deque
+
+from sparkray_core.ids import ActorId, ProcessId
+from sparkray_core.messages import FAILED, TaskTuple, Value
 from sparkray_core.model.effects import Effect
 from sparkray_core.model.entries import bare
 from sparkray_core.model.references import References
 from sparkray_core.model.streams import Streams
 from sparkray_core.model.tasks import Task
+
+FAILED_TASKS = 1_000  # that are remembered for those who look; as many as a worker remembers errors
 
 
 class Book:
@@ -19,8 +23,19 @@ class Book:
         self.refs = References(me)
         self.streams = Streams(me, self.refs)
         self.tasks: dict[int, Task] = {}  # submitted, not answered
+        self.now = 0.0  # of the event that is being handled
+        # Tasks that ended without a worker's answer: (count, name, actor, class of the error, sentence, when)
+        self.failed: deque[tuple[int, str, ActorId | None, str, str, float]] = deque(maxlen=FAILED_TASKS)
 
     def answer(self, task: Task, values: list[Value], effects: list[Effect]) -> None:
+        """The task's end without a worker's answer: every value is a failure."""
+        value = bare(values[0]) if values else None
+        name, why = (value[1], value[2]) if type(value) is tuple and value[0] == FAILED else ("", "an argument failed")
+        actor = None if task.actor is None else task.actor.id
+        self.failed.append((task.count, task.function.name, actor, str(name), str(why), self.now))
+        self.finish(task, values, effects)
+
+    def finish(self, task: Task, values: list[Value], effects: list[Effect]) -> None:
         """The task's end: its values or failures are there, and nothing holds its arguments for its sake any more."""
         del self.tasks[task.count]
         settle = self.refs.settle

@@ -31,6 +31,9 @@ class Recent(Generic[Key, Item]):
     def values(self) -> list[Item]:
         return list(self._items.values())
 
+    def items(self) -> list[tuple[Key, Item]]:
+        return list(self._items.items())
+
     def __contains__(self, key: object) -> bool:
         return key in self._items
 

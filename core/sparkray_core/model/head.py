@@ -8,6 +8,7 @@ here         the door, requests that fit nowhere yet, the session's end
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -48,6 +49,8 @@ from sparkray_core.model.node_info import NodeInfo
 from sparkray_core.model.placement import choose_nodes
 from sparkray_core.model.resources import show
 
+EVENTS = 1_000  # of joins, deaths and the like that are remembered
+
 
 @dataclass(frozen=True, slots=True)
 class Hopeless:
@@ -74,6 +77,9 @@ class Head:
         self.nodes = Nodes()
         self.actors = Actors(self.limits, self.out)
         self.actors.choose = self._choose_for_actor
+        self.actors.on_event = lambda severity, sentence: self._note(severity, "ACTOR", sentence)
+        self.events: deque[tuple[float, str, str, str]] = deque(maxlen=EVENTS)  # when, severity, whose, what
+        self._now = 0.0
         self.hopeless: dict[LeaseId, Hopeless] = {}
         self.placed_at: dict[LeaseId, NodeId] = {}  # leases that may be waiting there still
         self.gone: Recent[ProcessId, str] = Recent(self.limits.remembered)
@@ -97,6 +103,7 @@ class Head:
     def handle(self, event: Event, now: float) -> list[Effect]:
         if self.stopped:
             return []
+        self._now = now
         match event:
             case Received(sender, message):
                 self._receive(sender, message, now)
@@ -109,6 +116,10 @@ class Head:
                 self.strays += 1  # facts of a raylet
         self._settle(now)
         return self._flush()
+
+    def _note(self, severity: str, source: str, sentence: str) -> None:
+        """For `list_cluster_events`."""
+        self.events.append((self._now, severity, source, sentence))
 
     def _flush(self) -> list[Effect]:
         effects = self.out[:]
@@ -171,6 +182,7 @@ class Head:
             self.out.append(ConnectPeer(info.node, info.address))
             self._owe_table(now)
             self._joined = True
+            self._note("INFO", "NODE", f"{info} joined")
         record = self.nodes.all[info.node]
         if self.ended is not None:
             self.out.append(Send(raylet, EndSession(self.ended)))
@@ -190,6 +202,7 @@ class Head:
 
     def _bury(self, node: NodeId, why: str, now: float) -> None:
         record = self.nodes.bury(node, why)
+        self._note("WARNING", "NODE", f"{record.info} is gone: {why}")
         self.out.append(Send(raylet_of(node), NodeGone(node, why)))  # in case it lives after all: then it ends
         self.out.append(ForgetPeer(node))
         for placement in record.unsettled.values():
@@ -250,6 +263,7 @@ class Head:
             until = now + self.limits.infeasible_grace_s
             for lease in leases:
                 self.hopeless[lease] = Hopeless(owner, message, until)
+            self._note("WARNING", "SCHEDULER", f"no node can ever grant {show(message.resources)}")
 
     def _taken_back(self, owner: ProcessId, leases: list[LeaseId]) -> None:
         """The owner needs them no more; they may still wait where they were placed."""
@@ -376,6 +390,13 @@ class Head:
             return [actor.as_dict() for actor in actors]
         if what == "available":
             return self.nodes.available()
+        if what == "events":
+            return [(self._now - at, *rest) for at, *rest in self.events]
+        if what == "hopeless":
+            return [(lease, waiting.until - self._now) for lease, waiting in self.hopeless.items()]
+        if what == "loads":
+            alive = list(self.nodes.alive())
+            return [(record.info.node, dict(record.info.resources), dict(record.reported)) for record in alive]
         if what == "named actors":
             return self.actors.names.keys()
         return None

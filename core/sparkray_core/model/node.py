@@ -28,6 +28,7 @@ from sparkray_core.messages import (
     LeaseGranted,
     LeaseLost,
     LeaseRefused,
+    LeaveRecords,
     Message,
     NodeBeat,
     NodeGone,
@@ -67,6 +68,7 @@ from sparkray_core.model.events import (
     WorkerExited,
 )
 from sparkray_core.model.limits import NodeLimits
+from sparkray_core.model.node_answers import Former, describe
 from sparkray_core.model.node_claims import (
     Claim,
     Claims,
@@ -105,6 +107,7 @@ class Node:
         self.pulls = Pulls(self.me, self.store, self.limits, self.out)
         self.store.gone_owner = lambda some: self._is_gone(owner_of(some))
         self.pulls.is_alive = lambda node: node in self.peers
+        self.former = Former()
         self.strays = 0  # messages that are not for a raylet; a bug of somebody's
         self._alarm = Alarm()
         self._beat_at = 0.0
@@ -210,7 +213,9 @@ class Node:
                 else:
                     self.out.append(SendFrom(HEAD, sender, message))
             case Ask(request, what):
-                self.out.append(Send(sender, Answer(request, self._answer(what))))
+                self.out.append(Send(sender, Answer(request, self._answer(sender, what, now))))
+            case LeaveRecords(records):
+                self.former.leave(sender, records)
             case _:
                 self.strays += 1
 
@@ -506,12 +511,12 @@ class Node:
         beat = NodeBeat(claims.available, claims.waiting_count(), claims.mean_s, claims.placed, claims.settled())
         self.out.append(Send(HEAD, beat))
 
-    def _answer(self, what: str) -> Any:
+    def _answer(self, sender: ProcessId, what: str, now: float) -> Any:
         if what == "nodes":
             return [info.as_dict() for info in self.table.values()]
         if what == "status":
             return self._status()
-        return None
+        return describe(self, sender, what, now)
 
     def _status(self) -> dict[str, Any]:
         workers, claims = self.workers.all.values(), self.claims.all.values()

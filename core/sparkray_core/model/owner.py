@@ -66,6 +66,7 @@ class Owner:
     def submit(self, tasks: Iterable[Task], now: float) -> list[Effect]:
         """Calls of remote functions and of actors, in the order in which they were made."""
         effects: list[Effect] = []
+        self.book.now = now
         book, queue = self.book.tasks, self.leasing.queue
         for task in tasks:
             book[task.count] = task
@@ -104,12 +105,14 @@ class Owner:
     def kill(self, actor: Actor, restart: bool, now: float) -> list[Effect]:
         """End an actor; its calls under way fail at once, unless it may come back."""
         effects: list[Effect] = []
+        self.book.now = now
         self.calls.kill(actor, restart, effects)
         return self._dispatch(now, effects)
 
     def cancel(self, count: int, force: bool, recursive: bool, now: float) -> list[Effect]:
         """Drop a task that waits; have the worker interrupt one that it has. One that ended stays as it ended."""
         effects: list[Effect] = []
+        self.book.now = now
         task = self.book.tasks.get(count)
         if task is not None:
             task.cancelled = True
@@ -147,6 +150,7 @@ class Owner:
     def handle(self, sender: ProcessId, message: object, now: float) -> list[Effect]:
         """Raises `TypeError` for a message that no owner gets."""
         effects: list[Effect] = []
+        self.book.now = now
         on = _ON.get(type(message))
         if on is None:
             raise TypeError(f"{type(message).__name__} is not for an owner")
@@ -229,7 +233,7 @@ class Owner:
                 continue  # a late answer of a worker that it was taken from
             if borrowed:
                 self.refs.lend(borrowed, sender, effects)
-            book.answer(task, values, effects)
+            book.finish(task, values, effects)
         if lease is not None and shape is not None:
             self.leasing.answered(lease, shape, len(message.results), message.busy_s, now)
 

@@ -69,6 +69,7 @@ class ActorHost:
         try:
             name, _, method = self.find(sender, call)
         except (AttributeError, ValueError) as error:
+            self.worker.core.records.failed(sender, call[0], error)
             return execute.refuse(call, decode(call[1]).name, error)
         if type(call[2]) is not int:
             return self.worker.streams.run(sender, method, name, call)
@@ -96,10 +97,16 @@ class ActorHost:
     def _run_in_thread(self, sender: ProcessId, call: TaskTuple) -> None:
         if self.exiting:
             return
+        records = self.worker.core.records
+        records.begins(sender, call[0], call[1])
         try:
-            self.worker.answer(sender, self.run(sender, call))
+            answer = self.run(sender, call)
         except (ExitActor, SystemExit):
             self.worker.exit_actor()
+            return
+        finally:
+            records.ends(sender, call[0])
+        self.worker.answer(sender, answer)
 
     def finish(self) -> None:
         """Wait until what was begun is done."""

@@ -24,6 +24,7 @@ class AsyncCalls:
     def __init__(self, host: ActorHost) -> None:
         self._host = host
         self._worker = host.worker
+        self._records = host.worker.core.records
         self._gates: dict[str, asyncio.Semaphore] = {}
         self._coroutines: dict[tuple[ProcessId, int], asyncio.Task[None]] = {}  # under way, by caller and number
         self._alarm: asyncio.TimerHandle | None = None
@@ -84,10 +85,13 @@ class AsyncCalls:
         try:
             answer = await self._run_gated(sender, call, name, group, method)
         except asyncio.CancelledError:
+            self._records.failed(sender, call[0], "TaskCancelledError")
             answer = self._worker.streams.cancelled(sender, call)
         except (ExitActor, SystemExit):
             self._worker.exit_actor()
             return
+        finally:
+            self._records.ends(sender, call[0])
         if not self._host.exiting:
             self._answer(sender, answer)
 
@@ -95,6 +99,7 @@ class AsyncCalls:
         async with self._gates[group]:
             if self._host.exiting:
                 return None
+            self._records.begins(sender, call[0], call[1])
             if type(call[2]) is not int:
                 outlet = self._worker.streams.open(sender, call)
                 outlet.soon = asyncio.get_running_loop().call_soon

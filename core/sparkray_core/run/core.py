@@ -18,6 +18,7 @@ from sparkray_core.messages import (
     Answer,
     Ask,
     FreeObjects,
+    Inspect,
     LogLines,
     Message,
     ObjectAllocated,
@@ -25,6 +26,7 @@ from sparkray_core.messages import (
     ObjectPinned,
     ObjectRefused,
     PinObject,
+    ProcessGone,
     SealObjects,
     Value,
 )
@@ -37,6 +39,7 @@ from sparkray_core.run.local_process import LocalProcess
 from sparkray_core.run.object_ref import ObjectRef, remember
 from sparkray_core.run.output import Printer
 from sparkray_core.run.pump import Getter, now
+from sparkray_core.run.records import clock
 from sparkray_core.settings import Settings
 from sparkray_core.store.segment import pinned_file_view
 from sparkray_core.wire import values
@@ -56,6 +59,11 @@ class Core(LocalProcess):
         self.env = ""  # this worker's environment, or the job's in its driver: what tasks from here inherit
         self.packages: object = None  # what this process packed for environments; the API's business
         self._replies: dict[Any, _Reply] = {}
+        self._asked: dict[ProcessId, list[_Reply]] = {}  # whose end would leave a question without its answer
+        self.runs: Callable[[], list[Any]] | None = None  # the task that the main thread runs, as in `Records.active`
+        self.name_of: Callable[[bytes], str] | None = None  # the name of a task's function, in a worker that has had it
+        self.metrics: Callable[[], list[Any]] | None = None  # what the user's code counts: set once it does
+        self.counters: Callable[[], dict[Any, Any]] | None = None  # of these what must outlive the process
         self.printer = Printer()
         if role == "driver":
             self.handlers[LogLines] = lambda sender, message: self.printer.add(message)
@@ -66,6 +74,8 @@ class Core(LocalProcess):
             ObjectRefused: self._on_reply,
             ObjectPinned: self._on_reply,
             ObjectGone: self._on_reply,
+            ProcessGone: self._on_process_gone,
+            Inspect: self._on_inspect,
         }
 
     def close(self, why: str = "sparkray.shutdown() was called") -> None:
@@ -102,6 +112,42 @@ class Core(LocalProcess):
         """Send the message with a number of its own, and wait for the `Answer` with the same one."""
         number = next(self.counter)
         return self._call(number, to, message(number)).value
+
+    def begin_request(self, to: ProcessId, message: Callable[[int], Message]) -> tuple[int, _Reply]:
+        """Send the message with a number of its own, and go on. Its answer is what `end_request` waits for."""
+        number = next(self.counter)
+        reply = _Reply(1)
+        with self.lock:
+            self._check_open()
+            self._replies[number] = reply
+            self._asked.setdefault(to, []).append(reply)
+            reply.asked = to
+            self._send(to, message(number))
+        return number, reply
+
+    def end_request(self, request: tuple[int, _Reply], deadline: float) -> tuple[bool, Answer | None]:
+        """Whether it is settled by the deadline (monotonic seconds), and the answer; None if the asked one is gone."""
+        number, reply = request
+        self.pump.lead(reply, deadline)
+        with self.lock:
+            self._replies.pop(number, None)
+            waiting = self._asked.get(reply.asked, [])
+            if reply in waiting:
+                waiting.remove(reply)
+                if not waiting:
+                    del self._asked[reply.asked]
+        return reply.missing <= 0, reply.messages[0] if reply.messages else None
+
+    def _on_process_gone(self, sender: ProcessId, message: ProcessGone) -> None:
+        """The owner's, and nobody waits for its answers any more."""
+        for reply in self._asked.pop(message.process, ()):
+            reply.finish()
+        self._perform(self.owner.handle(sender, message, now()))
+
+    def _on_inspect(self, sender: ProcessId, message: Inspect) -> None:
+        from sparkray_core.run import inspection  # only where somebody looks
+
+        self._send(sender, Answer(message.request, inspection.answer(self, message.what, message.detail)))
 
     def _call(self, key: Any, to: ProcessId, message: Message, limit: float | None = None) -> Any:
         limit = limit or self.settings.reply_limit_s
@@ -195,9 +241,11 @@ class Core(LocalProcess):
             self._unwait(getter, waiting)
             return
         unblock = self.on_block() if self.on_block is not None else None
+        begin = clock()
         try:
             self.pump.lead(getter, deadline)
         finally:
+            self.records.spans.append(("get", begin, clock(), ""))
             self._unwait(getter, waiting)
             if unblock is not None:
                 unblock()
@@ -301,8 +349,10 @@ class Core(LocalProcess):
         if serialized.size <= self.inline_bytes:
             return values.to_inline(serialized)
         size = values.segment_size(serialized)
+        begin = clock()
         with self.room(some_object, size) as view:
             values.write_to(view, serialized)
+        self.records.span("put", begin, f"{size} bytes")
         return (STORED, size, (self.node,))
 
     def room(self, some_object: ObjectId, size: int) -> _Room:
@@ -381,10 +431,11 @@ class Core(LocalProcess):
 
 
 class _Reply(Getter):
-    __slots__ = ("messages", "users")
+    __slots__ = ("asked", "messages", "users")
 
     def __init__(self, missing: int) -> None:
         super().__init__(missing)
+        self.asked = ProcessId(b"")
         self.messages: list[Any] = []
         self.users = 0
 

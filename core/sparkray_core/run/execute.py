@@ -69,6 +69,7 @@ def run(core: Core, caller: ProcessId, function: Callable[..., Any], name: str, 
     except ENDS:
         raise
     except BaseException as error:  # noqa: BLE001 - the user's code: what it raises goes to whoever asks for the value
+        core.records.failed(caller, count, error)
         answer = [failure(name, error)] * num_returns
     return count, answer, still_held(core, found) if found else None
 
@@ -92,6 +93,7 @@ async def run_async(
     except (*ENDS, CancelledError):
         raise
     except BaseException as error:  # noqa: BLE001 - as in `run`
+        core.records.failed(caller, count, error)
         answer = [failure(name, error)] * num_returns
     return count, answer, still_held(core, found) if found else None
 

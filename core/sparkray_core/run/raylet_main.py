@@ -12,12 +12,12 @@ import socket
 import time
 
 from sparkray_core.ids import HEAD, HEAD_NODE, NodeId, ProcessId, node_of, raylet_of
-from sparkray_core.messages import NodeGone
+from sparkray_core.messages import Answer, Inspect, Message, NodeGone
 from sparkray_core.model.effects import Send
 from sparkray_core.model.events import ClockTicked, ConnectionLost, Event, PeerLost, Received, Undelivered, WorkerExited
 from sparkray_core.model.node import Node
 from sparkray_core.model.node_info import NodeInfo
-from sparkray_core.run import child, folders, processes
+from sparkray_core.run import child, folders, node_inspection, processes
 from sparkray_core.run.config import NodeConfig
 from sparkray_core.run.limits import node_limits
 from sparkray_core.run.local_peers import LocalPeers
@@ -159,7 +159,7 @@ class Raylet:
             if codec.sent_by(frame) != sender:
                 raise codec.BadFrame(f"process {sender.hex()} sent it in the name of another")
             if to == me:
-                self._handle(Received(sender, codec.decode(frame, codec.ENVELOPE_BYTES)))
+                self._receive(sender, codec.decode(frame, codec.ENVELOPE_BYTES))
             else:
                 self._deliver(sender, to, frame)
 
@@ -189,8 +189,15 @@ class Raylet:
         if to != self._me:
             log.error("node %s sent %s for %s, which is not here", node.hex(), message, to.hex())
             return
-        self._handle(Received(sender, message))
+        self._receive(sender, message)
         self._report_joining()
+
+    def _receive(self, sender: ProcessId, message: Message) -> None:
+        if isinstance(message, Inspect):  # files: not for the model
+            found = node_inspection.answer(self._config.folder, message.what, message.detail)
+            self._perform([Send(sender, Answer(message.request, found))])
+        else:
+            self._handle(Received(sender, message))
 
     def _report_joining(self) -> None:
         if self._tell is not None and self._node_id in self._node.table:

@@ -44,6 +44,7 @@ def run(
         made = None
     except Exception as error:  # noqa: BLE001 - as in `execute.run`
         item = made = None
+        core.records.failed(caller, count, error)
         if outlet.wants():
             outlet.put(execute.failure(name, error))
     return count, outlet.answer(_end(caller, outlet)), execute.still_held(core, found) if found else None
@@ -78,6 +79,7 @@ async def run_async(
         made = iterator = None
     except Exception as error:  # noqa: BLE001 - as in `execute.run`
         made = iterator = None
+        core.records.failed(caller, count, error)
         if outlet.wants():
             outlet.put(execute.failure(name, error))
     return count, outlet.answer(_end(caller, outlet)), execute.still_held(core, found) if found else None

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import cloudpickle
 
-from sparkray_core.ids import HEAD, FunctionId, ProcessId, node_of, owner_of
+from sparkray_core.ids import HEAD, FunctionId, ProcessId, count_of, node_of, owner_of
 from sparkray_core.messages import (
     FAILED,
     ActorFailed,
@@ -28,6 +28,7 @@ from sparkray_core.messages import (
     CancelTask,
     EndActor,
     ExitWorker,
+    LeaveRecords,
     LogLines,
     NodeGone,
     ProcessGone,
@@ -54,6 +55,7 @@ from sparkray_core.run.current_task import ExitActor
 from sparkray_core.run.outlet import Outlets
 from sparkray_core.run.output import LOOK_S, Tail
 from sparkray_core.run.pump import Getter, now
+from sparkray_core.run.records import CREATION, MOST_HANDED_OVER, clock
 
 if TYPE_CHECKING:
     from sparkray_core.run.config import NodeConfig
@@ -96,6 +98,8 @@ class Worker:
         self.start: StartActor | None = None
         self.leaving: str | None = None  # why this worker ends once its queue is empty
         self.running: tuple[ProcessId, int] | None = None  # whose task the main thread runs, and its number
+        self.function = b""  # the id of what the main thread runs
+        self.began = time.perf_counter()  # when it began to, or the one before it ended
         self.interrupted: tuple[ProcessId, int] | None = None  # a signal for it is on the way
         self.streams = Outlets(self)
         self._main_thread = threading.get_ident()
@@ -123,6 +127,7 @@ class Worker:
         }
         core.on_block = self._block
         core.on_quiet = self._flush_late
+        core.runs, core.name_of = self._runs, self._name_of
 
     # ------------------------------------------------------------------ messages (the core's lock is held)
     def _on_tasks(self, sender: ProcessId, message: PushTasks) -> None:
@@ -208,6 +213,8 @@ class Worker:
     # ------------------------------------------------------------------ running
     def serve(self) -> None:
         queue = self.queue
+        records = self.core.records
+        ran = records.ran.append
         signal.signal(signal.SIGINT, self.interrupt)  # a task that sends it to itself
         signal.signal(CANCEL, self.interrupt)
         self.core.pump.interrupts = (CANCEL,)
@@ -223,6 +230,7 @@ class Worker:
                 if self.leaving is not None:
                     self.leave()
                 self._wait()
+                self.began = time.perf_counter()
                 continue
             host = self.host
             if type(task) is not tuple:
@@ -233,7 +241,10 @@ class Worker:
                 host.hand_over(sender, task)
             else:
                 self.results.append((sender, self._run(sender, task)))
-                if len(self.results) >= FLUSH_RESULTS or time.perf_counter() - self._flushed_at > FLUSH_S:
+                moment = time.perf_counter()
+                ran((sender, task[0], task[1], self.began, moment))
+                self.began = moment
+                if len(self.results) >= FLUSH_RESULTS or moment - self._flushed_at > FLUSH_S:
                     self.flush()
 
     def _carry_out(self, order: Any) -> None:
@@ -273,13 +284,24 @@ class Worker:
 
     def _run(self, sender: ProcessId, task: TaskTuple) -> Any:
         self.running = (sender, task[0])
+        self.function = task[1]
         try:
             answer = self._run_uncancelled(sender, task)
             self.running = None
         except KeyboardInterrupt:
             self.running = None
+            self.core.records.failed(sender, task[0], "TaskCancelledError")
             return self.streams.cancelled(sender, task)
         return answer
+
+    def _runs(self) -> list[tuple[ProcessId, int, bytes, float]]:
+        """What the main thread runs, since when."""
+        running, function = self.running, self.function
+        return [] if running is None else [(*running, function, self.began)]
+
+    def _name_of(self, function: bytes) -> str:
+        found = self.functions.get(FunctionId(function))
+        return "" if found is None else found[0]
 
     def _run_uncancelled(self, sender: ProcessId, task: TaskTuple) -> Any:
         try:
@@ -293,6 +315,7 @@ class Worker:
                 except execute.ENDS:
                     raise
                 except BaseException as error:  # noqa: BLE001 - user code: the modules that it names are imported here
+                    self.core.records.failed(sender, task[0], error)
                     return execute.refuse(task, name, error)
                 self.functions[FunctionId(task[1])] = (name, function)
             if type(task[2]) is not int:
@@ -365,6 +388,7 @@ class Worker:
         moment = time.perf_counter()
         busy, self._flushed_at = moment - self._flushed_at, moment
         for owner, done in by_owner.items():
+            self.core.records.finished += len(done)
             self.core._send(owner, TaskResults(done, busy))
 
     def _flush_late(self) -> None:
@@ -422,6 +446,9 @@ class Worker:
         self.work_giver, self.working_on = owner_of(start.actor), start.name
         processes.set_title(f"actor {start.name}", "sparkray-worker")
         found: list[Any] = []
+        begin = clock()
+        count = count_of(start.actor)
+        self.core.records.active[owner_of(start.actor), count] = CREATION, begin
         try:
             cls = cloudpickle.loads(start.blob)
             args, kwargs = execute.arguments(core, start.payload, start.refs, found)
@@ -430,12 +457,15 @@ class Worker:
             self.end_actor("its constructor exited")
             self.leave_when_told()
         except BaseException as error:  # noqa: BLE001 - the user's constructor
+            core.records.failed(owner_of(start.actor), count, error)
+            core.records.ends(owner_of(start.actor), count)
             text = execute.failure_text(f"{start.name}.__init__", error)
             why = f"The actor died because of an error raised in its creation task, {text}"
             failure: Value = (FAILED, "ActorDiedError", why, start.actor.hex(), True)
             core.send(HEAD, ActorFailed(start.actor, start.incarnation, failure))
             self.leaving = "its constructor raised"
             return
+        core.records.ends(owner_of(start.actor), count)
         self.host = ActorHost(self, start, instance)
         core.send(HEAD, ActorReady(start.actor, start.incarnation))
         if self.host.is_async:
@@ -474,8 +504,17 @@ class Worker:
         atexit._run_exitfuncs()
         with self.core.lock:
             self.send_output(last=True)
+            self._leave_records()
         self.core.close(self.leaving or "the worker ends")
         os._exit(0)
+
+    def _leave_records(self) -> None:
+        """For those who look when this process is gone."""
+        core = self.core
+        if core.records.ran or core.counters is not None:
+            from sparkray_core.run.inspection import farewell
+
+            core._send(core.raylet_id, LeaveRecords(farewell(core, MOST_HANDED_OVER)))
 
 
 class _Unloaded:
