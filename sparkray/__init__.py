@@ -34,6 +34,7 @@ from sparkray_core.run.ref_generator import DynamicObjectRefGenerator, ObjectRef
 if TYPE_CHECKING:
     from sparkray import data, util
     from sparkray.cluster import RayContext
+    from sparkray.job_config import LoggingConfig
     from sparkray.spark_session import init_spark_on_local
 
 __version__ = "0.1.0.dev0"
@@ -42,6 +43,7 @@ __all__ = [
     "ActorClass",
     "ActorHandle",
     "DynamicObjectRefGenerator",
+    "LoggingConfig",
     "ObjectRef",
     "ObjectRefGenerator",
     "RayContext",
@@ -71,6 +73,7 @@ __all__ = [
 
 # What needs PySpark, pandas or pyarrow is imported when it is asked for: `import sparkray` stays quick.
 _LATER = {
+    "LoggingConfig": "sparkray.job_config",
     "RayContext": "sparkray.cluster",
     "data": "sparkray.data",
     "init_spark_on_local": "sparkray.spark_session",

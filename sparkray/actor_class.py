@@ -143,7 +143,7 @@ class ActorClass(Generic[T]):
             "group_of": group_of,
             "public_name": options.name,
         }
-        detached = options.lifetime == "detached"
+        detached = (options.lifetime or here.actor_lifetime) == "detached"
 
         def message(actor: ActorId) -> CreateActor:
             wired = [(where, entry.value, entry.id) for where, entry in refs or () if entry.value is not None]

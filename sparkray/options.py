@@ -115,7 +115,7 @@ def thousandths(amount: float) -> int:
     return math.ceil(round(amount * 1000, 6))
 
 
-def _amount(keyword: str, value: Any) -> None:
+def check_amount(keyword: str, value: Any) -> None:
     if value is None:
         return
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
@@ -124,7 +124,7 @@ def _amount(keyword: str, value: Any) -> None:
         raise ValueError(f"{keyword} must be finite and not below 0, not {value!r}")
 
 
-def _resources(keyword: str, value: Any) -> None:
+def check_resources(keyword: str, value: Any) -> None:
     if not isinstance(value, Mapping):
         raise TypeError(f"{keyword} must be a dict of names and amounts, not {value!r}")
     for name, amount in value.items():
@@ -132,7 +132,7 @@ def _resources(keyword: str, value: Any) -> None:
             raise ValueError(f"{name} does not go into resources: use num_{name.lower()}s")
         if not isinstance(name, str):
             raise TypeError(f"the names in {keyword} must be strings, not {name!r}")
-        _amount(f"{keyword}[{name!r}]", amount)
+        check_amount(f"{keyword}[{name!r}]", amount)
 
 
 def _whole(least: int) -> Any:
@@ -207,9 +207,9 @@ def _runtime_env(keyword: str, value: Any) -> None:
 
 
 _COMMON: dict[str, Any] = {
-    "num_cpus": _amount,
-    "num_gpus": _amount,
-    "resources": _resources,
+    "num_cpus": check_amount,
+    "num_gpus": check_amount,
+    "resources": check_resources,
     "name": _text,
     "enable_task_events": _flag,
     "runtime_env": _runtime_env,

@@ -10,17 +10,19 @@ import threading
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from sparkray import init_arguments
 from sparkray.environments import environment
+from sparkray.job_config import JobConfig, LoggingConfig
 from sparkray.options import thousandths
 from sparkray.runtime_env import RuntimeEnv, checked
 from sparkray_core.errors import RaySystemError
 from sparkray_core.ids import NodeId, new_node_id, new_process_id
-from sparkray_core.run import object_ref
+from sparkray_core.run import logs, object_ref
 from sparkray_core.run.config import NodeConfig, default_base_folder
 from sparkray_core.run.core import Core
 from sparkray_core.run.settings_sources import resolve
 from sparkray_core.run.start import StartedNode, new_session_name, new_token, start_node, sweep
-from sparkray_core.settings import FIELDS, RAY_NAMES, BadSetting, Settings
+from sparkray_core.settings import Settings
 from sparkray_core.wire.frames import ConnectionLost
 
 if TYPE_CHECKING:
@@ -88,11 +90,16 @@ def init(
     num_gpus: float | None = None,
     resources: Mapping[str, float] | None = None,
     labels: Mapping[str, str] | None = None,
-    object_store_memory: int | None = None,
+    object_store_memory: int | str | None = None,
     namespace: str | None = None,
-    log_to_driver: bool = True,
+    log_to_driver: bool | None = None,
     runtime_env: Mapping[str, Any] | None = None,
     ignore_reinit_error: bool = False,
+    job_config: JobConfig | None = None,
+    configure_logging: bool = True,
+    logging_level: int | str | None = None,
+    logging_format: str | None = None,
+    logging_config: LoggingConfig | None = None,
     settings: Mapping[str, Any] | None = None,
     _system_config: Mapping[str, Any] | None = None,
     **more: Any,
@@ -107,28 +114,60 @@ def init(
         num_gpus: GPUs to hand out (they are only counted).
         resources: further resources by name, to be asked for with `resources=`.
         labels: names and values that describe this node.
-        object_store_memory: bytes of the shared-memory store; 30 % of the machine's memory if not given. Memory is
-            taken as it is written to.
+        object_store_memory: bytes of the shared-memory store, or a size like "4g"; 30 % of the machine's memory if not
+            given. Memory is taken as it is written to.
         namespace: of the names of actors, where none is given with the name.
         log_to_driver: show what workers print, with the name and pid of who printed it.
         runtime_env: of all tasks and actors, which may lay their own over it: see `sparkray.runtime_env`.
         ignore_reinit_error: return the session that is up, instead of raising.
-
+        job_config: further defaults of the job; what is given here wins over it.
+        configure_logging: False: `logging_level` and `logging_format` have no effect.
+        logging_level: of sparkray's own loggers in the driver. Without it, and without a format, they are left alone.
+        logging_format: as `logging.Formatter` takes it.
+        logging_config: how the root logger writes, in the driver and, if `init` starts the session, in its tasks and
+            actors.
         settings: by name; see `docs/settings.md`, or `python -m sparkray.settings`. Each may be given as a keyword of
             its own too: `init(inline_bytes=1 << 20)`. What is not given comes from the environment, then from a file.
         _system_config: Ray's; of it, the names are taken that are a setting's.
+        more: settings; and Ray's further keywords. Of them `_temp_dir` (`base_folder`), `_node_ip_address` (of this
+            node, where it then listens, too) and `_memory` (a resource of this node, in bytes) have an effect; for
+            the others, one line says that they have none.
 
     Raises:
         RuntimeError: a session is up already, or a keyword is not known.
-        TypeError, ValueError: `runtime_env` is not one.
+        TypeError, ValueError: an argument cannot be what was given; nothing was started.
         BadSetting: a setting that does not exist, or a value that it cannot have; in whatever source.
         ValueError: what only a new session can be given comes with the address of one that is up.
         ConnectionError: there is no session to join; or, as `AuthenticationError`, its key is not known or was refused.
         NodeStartError: the engine did not come up; the text says why.
     """
     global _session
-    wishes = _settings_given(settings, _system_config, more)
-    env = checked(runtime_env)
+    store_bytes = init_arguments.check(
+        address=address,
+        num_cpus=num_cpus,
+        num_gpus=num_gpus,
+        resources=resources,
+        labels=labels,
+        object_store_memory=object_store_memory,
+        namespace=namespace,
+        log_to_driver=log_to_driver,
+        ignore_reinit_error=ignore_reinit_error,
+        job_config=job_config,
+        configure_logging=configure_logging,
+        logging_level=logging_level,
+        logging_format=logging_format,
+        logging_config=logging_config,
+    )
+    known = [name for name in init.__annotations__ if name not in ("more", "return")]
+    wishes, hidden = init_arguments.sort_out(more, settings, _system_config, known)
+    job = job_config or JobConfig()
+    env = checked(runtime_env if runtime_env is not None else job.runtime_env)
+    namespace = namespace or job.ray_namespace
+    shown = log_to_driver is not False
+    lifetime = job.default_actor_lifetime
+    job_facts: dict[str, Any] = {} if lifetime == "non_detached" else {"actor_lifetime": lifetime}
+    if logging_config is not None:
+        job_facts["logging"] = logging_config.facts()
     with _lock:
         if _session is not None:
             if ignore_reinit_error:
@@ -153,10 +192,12 @@ def init(
                 labels=labels,
                 object_store_memory=object_store_memory,
             )
-            _session = _join(target, namespace or anonymous_namespace(), log_to_driver, chosen, env)
+            _session = _join(target, namespace or anonymous_namespace(), shown, chosen, env)
+            _set_up(_session.core, job_facts, configure_logging, logging_level, logging_format)
             return _session
         cpus = usable_cpus() if num_cpus is None else num_cpus
-        amounts = {"CPU": cpus, "GPU": num_gpus or 0, **(resources or {})}
+        amounts = {"CPU": cpus, "GPU": num_gpus or 0, "memory": hidden.get("_memory", 0), **(resources or {})}
+        host = hidden.get("_node_ip_address", "127.0.0.1")
         config = NodeConfig(
             session=new_session_name(),
             node=new_node_id(),
@@ -165,10 +206,13 @@ def init(
             head_address=None,
             resources={name: thousandths(amount) for name, amount in amounts.items() if amount},
             labels=dict(labels or {}),
-            store_bytes=object_store_memory or default_store_bytes(chosen),
+            store_bytes=store_bytes or default_store_bytes(chosen),
             base_folder=default_base_folder(chosen.base_folder),
+            bind_host=host,
+            host=host,
+            job=job_facts,
             prestart=chosen.prestarted(int(cpus)),
-            sys_path=tuple(_worker_path()),
+            sys_path=(*(job.code_search_path or ()), *_worker_path()),
             cwd=os.getcwd(),
             namespace=namespace or anonymous_namespace(),
             settings=chosen,
@@ -177,44 +221,21 @@ def init(
         sweep(config.base_folder, chosen.keep_logs)
         node = start_node(config)
         try:
-            core = _connected(node.folder, config.node, config.token, config.namespace, log_to_driver, chosen, env)
+            core = _connected(node.folder, config.node, config.token, config.namespace, shown, chosen, env)
         except BaseException:
             node.stop()
             raise
         _session = Session(core, joining.bare(node.head_address), config.host, node)
+        _set_up(core, job_facts, configure_logging, logging_level, logging_format)
         return _session
 
 
-def _settings_given(
-    settings: Mapping[str, Any] | None, system_config: Mapping[str, Any] | None, keywords: Mapping[str, Any]
-) -> dict[str, Any]:
-    """The settings among `init`'s arguments.
-
-    Raises:
-        RuntimeError: a keyword that is neither `init`'s nor a setting's; Ray raises this, too.
-    """
-    for name in keywords:
-        if name not in FIELDS:
-            import inspect
-            from difflib import get_close_matches
-
-            known = [one for one in inspect.signature(init).parameters if one != "more"] + list(FIELDS)
-            near = get_close_matches(name, known, 1)
-            hint = f" Did you mean {near[0]}?" if near else ""
-            raise RuntimeError(f"Unknown keyword argument(s) to init(): {', '.join(sorted(keywords))}.{hint}")
-    given = {}
-    if system_config is not None:
-        ours = {name: RAY_NAMES.get(name, name) for name in system_config}
-        given = {ours[name]: value for name, value in system_config.items() if ours[name] in FIELDS}
-        passed_over = sorted(name for name in ours if ours[name] not in FIELDS)
-        if passed_over:
-            log.warning(
-                "_system_config: %s: not known here, and without effect; `python -m sparkray.settings` lists what is",
-                ", ".join(passed_over),
-            )
-    if settings is not None and not isinstance(settings, Mapping):
-        raise BadSetting(f"settings must be a dict of names and values, not {settings!r}")
-    return {**given, **(settings or {}), **keywords}
+def _set_up(core: Core, job: Mapping[str, Any], configure: bool, level: int | str | None, text: str | None) -> None:
+    """What of the job's wishes concerns the driver."""
+    core.actor_lifetime = job.get("actor_lifetime")
+    init_arguments.set_up_logging(configure, level, text)
+    if "logging" in job:
+        logs.configure(job["logging"])
 
 
 def _connected(
@@ -301,6 +322,7 @@ def shutdown() -> None:
     global _session
     with _lock:
         session, _session = _session, None
+    logs.restore()
     if session is not None and not session.end():
         log.warning("not all of the session's processes were gone in time; the next start sweeps what is left")
 

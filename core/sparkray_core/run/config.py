@@ -74,6 +74,7 @@ class NodeConfig:
     namespace: str = ""  # of names of actors, where none is given
     settings: Settings = field(default_factory=Settings)
     port: int = 0  # the head's; 0: a free one
+    job: dict[str, Any] = field(default_factory=dict)  # for workers: "logging" (`logs.configure`), "actor_lifetime"
     published_by: str | None = None  # "init" or "start": others on this host may join, by the key in the node's folder
     visits: bool = False  # it is there for one driver, and goes with it: nothing of others is placed on it
 

@@ -55,6 +55,7 @@ class Core(LocalProcess):
     def __init__(self, me: ProcessId, folder: str, token: bytes, role: str, settings: Settings | None = None) -> None:
         super().__init__(me, folder, token, role, settings)
         self.inline_bytes = self.settings.inline_bytes
+        self.actor_lifetime: str | None = None  # of actors for which none is given
         self.namespace = ""  # of names of actors, where none is given
         self.env = ""  # this worker's environment, or the job's in its driver: what tasks from here inherit
         self.packages: object = None  # what this process packed for environments; the API's business

@@ -73,6 +73,7 @@ def main(config: NodeConfig, process: ProcessId) -> None:
     """Serve until told to end. Never raises: the zygote's child has nobody to catch it."""
     core = Core(process, config.folder, config.token, "worker", config.settings)
     core.namespace = config.namespace
+    core.actor_lifetime = config.job.get("actor_lifetime")
     current_task.host = config.host
     log_path = config.log_path(f"worker-{process[8:].hex()}")
     tail = Tail(log_path.removesuffix(".log") + ".out", log_path)
@@ -80,6 +81,10 @@ def main(config: NodeConfig, process: ProcessId) -> None:
     worker = Worker(core, tail)
     core.listen()
     core.connect()
+    if "logging" in config.job:
+        from sparkray_core.run import logs
+
+        logs.configure(config.job["logging"])
     worker.serve()
 
 
