@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import select
 import signal
 import socket
 import subprocess
@@ -34,7 +35,6 @@ class Started:
         self.config = NodeConfig("zygote", NODE, bytes(32), True, None, {}, 1, base_folder=f"/tmp/zy{os.getpid()}")
         self.folder = folders.make_node_folder(self.config.base_folder, "zygote", NODE.hex()[:8])
         ours, its = socket.socketpair()
-        ours.settimeout(LIMIT_S)
         self.lifeline, self.lifeline_end = os.pipe()
         self.read, self.write = os.pipe()  # workers hold its end: its end of file says that all are gone
         close = [ours.fileno(), self.lifeline_end, self.read]
@@ -56,6 +56,7 @@ class Started:
     def exits(self, count: int) -> list[Exited]:
         found: list[Exited] = []
         while len(found) < count:
+            assert select.select([self.client], [], [], LIMIT_S)[0], f"only {found} were reported"
             found += self.client.receive()
         return found
 
@@ -141,6 +142,7 @@ def test_workers_end_with_the_zygote_whatever_ends_it(start: Start, how: str) ->
     for _ in range(3):
         one.client.fork(new_process_id(NODE))
     for _ in range(3):
+        assert select.select([one.socket], [], [], LIMIT_S)[0]
         assert one.socket.recv(zygote.REPORT.size)
     began = time.monotonic()
     if how == "raylet's socket":
@@ -205,3 +207,21 @@ def test_worker_has_its_own_log_and_no_stdin(start: Start) -> None:
         assert log.read() == "to stdout\n''\n"
     one.client.close()
     one.wait_for_end()
+
+
+def test_a_raylet_never_waits_for_a_zygote_that_is_busy() -> None:
+    """It would wait for ever: the zygote may be waiting for the raylet to read what became of the workers."""
+    ours, its = socket.socketpair()
+    with its:
+        client = ZygoteClient(ours)
+        asked = [new_process_id(NODE) for _ in range(10_000)]
+        for worker in asked:
+            client.fork(worker)
+        assert client.wants_write
+
+        heard = b""
+        while len(heard) < len(asked) * zygote.REQUEST.size:
+            client.flush()
+            heard += its.recv(1 << 16)
+        assert [ProcessId(worker) for _, worker in zygote.REQUEST.iter_unpack(heard)] == asked
+        client.close()

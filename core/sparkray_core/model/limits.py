@@ -17,6 +17,8 @@ class NodeLimits:
     # every lease that cannot be granted at once; a lease that waits here while another node idles is time lost.
     queue_limit: int = 0
     reoffer_s: float = 2.0  # so often the head is offered again what has no hope here, and half of the rest
+    # Workers that start at the same time, per CPU: more would only take turns, until each is late to register.
+    starts_per_cpu: int = 4
     start_failures: int = 5  # workers in a row that end before they register: then whatever waits for one is refused
     # A forked worker that has not registered by then is killed: it may have hung in a lock.
     register_s: float = Settings.worker_start_limit_s
@@ -38,6 +40,10 @@ class NodeLimits:
 
     def prestarted(self, cpus: int) -> int:
         return cpus if self.warm_workers is None else self.warm_workers
+
+    def at_once(self, cpus: int) -> int:
+        """So many workers may be starting at once."""
+        return self.starts_per_cpu * max(2, cpus)
 
     def kept(self, cpus: int) -> int:
         """Beyond these a worker that gets idle ends: a fork costs milliseconds, an idle worker tens of megabytes."""

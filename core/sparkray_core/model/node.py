@@ -101,7 +101,7 @@ class Node:
         self.gone: Recent[ProcessId, str] = Recent(self.limits.remembered)
         self.out: list[Effect] = []
         self.cpus = info.resources.get(CPU, 0) // UNIT
-        self.workers = Workers(info.node, self.limits.kept(self.cpus), self.limits, self.out)
+        self.workers = Workers(info.node, self.cpus, self.limits, self.out)
         self.claims = Claims(info.resources, self.workers, self.out)
         self.store = Store(self.me, store, self.limits, self.out)
         self.pulls = Pulls(self.me, self.store, self.limits, self.out)

@@ -59,9 +59,10 @@ class Worker:
 class Workers:
     """Starts, keeps and ends workers. Ids are counted, so the model needs no dice; none is ever used twice."""
 
-    def __init__(self, node: NodeId, keep: int, limits: NodeLimits, out: list[Effect]) -> None:
+    def __init__(self, node: NodeId, cpus: int, limits: NodeLimits, out: list[Effect]) -> None:
         self.node = node
-        self.keep = keep  # idle ones at most
+        self.keep = limits.kept(cpus)  # idle ones at most
+        self.at_once = max(limits.at_once(cpus), limits.prestarted(cpus))  # starting ones at most
         self.limits = limits
         self.out = out
         self.all: dict[ProcessId, Worker] = {}
@@ -84,7 +85,8 @@ class Workers:
             self.preparing[worker.env] = self.preparing.get(worker.env, 0) + 1
 
     def start_up_to(self, wanted: int, now: float) -> None:
-        """Fork until so many are on their way."""
+        """Fork until so many are on their way; not all at once, if these are very many."""
+        wanted = min(wanted, self.at_once)
         while self.starting < wanted:
             self._count += 1
             worker = Worker(ProcessId(self.node + self._count.to_bytes(8, "big")), now)

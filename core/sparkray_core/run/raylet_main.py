@@ -123,7 +123,7 @@ class Raylet:
         self._perform = NodePerformer(
             self._me, loop, timer, self._peers, self._local, self._zygote, self._segment, self._spill_disk
         )
-        loop.watch(self._zygote.fileno(), self._on_zygote)
+        loop.watch(self._zygote.fileno(), self._on_zygote, self._zygote.flush)
 
     def run(self) -> None:
         if not self._config.is_head:
@@ -149,6 +149,7 @@ class Raylet:
     def _flush(self) -> None:
         self._local.flush()
         self._peers.flush()
+        self._loop.want_write(self._zygote.fileno(), self._zygote.wants_write)
 
     # ------------------------------------------------------------------------------ what happens
     def _on_frames(self, sender: ProcessId, frames: list[bytes]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
 from dataclasses import dataclass
@@ -23,12 +22,14 @@ class Exited:
 
 
 class ZygoteClient:
-    """Asks for workers and reads what became of them. Never blocks: a request is a few bytes."""
+    """Asks for workers and reads what became of them. Never blocks: both would wait for the other to read."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.workers: set[ProcessId] = set()  # asked for; who handles the report of an end takes it out
+        sock.setblocking(False)
         self._sock = sock
         self._received = b""
+        self._unsent = b""
 
     def fileno(self) -> int:
         return self._sock.fileno()
@@ -49,6 +50,8 @@ class ZygoteClient:
         """
         try:
             arrived = self._sock.recv(1 << 16)
+        except BlockingIOError:
+            return []
         except ConnectionResetError:
             arrived = b""
         if not arrived:
@@ -68,6 +71,21 @@ class ZygoteClient:
         """Which ends the zygote and all workers."""
         self._sock.close()
 
+    @property
+    def wants_write(self) -> bool:
+        """Whether `flush` should be called when the socket is writable."""
+        return bool(self._unsent)
+
+    def flush(self) -> None:
+        """Send on what the zygote was too busy to take."""
+        try:
+            while self._unsent:
+                self._unsent = self._unsent[self._sock.send(self._unsent) :]
+        except BlockingIOError:
+            pass
+        except (BrokenPipeError, ConnectionResetError):  # `receive` says so
+            self._unsent = b""
+
     def _ask(self, kind: int, worker: ProcessId) -> None:
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # `receive` says so
-            self._sock.sendall(REQUEST.pack(kind, worker))
+        self._unsent += REQUEST.pack(kind, worker)
+        self.flush()
