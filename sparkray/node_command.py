@@ -39,13 +39,14 @@ class Offer:
         Raises:
             ValueError: an amount that is negative or finer than a thousandth; CPU or GPU among `resources`.
         """
-        from sparkray.session import default_store_bytes, usable_cpus
+        from sparkray.session import default_memory, default_store_bytes, usable_cpus
 
         clash = {"CPU", "GPU"} & set(self.resources)
         if clash:
             raise ValueError(f"{clash.pop()} has an option of its own: do not give it with the resources")
         cpus = usable_cpus() if self.num_cpus is None else self.num_cpus
-        amounts = {"CPU": cpus, "GPU": self.num_gpus, **self.resources}
+        store_bytes = default_store_bytes(config.settings) if self.store_bytes is None else self.store_bytes
+        amounts = {"CPU": cpus, "GPU": self.num_gpus, "memory": default_memory(store_bytes), **self.resources}
         negative = [name for name, amount in amounts.items() if amount < 0]
         if negative:
             raise ValueError(f"{negative[0]} must not be negative")
@@ -53,7 +54,7 @@ class Offer:
             config,
             resources={name: thousandths(amount) for name, amount in amounts.items() if amount},
             labels=dict(self.labels),
-            store_bytes=default_store_bytes(config.settings) if self.store_bytes is None else self.store_bytes,
+            store_bytes=store_bytes,
             prestart=config.settings.prestarted(int(cpus)),
         )
 

@@ -22,6 +22,12 @@ class Options:
 
     num_cpus: float | None = None
     num_gpus: float | None = None
+    memory: float | None = None  # bytes
+    accelerator_type: str | None = None
+    priority: int = 0
+    max_calls: int | None = None
+    scheduling_strategy: str | None = None
+    _metadata: Mapping[str, Any] | None = None
     resources: Mapping[str, float] = field(default_factory=dict)
     num_returns: int | str | None = None
     max_retries: int | None = None
@@ -54,6 +60,8 @@ class Options:
         """
         for keyword, value in given.items():
             check = CHECKS[kind].get(keyword)
+            if check is None and keyword in _NOT_TAKEN:
+                raise ValueError(f"{keyword!r} is not there for a {kind}: {_NOT_TAKEN[keyword]}")
             if check is None:
                 valid = ", ".join(sorted(CHECKS[kind]))
                 raise ValueError(f"Invalid option keyword {keyword!r} for a {kind}. Valid ones are: {valid}.")
@@ -94,6 +102,12 @@ class Options:
             return (Exception,) if self.retry_exceptions else ()
         return tuple(self.retry_exceptions)
 
+    def calls_of_a_worker(self) -> int:
+        """How many calls of this function a worker gets; 0: any number. GPU memory is given back at a worker's end."""
+        if self.max_calls is None:
+            return 1 if self.num_gpus else 0
+        return self.max_calls
+
     def task_resources(self) -> Resources:
         return self._resources(1 if self.num_cpus is None else self.num_cpus)
 
@@ -101,12 +115,15 @@ class Options:
         """(held for life, needed when it is placed): an actor for which nothing was asked needs a free CPU to be
         placed and then holds none."""
         if self.num_cpus is None and self.num_gpus is None and not self.resources:
-            return {}, {"CPU": 1000}
+            held = self._resources(0)  # memory alone does not make an actor hold a CPU
+            return held, {**held, "CPU": 1000}
         held = self._resources(1 if self.num_cpus is None else self.num_cpus)
         return held, held
 
     def _resources(self, cpus: float) -> Resources:
-        asked = {"CPU": cpus, "GPU": self.num_gpus or 0, **self.resources}
+        asked = {"CPU": cpus, "GPU": self.num_gpus or 0, "memory": self.memory or 0, **self.resources}
+        if self.accelerator_type:
+            asked[f"accelerator_type:{self.accelerator_type}"] = 0.001
         return {name: thousandths(amount) for name, amount in asked.items() if amount}
 
 
@@ -206,13 +223,51 @@ def _runtime_env(keyword: str, value: Any) -> None:
     checked(value)
 
 
+def _priority(keyword: str, value: Any) -> None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{keyword} must be a whole number, not {value!r}")
+
+
+def _strategy(keyword: str, value: Any) -> None:
+    if value not in (None, "DEFAULT", "SPREAD"):
+        raise ValueError(
+            f"{keyword} must be None, 'DEFAULT' or 'SPREAD', not {value!r}: affinity to nodes, labels and placement "
+            f"groups are not there yet"
+        )
+
+
+def _any(keyword: str, value: Any) -> None:
+    """Whatever it is, nothing comes of it."""
+
+
+# Keywords that Ray has, and why they are refused.
+_NOT_TAKEN: Mapping[str, str] = {
+    "label_selector": "nodes are not chosen by their labels yet; ask for a resource that only some nodes have",
+    "fallback_strategy": "nodes are not chosen by their labels yet",
+    "placement_group": "there are no placement groups yet",
+    "placement_group_bundle_index": "there are no placement groups yet",
+    "placement_group_capture_child_tasks": "there are no placement groups yet",
+    "object_store_memory": "the store is shared by all that runs on a node; its size is given to init()",
+    "enable_tensor_transport": "tensors travel through shared memory",
+    "tensor_transport": "tensors travel through shared memory",
+    "max_restarts": "it belongs to actors; a task has max_retries",
+    "max_task_retries": "it belongs to actors; a task has max_retries",
+    "max_retries": "it belongs to tasks; an actor has max_restarts, and its calls max_task_retries",
+    "max_calls": "it belongs to tasks; an actor ends with exit_actor()",
+    "priority": "it belongs to tasks; calls of an actor run in their order",
+}
+
 _COMMON: dict[str, Any] = {
     "num_cpus": check_amount,
     "num_gpus": check_amount,
     "resources": check_resources,
+    "memory": check_amount,
+    "accelerator_type": _text,
+    "scheduling_strategy": _strategy,
     "name": _text,
     "enable_task_events": _flag,
     "runtime_env": _runtime_env,
+    "_metadata": _any,
 }
 CHECKS: Mapping[str, dict[str, Any]] = {
     "task": {
@@ -221,6 +276,8 @@ CHECKS: Mapping[str, dict[str, Any]] = {
         "max_retries": _whole(-1),
         "retry_exceptions": _exceptions,
         "_generator_backpressure_num_objects": _ahead,
+        "max_calls": _whole(0),
+        "priority": _priority,
     },
     "actor": {
         **_COMMON,

@@ -74,8 +74,11 @@ class RemoteFunction(Generic[R]):
     def options(self, **given: Any) -> RemoteFunction[R]:
         """The same function with other options.
 
-        num_cpus, num_gpus, resources, num_returns, max_retries, retry_exceptions, name, runtime_env.
+        num_cpus, num_gpus, memory, resources, accelerator_type, num_returns, max_retries, retry_exceptions, priority,
+        scheduling_strategy, name, runtime_env, enable_task_events.
         """
+        if "max_calls" in given:
+            raise ValueError("max_calls belongs to the function: give it to @remote")
         return RemoteFunction(self._function, self._options.updated(given, "task"), self._pickled)
 
     def remote(self, *args: Any, **kwargs: Any) -> Any:
@@ -129,7 +132,8 @@ class RemoteFunction(Generic[R]):
             function = name_function(blob, name)
         env = environment(here, checked(options.runtime_env))
         with here.lock:
-            shape = here.owner.leasing.shape(options.task_resources(), retries != 0, env)
+            worn_by = (function.id, calls) if (calls := options.calls_of_a_worker()) else None
+            shape = here.owner.leasing.shape(options.task_resources(), retries != 0, env, options.priority, worn_by)
         self._prepared = _Prepared(here, function, captured, shape, self._returns, retries)
         return self._prepared
 

@@ -196,7 +196,9 @@ def init(
             _set_up(_session.core, job_facts, configure_logging, logging_level, logging_format)
             return _session
         cpus = usable_cpus() if num_cpus is None else num_cpus
-        amounts = {"CPU": cpus, "GPU": num_gpus or 0, "memory": hidden.get("_memory", 0), **(resources or {})}
+        store_bytes = store_bytes or default_store_bytes(chosen)
+        memory = hidden.get("_memory") or default_memory(store_bytes)
+        amounts = {"CPU": cpus, "GPU": num_gpus or 0, "memory": memory, **(resources or {})}
         host = hidden.get("_node_ip_address", "127.0.0.1")
         config = NodeConfig(
             session=new_session_name(),
@@ -206,7 +208,7 @@ def init(
             head_address=None,
             resources={name: thousandths(amount) for name, amount in amounts.items() if amount},
             labels=dict(labels or {}),
-            store_bytes=store_bytes or default_store_bytes(chosen),
+            store_bytes=store_bytes,
             base_folder=default_base_folder(chosen.base_folder),
             bind_host=host,
             host=host,
@@ -355,6 +357,11 @@ def usable_cpus() -> int:
 
 def default_store_bytes(chosen: Settings) -> int:
     return int(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * chosen.object_store_share)
+
+
+def default_memory(store_bytes: int) -> int:
+    """The resource "memory" of this machine, bytes: what the store leaves."""
+    return max(0, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") - store_bytes)
 
 
 def _worker_path() -> list[str]:

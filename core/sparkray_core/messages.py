@@ -147,6 +147,7 @@ class RequestLeases:
     placed: bool = False  # set by the head: queue it if need be, do not bounce it back
     env: str = ""  # the environment that the worker must have, as `SetUpWorker.env`; empty: none
     retriable: bool = True  # what will run there may be run again, should the worker be killed to save memory
+    priority: int = 0  # of those that wait on a node the highest goes first, whoever asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +170,13 @@ class LeaseRefused:
 @dataclass(frozen=True, slots=True)
 class ReturnLeases:
     """Owner -> the raylet that granted them; those not granted yet: its own raylet -> head -> where they wait."""
+
+    leases: list[LeaseId]
+
+
+@dataclass(frozen=True, slots=True)
+class RetireWorkers:
+    """Owner -> the raylet that granted these leases: they are done, and so are their workers (`max_calls`)."""
 
     leases: list[LeaseId]
 
@@ -621,6 +629,7 @@ Message = (
     | LeaseRefused
     | ReturnLeases
     | ReclaimLeases
+    | RetireWorkers
     | LeaseLost
     | PushTasks
     | PushCalls
@@ -733,6 +742,7 @@ MESSAGES: Mapping[int, type[Message]] = {
     130: StreamItems,
     131: StreamRead,
     140: CallRetried,
+    141: RetireWorkers,
     150: SetUpWorker,
     151: WorkerSetUp,
     152: SetThreads,

@@ -29,8 +29,10 @@ from sparkray_core.messages import (
     PinObject,
     ProcessGone,
     PullObject,
+    ReclaimLeases,
     RegisterProcess,
     RequestLeases,
+    RetireWorkers,
     ReturnLeases,
     SealObjects,
     StartActor,
@@ -301,6 +303,49 @@ def test_cancelled_request_is_not_granted_later() -> None:
 
     assert bench.say(DRIVER, ReturnLeases([lease_id(DRIVER, 2)])) == []
     assert bench.say(DRIVER, ReturnLeases([lease_id(DRIVER, 1)])) == []
+
+
+def urgent(count: int, priority: int, owner: ProcessId = DRIVER) -> RequestLeases:
+    return RequestLeases([lease_id(owner, count)], ONE, [], priority=priority)
+
+
+def test_the_most_urgent_of_those_that_wait_goes_first_whoever_asked() -> None:
+    bench = Bench(CPU=1)
+    bench.lease(1)
+    bench.say(DRIVER, urgent(2, 0))
+    bench.say(OTHER, urgent(1, 5, OTHER))
+    bench.say(DRIVER, urgent(3, 9))
+
+    first = bench.say(DRIVER, ReturnLeases([lease_id(DRIVER, 1)]))
+    second = bench.say(DRIVER, ReturnLeases([lease_id(DRIVER, 3)]))
+
+    assert [(e.to, e.message.lease) for e in first if isinstance(e.message, LeaseGranted)] == [
+        (DRIVER, lease_id(DRIVER, 3))
+    ]
+    assert [(e.to, e.message.lease) for e in second if isinstance(e.message, LeaseGranted)] == [
+        (OTHER, lease_id(OTHER, 1))
+    ]
+
+
+def test_leases_are_not_asked_back_for_what_is_less_urgent() -> None:
+    bench = Bench(CPU=1)
+    bench.say(DRIVER, urgent(1, 5))
+
+    assert bench.say(OTHER, urgent(1, 4, OTHER)) == []
+    (asked,) = bench.say(OTHER, urgent(2, 6, OTHER))
+    assert asked == Send(DRIVER, ReclaimLeases([lease_id(DRIVER, 1)]))
+
+
+def test_the_worker_of_a_lease_that_retires_it_is_nobody_s_any_more() -> None:
+    bench = Bench(CPU=1)
+    (worker,) = granted(bench.lease(1))
+    bench.lease(2)
+
+    effects = bench.say(DRIVER, RetireWorkers([lease_id(DRIVER, 1)]))
+
+    assert Send(worker, ExitWorker("it has run as many calls as max_calls allows")) in effects
+    assert granted(effects) == []
+    assert [type(e) for e in effects if isinstance(e, StartWorker)] == [StartWorker]
 
 
 # ---------------------------------------------------------------------------------- store

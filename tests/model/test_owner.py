@@ -28,6 +28,7 @@ from sparkray_core.messages import (
     PushTasks,
     ReclaimLeases,
     RequestLeases,
+    RetireWorkers,
     ReturnLeases,
     StealTasks,
     TaskResults,
@@ -93,6 +94,10 @@ class Bench:
         self.submit(task)
         self.lease(1)
         return task
+
+
+def pushed_by(effects: list[Effect]) -> list[int]:
+    return [t[0] for e in effects if isinstance(e, Send) and isinstance(e.message, PushTasks) for t in e.message.tasks]
 
 
 def lease_id(number: int) -> LeaseId:
@@ -249,6 +254,59 @@ def test_a_slow_task_does_not_hold_up_those_pushed_behind_it(bench: Bench) -> No
     assert [type(e.message) for e in effects if isinstance(e, Send)] == [RequestLeases]
     bench.lease(2, SECOND)
     assert list(bench.owner.leasing.by_worker[SECOND].inflight) == [first.count, second.count]
+
+
+def worn_task(bench: Bench, most: int) -> Task:
+    task = bench.task()
+    task.shape = bench.owner.leasing.shape(ONE_CPU, True, worn_by=(F.id, most))
+    return task
+
+
+def test_a_worker_that_has_had_its_calls_is_retired_and_the_next_task_gets_another(bench: Bench) -> None:
+    first, second, third = (worn_task(bench, 2) for _ in range(3))
+    bench.submit(first)
+    bench.lease(1)
+    bench.done(first)
+    request = Send(RAYLET, RequestLeases([lease_id(2)], ONE_CPU, []))
+    assert [e for e in bench.submit(second, third) if e == request] == [request]
+
+    assert bench.done(second) == [Send(RAYLET, RetireWorkers([lease_id(1)]))]
+    assert pushed_by(bench.lease(2, SECOND)) == [third.count]
+
+
+def test_calls_that_a_worker_had_are_remembered_when_it_is_given_back_and_comes_again(bench: Bench) -> None:
+    first, second = worn_task(bench, 2), worn_task(bench, 2)
+    bench.submit(first)
+    bench.lease(1)
+    bench.done(first)
+    bench.now = 1.0
+    assert bench.owner.tick(bench.now) == [Send(RAYLET, ReturnLeases([lease_id(1)]))]
+    bench.submit(second)
+    bench.lease(2)
+
+    assert bench.done(second) == [Send(RAYLET, RetireWorkers([lease_id(2)]))]
+    assert not bench.owner.leasing.worn
+
+
+def test_a_call_that_came_back_unbegun_is_not_one_of_the_worker_s(bench: Bench) -> None:
+    bench.done(bench.running(), busy_s=1e-5)
+    first, second = worn_task(bench, 2), worn_task(bench, 2)
+    shape = first.shape
+    assert shape is not None
+    shape.mean_s = 1e-5
+    bench.submit(first, second)
+    bench.lease(2, SECOND)
+    (lease,) = [lease for lease in bench.owner.leasing.leases.values() if lease.worker == SECOND]
+    assert lease.left == 0
+    bench.hear(TasksReturned([second.count], blocked=True), SECOND)
+    assert lease.left == 1
+
+
+def test_tasks_of_another_priority_ask_for_workers_of_their_own(bench: Bench) -> None:
+    urgent = bench.task()
+    urgent.shape = bench.owner.leasing.shape(ONE_CPU, True, priority=5)
+
+    assert bench.submit(urgent) == [Send(RAYLET, RequestLeases([lease_id(1)], ONE_CPU, [], priority=5))]
 
 
 def test_a_reclaimed_lease_goes_back_as_soon_as_it_is_idle(bench: Bench) -> None:

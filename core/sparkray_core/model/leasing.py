@@ -20,6 +20,7 @@ from sparkray_core.messages import (
     ReclaimLeases,
     RequestLeases,
     Resources,
+    RetireWorkers,
     ReturnLeases,
     StealTasks,
     TasksReturned,
@@ -43,6 +44,9 @@ class Leasing:
         self.requests: dict[LeaseId, Queue] = {}
         self.by_worker: dict[ProcessId, Lease] = {}
         self.taught: dict[ProcessId, set[FunctionId]] = {}  # the functions that each worker has had
+        # Workers that we gave back before they had all the calls of a function that they may have: so many are left.
+        # They count for one function and one owner: a worker that others used in between may have a few more.
+        self.worn: dict[ProcessId, tuple[int, Shape]] = {}
         self._count = 0  # of leases asked for
         self._touched: dict[Queue, None] = {}  # something happened to them. A set would forget the order
         self._wake: float | None = None
@@ -52,7 +56,7 @@ class Leasing:
         """Act on every queue that something happened to."""
         while self._touched:
             queue, _ = self._touched.popitem()
-            for lease in [lease for lease in queue.leases if lease.reclaimed and lease.idle]:
+            for lease in [lease for lease in queue.leases if (lease.reclaimed or lease.left == 0) and lease.idle]:
                 self._give_back(lease, effects)
             if queue.tasks:
                 self._fill(queue, now, effects)
@@ -81,15 +85,23 @@ class Leasing:
             for queue in shape.queues.values():
                 queue.tasks.clear()
 
-    def shape(self, resources: Resources, retriable: bool, env: str = "") -> Shape:
+    def shape(
+        self,
+        resources: Resources,
+        retriable: bool,
+        env: str = "",
+        priority: int = 0,
+        worn_by: tuple[FunctionId, int] | None = None,
+    ) -> Shape:
         """
         Args:
             env: the environment that their worker must have, as in `RequestLeases`.
+            worn_by: the function, and after how many of its calls a worker has to end. Such tasks are by themselves.
         """
-        key = (retriable, *sorted(resources.items()), *((env,) if env else ()))
+        key = (retriable, env, priority, worn_by, *sorted(resources.items()))
         found = self.shapes.get(key)
         if found is None:
-            found = self.shapes[key] = Shape(resources, retriable, env)
+            found = self.shapes[key] = Shape(resources, retriable, env, priority, worn_by[1] if worn_by else 0)
         return found
 
     def queue(self, task: Task) -> None:
@@ -150,8 +162,8 @@ class Leasing:
                 return
             if not lease.inflight:
                 lease.heard = now
-            share = -(-len(queue.tasks) // (len(leases) - position))
-            self._push(lease, min(share, depth - len(lease.inflight)), effects)
+            share = min(-(-len(queue.tasks) // (len(leases) - position)), depth - len(lease.inflight))
+            self._push(lease, share if lease.left < 0 else min(share, lease.left), effects)
 
     def _push(self, lease: Lease, most: int, effects: list[Effect]) -> None:
         queued = lease.queue.tasks
@@ -179,6 +191,8 @@ class Leasing:
             if task.solo:
                 break
         if tasks:
+            if lease.left > 0:
+                lease.left -= len(tasks)
             effects.append(Send(lease.worker, PushTasks(functions, tasks)))
 
     def _request(self, queue: Queue, effects: list[Effect]) -> None:
@@ -189,6 +203,8 @@ class Leasing:
             wanted = min(waiting, 8)
         else:
             wanted = min(waiting, max(1, int(waiting * shape.mean_s / self.limits.ahead_s)))
+        if shape.max_calls:
+            wanted = max(wanted, -(-waiting // shape.max_calls))
         wanted = min(wanted, self.limits.most_requests) - len(queue.requests)
         if wanted <= 0:
             return
@@ -259,7 +275,10 @@ class Leasing:
 
     def _give_back(self, lease: Lease, effects: list[Effect]) -> None:
         self._forget(lease)
-        effects.append(Send(raylet_of(node_of(lease.worker)), ReturnLeases([lease.id])))
+        if lease.left > 0:
+            self.worn[lease.worker] = lease.left, lease.queue.shape
+        raylet = raylet_of(node_of(lease.worker))
+        effects.append(Send(raylet, ReturnLeases([lease.id]) if lease.left else RetireWorkers([lease.id])))
 
     def _forget(self, lease: Lease) -> None:
         del self.leases[lease.id]
@@ -281,6 +300,9 @@ class Leasing:
             return
         queue.requests.discard(message.lease)
         lease = Lease(message.lease, message.worker, queue, now)
+        if queue.shape.max_calls:
+            left, shape = self.worn.pop(lease.worker, (0, None))
+            lease.left = left if shape is queue.shape else queue.shape.max_calls
         self.leases[lease.id] = self.by_worker[lease.worker] = lease
         queue.leases.append(lease)
         self._touched[queue] = None
@@ -350,6 +372,8 @@ class Leasing:
         lease.blocked = lease.blocked or message.blocked
         back = [task for count in message.counts if (task := lease.inflight.pop(count, None)) is not None]
         lease.queue.tasks.extendleft(reversed(back))
+        if lease.left >= 0:
+            lease.left += len(back)
         self._touched[lease.queue] = None
 
     def node_gone(self, node: NodeId, why: str, effects: list[Effect]) -> None:
@@ -364,4 +388,6 @@ class Leasing:
 
 
 def _asking(leases: list[LeaseId], shape: Shape, prefer: list[NodeId]) -> RequestLeases:
-    return RequestLeases(leases, shape.resources, prefer, env=shape.env, retriable=not shape.fresh)
+    return RequestLeases(
+        leases, shape.resources, prefer, env=shape.env, retriable=not shape.fresh, priority=shape.priority
+    )

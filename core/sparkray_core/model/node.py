@@ -42,6 +42,7 @@ from sparkray_core.messages import (
     RegisterProcess,
     RequestLeases,
     Resources,
+    RetireWorkers,
     ReturnLeases,
     SealObjects,
     StartActor,
@@ -190,6 +191,8 @@ class Node:
                 self._requested(sender, message, now)
             case ReturnLeases(leases):
                 self._returned(sender, leases, now)
+            case RetireWorkers(leases):
+                self._returned(sender, leases, now, retire=True)
             case WorkerBlocked() | WorkerUnblocked():
                 self._lends_cpu(sender, isinstance(message, WorkerBlocked))
             case WorkerSetUp(why):
@@ -386,13 +389,13 @@ class Node:
     def _others_could(self, resources: Resources) -> bool:
         return any(fits(resources, self.table[node].resources) for node in self.peers)
 
-    def _returned(self, owner: ProcessId, leases: list[LeaseId], now: float) -> None:
+    def _returned(self, owner: ProcessId, leases: list[LeaseId], now: float, retire: bool = False) -> None:
         """One that was not granted yet is cancelled, without an answer: who returns it does not wait for it."""
         elsewhere: list[LeaseId] = []
         for lease in leases:
             claim = self.claims.all.get(lease_key(lease))
             if claim is not None:
-                self.claims.give_back(claim, now)
+                self.claims.give_back(claim, now, retire)
             else:
                 elsewhere.append(lease)
         if elsewhere and node_of(owner) == self.info.node:  # its request went by way of the head, and so does this
@@ -418,7 +421,7 @@ class Node:
         for claims in again.values():
             leases = [claim.lease for claim in claims if claim.lease is not None]
             first = claims[0]
-            request = RequestLeases(leases, first.needs, first.prefer, True, first.env, first.retriable)
+            request = RequestLeases(leases, first.needs, first.prefer, True, first.env, first.retriable, first.priority)
             self.out.append(SendFrom(HEAD, first.owner, request))
 
     # ------------------------------------------------------------------ actors

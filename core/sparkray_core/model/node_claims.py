@@ -38,8 +38,8 @@ MOVES: Mapping[ClaimState, frozenset[ClaimState]] = {
     ClaimState.RUNNING: frozenset(),
 }
 
-# Owner (an actor's: none), what must be free, the worker's environment.
-QueueKey = tuple[ProcessId, tuple[tuple[str, int], ...], str]
+# Urgency (the lowest goes first), owner (an actor's: none), what must be free, the worker's environment.
+QueueKey = tuple[int, ProcessId, tuple[tuple[str, int], ...], str]
 _NOBODY = ProcessId(b"")
 
 
@@ -51,6 +51,7 @@ class Claim:
     lease: LeaseId | None = None
     actor: StartActor | None = None
     prefer: list[NodeId] = field(default_factory=list)
+    priority: int = 0  # of those that wait, and fit, the highest goes first
     placement: int = 0  # it is the head's so-manieth placement on this node; 0: a process of this node asked
     state: ClaimState = ClaimState.WAITING
     since: float = 0.0  # when it came into its state
@@ -70,7 +71,7 @@ class Claim:
 
     @property
     def queue(self) -> QueueKey:
-        return self.owner, tuple(sorted(self.needs.items())), self.env
+        return -self.priority, self.owner, tuple(sorted(self.needs.items())), self.env
 
 
 def lease_key(lease: LeaseId) -> bytes:
@@ -82,9 +83,15 @@ def actor_key(actor: ActorId | bytes) -> bytes:
 
 
 def lease_claim(owner: ProcessId, lease: LeaseId, asked: RequestLeases) -> Claim:
-    resources = asked.resources
     return Claim(
-        owner, resources, resources, lease=lease, prefer=asked.prefer, env=asked.env, retriable=asked.retriable
+        owner,
+        asked.resources,
+        asked.resources,
+        lease=lease,
+        prefer=asked.prefer,
+        env=asked.env,
+        retriable=asked.retriable,
+        priority=asked.priority,
     )
 
 
@@ -129,15 +136,18 @@ class Claims:
         self._leave(claim)
         self._give(claim.taken)
 
-    def give_back(self, claim: Claim, now: float) -> None:
-        """The owner returned it: its worker is anybody's again."""
+    def give_back(self, claim: Claim, now: float, retire: bool = False) -> None:
+        """The owner returned it: its worker is anybody's again, or (`retire`) nobody's."""
         worker = self.workers.all[claim.worker] if claim.worker is not None else None
         if claim.state is ClaimState.RUNNING:
             held = now - claim.since
             self.mean_s = held if not self.mean_s else self.mean_s + 0.2 * (held - self.mean_s)
         self.drop(claim)
         if worker is not None and worker.state is WorkerState.BUSY:
-            self.workers.move(worker, WorkerState.IDLE, now)
+            if retire:
+                self.workers.retire(worker, "it has run as many calls as max_calls allows", now)
+            else:
+                self.workers.move(worker, WorkerState.IDLE, now)
 
     def blocked(self, claim: Claim) -> None:
         """Its task waits for others: they may use its CPU. (A GPU has its memory full of that task's data.)"""
@@ -190,13 +200,14 @@ class Claims:
         return sum(max(0, count - self.workers.preparing.get(env, 0)) for env, count in asked.items())
 
     def _reserve_fitting(self, now: float) -> None:
-        """In the order of arrival, but for those that do not fit: they are overtaken, so no resource idles for them."""
+        """By priority, then in the order of arrival, but for those that do not fit: they are overtaken, so that no
+        resource idles for them."""
         while self.waiting:
             heads = [next(iter(queue.values())) for queue in self.waiting.values()]
             fitting = [claim for claim in heads if fits(claim.needs, self.available)]
             if not fitting:
                 return
-            self._reserve(min(fitting, key=lambda claim: claim.arrival), now)
+            self._reserve(min(fitting, key=lambda claim: (-claim.priority, claim.arrival)), now)
 
     def move(self, claim: Claim, to: ClaimState, now: float) -> None:
         """The one door between states; it keeps the queues in step."""
@@ -235,7 +246,7 @@ class Claims:
         """Ask leases back from other owners, and from other queues of the same one, for what the waiting are short of.
 
         Once per lease, and no more of them than cover what is missing: a lease that comes back early costs its owner
-        the work that it had lined up there.
+        the work that it had lined up there. What is more urgent keeps its leases.
         """
         asked: dict[ProcessId, list[LeaseId]] = {}
         running = [claim for claim in self.all.values() if claim.lease and claim.state is ClaimState.RUNNING]
@@ -243,9 +254,11 @@ class Claims:
         for claim in running:
             if claim.reclaimed:
                 coming = plus(coming, claim.taken)
-        for key, queue in self.waiting.items():
+        for key, queue in sorted(self.waiting.items(), key=_urgency):
             for waiting in queue.values():
                 for claim in running:
+                    if claim.priority > waiting.priority:
+                        continue
                     missing = short_of(waiting.needs, coming)
                     if not missing:
                         break
@@ -306,3 +319,7 @@ class Claims:
     def _take(self, amounts: Resources) -> None:
         self.changes += 1
         self.available = minus(self.available, amounts)
+
+
+def _urgency(queue: tuple[QueueKey, object]) -> int:
+    return queue[0][0]

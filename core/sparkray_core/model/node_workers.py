@@ -134,17 +134,18 @@ class Workers:
         """Workers are on their way although some idle, in environments that nobody asks for: these go first."""
         coming = self.starting + sum(self.preparing.values())
         while self.idle and len(self.idle) + coming > self.keep:
-            self._retire(next(iter(self.idle.values())), now)
+            self.retire(next(iter(self.idle.values())), "it is not needed", now)
 
     def trim(self, now: float) -> None:
         """Those that idled longest go, while there are more than are kept."""
         while len(self.idle) > self.keep:
-            self._retire(next(iter(self.idle.values())), now)
+            self.retire(next(iter(self.idle.values())), "it is not needed", now)
 
-    def _retire(self, worker: Worker, now: float) -> None:
+    def retire(self, worker: Worker, why: str, now: float) -> None:
+        """It runs nothing any more, and ends as soon as nobody refers to objects that it owns."""
         worker.retires = True
         self.leaves(worker, now)
-        self.out.append(Send(worker.id, ExitWorker("it is not needed")))
+        self.out.append(Send(worker.id, ExitWorker(why)))
 
     def kill(self, worker: Worker, why: str, now: float) -> None:
         """Once: the answer is `WorkerExited`, whatever else goes on until then."""

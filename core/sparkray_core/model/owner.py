@@ -276,6 +276,7 @@ class Owner:
     # ------------------------------------------------------------------ deaths
     def _on_process_gone(self, sender: ProcessId, message: ProcessGone, now: float, effects: list[Effect]) -> None:
         self.leasing.taught.pop(message.process, None)
+        self.leasing.worn.pop(message.process, None)
         self.refs.process_gone(message.process, message.why, effects)
 
     def _on_node_gone(self, sender: ProcessId, message: NodeGone, now: float, effects: list[Effect]) -> None:

@@ -109,11 +109,15 @@ class Shape:
     """Tasks that any lease of these resources, in this environment, can run; one queue per node where their arguments
     lie."""
 
-    __slots__ = ("env", "fresh", "hungry", "mean_s", "queues", "resources")
+    __slots__ = ("env", "fresh", "hungry", "max_calls", "mean_s", "priority", "queues", "resources")
 
-    def __init__(self, resources: Resources, retriable: bool, env: str = "") -> None:
+    def __init__(
+        self, resources: Resources, retriable: bool, env: str = "", priority: int = 0, max_calls: int = 0
+    ) -> None:
         self.resources = resources
         self.env = env
+        self.priority = priority  # of its requests for workers; the highest goes first
+        self.max_calls = max_calls  # after so many of these tasks a worker has to end; 0: never. Tasks of one function
         self.queues: dict[NodeId | None, Queue] = {}
         self.mean_s: float | None = None  # running mean of a task's duration, seconds
         # A task without retries may not be run twice: it is never put behind another, where a crash leaves open
@@ -152,7 +156,18 @@ class Queue:
 class Lease:
     """A worker that is ours for a while."""
 
-    __slots__ = ("blocked", "heard", "id", "idle_since", "inflight", "queue", "reclaimed", "stealing", "worker")
+    __slots__ = (
+        "blocked",
+        "heard",
+        "id",
+        "idle_since",
+        "inflight",
+        "left",
+        "queue",
+        "reclaimed",
+        "stealing",
+        "worker",
+    )
 
     def __init__(self, lease: LeaseId, worker: ProcessId, queue: Queue, now: float) -> None:
         self.id = lease
@@ -164,10 +179,11 @@ class Lease:
         self.blocked = False  # its task waits for something; nothing more is pushed
         self.stealing = False  # a StealTasks is under way
         self.reclaimed = False  # others want it: nothing more is pushed, and it goes back when idle
+        self.left = -1  # tasks that the worker may still be given; -1: without end
 
     @property
     def open(self) -> bool:
-        return not (self.blocked or self.reclaimed)
+        return not (self.blocked or self.reclaimed) and self.left != 0
 
     @property
     def idle(self) -> bool:

@@ -290,9 +290,11 @@ class SimCore:
 
     # ------------------------------------------------------------------ submitting
     def submit(self, program: Program, args: Sequence[Ref] = (), inner: Sequence[Ref] = ()) -> list[Ref]:
-        leasing = self.owner.leasing
-        shape = leasing.shape(from_floats({"CPU": program.cpus}), program.retries != 0, program.env)
-        return self._submit(program, FUNCTIONS[program.key % 3], args, inner, None, shape)
+        function = FUNCTIONS[program.key % 3]
+        worn_by = (function.id, program.max_calls) if program.max_calls else None
+        resources = from_floats({"CPU": program.cpus})
+        shape = self.owner.leasing.shape(resources, program.retries != 0, program.env, program.priority, worn_by)
+        return self._submit(program, function, args, inner, None, shape)
 
     def call(self, handle: Ref, program: Program, args: Sequence[Ref] = (), inner: Sequence[Ref] = ()) -> list[Ref]:
         assert handle.actor is not None

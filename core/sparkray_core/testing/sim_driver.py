@@ -180,6 +180,8 @@ class SimDriver(SimCore):
             again=dice.choice([0, 0, 1, -1]),
             cpus=dice.choice([1, 1, 1, 0.5, 0]),
             env=dice.choice([""] * 8 + ["red", "blue"]),
+            priority=dice.choice([0, 0, 0, 0, 1, -1]),
+            max_calls=dice.choice([0, 0, 0, 0, 1, 3]),
             opens=dice.random() < 0.3,
             children=children,
             shares=dice.random() < 0.5,

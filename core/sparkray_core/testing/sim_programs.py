@@ -29,6 +29,8 @@ class Program:
     again: int = 0  # the retries of a call: it may run in several lives of its actor
     cpus: float = 1.0
     env: str = ""  # that its worker must have; of tasks and constructors
+    priority: int = 0
+    max_calls: int = 0  # so many of one owner's tasks of this function may run on one worker; 0: any number
     opens: bool = False  # gets what the references inside its arguments refer to
     children: tuple[Program, ...] = ()  # tasks of its own, whose results it gets
     shares: bool = False  # the children get the references that it found in its arguments
