@@ -6,10 +6,11 @@ import statistics
 import time
 from typing import Any
 
-from micro_measure import Row, Stopwatch
+from micro_measure import Absent, Row, Stopwatch
 from micro_session import start
 
 ACTORS = 10  # created at once
+MANY_ACTORS = 1000
 MEGABYTE = 128 * 1024  # float64 values
 PUT_VALUES = 32 * 1024 * 1024  # float64 values of one large put: 268 MB, which every store on a laptop holds
 UNTIMED_PUTS = 3
@@ -64,6 +65,26 @@ def actors_created(ray: Any, watch: Stopwatch) -> float:
     return watch.rate_of_timed_part(create, ACTORS)
 
 
+def thousand_actors(ray: Any, watch: Stopwatch) -> float:
+    """Seconds until a thousand actors, all alive at once, have each answered a call."""
+    if ray.__name__ == "ray":
+        raise Absent("an idle process of Ray holds about 150 MB, and its actors have one each: 1,000 do not fit here")
+
+    class Fresh:
+        def __init__(self, number: int) -> None:
+            self.number = number
+
+        def value(self) -> int:
+            return self.number
+
+    factory = ray.remote(num_cpus=0)(Fresh)
+    begun = time.perf_counter()
+    actors = [factory.remote(number) for number in range(MANY_ACTORS)]
+    if ray.get([actor.value.remote() for actor in actors]) != list(range(MANY_ACTORS)):
+        raise RuntimeError("not every actor answered with its own number")
+    return time.perf_counter() - begun
+
+
 def put_megabyte(ray: Any, watch: Stopwatch) -> float:
     """As Ray's small puts, with a value that goes to shared memory in both systems."""
     import numpy as np
@@ -110,6 +131,7 @@ def _timed_put(ray: Any, array: Any) -> float:
 
 EXTRA_ROWS = (
     Row("actors_created", "actors created", actors_created, extra=True),
+    Row("thousand_actors", "1,000 actors created and called", thousand_actors, "s", extra=True),
     Row("put_megabyte", "put calls of 1 MB", put_megabyte, extra=True),
     Row("get_megabyte", "get calls of 1 MB", get_megabyte, extra=True),
     Row("put_large_cold", "first put of 268 MB", put_large_cold, "GB/s", extra=True),
