@@ -10,6 +10,7 @@ RayError
     ActorUnavailableError    it is restarting; the call may or may not have run
   PendingCallsLimitExceeded  as many calls wait for the actor as its max_pending_calls allows
   ActorAlreadyExistsError    also a ValueError
+  OutOfMemoryError           the task's or actor's worker was ended because memory ran out
   GetTimeoutError            also a TimeoutError
   ObjectLostError            the object is gone from every node that had it
     OwnerDiedError           the process that answered for the object died
@@ -178,6 +179,11 @@ class ActorUnavailableError(RayActorError):
 
 class PendingCallsLimitExceeded(RayError):
     """This process has as many calls under way to the actor as its `max_pending_calls` allows."""
+
+
+class OutOfMemoryError(RayError):
+    """The worker of the task or actor was ended because its node's memory ran out, and no retry was left. The text
+    lists who used how much."""
 
 
 class ActorAlreadyExistsError(ValueError, RayError):

@@ -148,6 +148,7 @@ class RequestLeases:
     env: str = ""  # the environment that the worker must have, as `SetUpWorker.env`; empty: none
     retriable: bool = True  # what will run there may be run again, should the worker be killed to save memory
     priority: int = 0  # of those that wait on a node the highest goes first, whoever asked
+    name: str = field(default="", compare=False)  # of a function that it is wanted for: in reports only
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +195,7 @@ class LeaseLost:
 
     lease: LeaseId
     why: str
+    kind: str = "WorkerCrashedError"  # or "OutOfMemoryError": it was ended to save memory
 
 
 # ---------------------------------------------------------------------------------- tasks and calls
@@ -334,6 +336,7 @@ class ActorLost:
     incarnation: int
     why: str
     meant: bool  # it was told to end, or ended itself: no restart
+    kind: str = ""  # the class of the error for its callers, if it is not to be the usual one
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,6 +112,37 @@ class Settings:
         least=-1,
         ray=("RAY_TASK_MAX_RETRIES",),
     )
+    task_oom_retries: int = _setting(
+        3,
+        "times",
+        "how often a task (with max_retries other than 0) runs again after its worker was ended to save memory, apart "
+        "from max_retries; Ray does it without end, and a task that can never fit then runs for ever; -1: as Ray does",
+        least=-1,
+        ray=("task_oom_retries", "RAY_task_oom_retries"),
+    )
+    memory_threshold: float = _setting(
+        0.95,
+        "share of the memory",
+        "when more of a node's memory is used, the newest worker whose work can be repeated is ended; of the "
+        "container's limit or the machine's memory, whichever is nearer; Ray's default; 0: never",
+        least=0,
+        most=1,
+        ray=("memory_usage_threshold", "RAY_memory_usage_threshold"),
+    )
+    memory_limit_bytes: int = _setting(
+        0,
+        "bytes",
+        "of a node's workers and store together, where neither a cgroup nor the machine sets the limit that counts (a "
+        "YARN container that is watched from outside); 0: no such limit",
+        least=0,
+    )
+    memory_check_s: float = _setting(
+        0.25,
+        "seconds",
+        "between two looks at the memory while much of it is used; four times as long otherwise; Ray's default",
+        least=0.01,
+        most=60,
+    )
     infeasible_grace_s: float = _setting(
         30.0,
         "seconds",

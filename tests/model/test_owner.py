@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import pytest
 
 from sparkray_core.ids import HEAD, FunctionId, LeaseId, NodeId, ObjectId, ProcessId, object_id, raylet_of, task_id
@@ -39,7 +41,7 @@ from sparkray_core.messages import (
 )
 from sparkray_core.model.effects import Effect, Send, WakeAt
 from sparkray_core.model.entries import Entry
-from sparkray_core.model.owner import Actor, Function, Owner, Task
+from sparkray_core.model.owner import Actor, Function, Owner, OwnerLimits, Task
 from sparkray_core.model.references import ACTOR_INDEX
 
 NODE = NodeId(b"node-one")
@@ -673,3 +675,41 @@ def test_a_queued_task_fails_when_its_argument_is_lost_before_it_is_pushed(bench
 
     assert not [e for e in effects if isinstance(e, Send) and isinstance(e.message, (PushTasks, PushCalls))]
     assert task.returns[0].value == called.returns[0].value == alone.value
+
+
+# ---------------------------------------------------------------------------------- memory
+def _out_of_memory(bench: Bench, number: int) -> list[Effect]:
+    return bench.hear(LeaseLost(lease_id(number), "2 GiB of 2 GiB", "OutOfMemoryError"))
+
+
+def test_a_task_ended_for_memory_runs_again_so_often_and_then_fails_with_the_reason(bench: Bench) -> None:
+    task = bench.running(retries=1)  # its retries are for crashes
+    for number in range(1, OwnerLimits().oom_retries + 1):
+        asked = Send(RAYLET, RequestLeases([lease_id(number + 1)], ONE_CPU, []))
+        assert asked in _out_of_memory(bench, number)
+        bench.lease(number + 1)
+        assert task.returns[0].value is None
+    assert task.retries == 1
+    _out_of_memory(bench, OwnerLimits().oom_retries + 1)
+    kind, name, sentence = cast("tuple[int, str, str]", task.returns[0].value)
+    assert (kind, name) == (FAILED, "OutOfMemoryError")
+    for words in ("f()", "4 times", "task_oom_retries", "2 GiB of 2 GiB"):
+        assert words in sentence
+
+
+def test_a_task_without_retries_that_was_ended_for_memory_fails_at_once(bench: Bench) -> None:
+    task = bench.running(retries=0)
+    _out_of_memory(bench, 1)
+    assert cast("tuple[int, str, str]", task.returns[0].value)[:2] == (FAILED, "OutOfMemoryError")
+
+
+def test_who_was_pushed_behind_a_task_that_is_ended_for_memory_loses_nothing(bench: Bench) -> None:
+    first, second = bench.task(retries=1), bench.task(retries=1)
+    bench.submit(first)
+    bench.lease(1)
+    bench.done(first)
+    third, fourth = bench.task(retries=1), bench.task(retries=1)
+    bench.submit(second, third, fourth)
+    _out_of_memory(bench, 1)
+    assert [task.retries for task in (second, third, fourth)] == [1, 1, 1]
+    assert all(task.returns[0].value is None for task in (second, third, fourth))

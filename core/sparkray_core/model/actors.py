@@ -243,7 +243,8 @@ class Actors:
         if message.meant:
             self._die(actor, actor.ending or message.why)
         else:
-            self._restart(actor, message.why, now)
+            error = (FAILED, message.kind, f"{actor.name}: {message.why}") if message.kind else None
+            self._restart(actor, message.why, now, error)
 
     def returned(self, node: NodeId, message: ActorUnplaced, now: float) -> None:
         actor = self._current(message.actor, message.incarnation, node)
@@ -316,9 +317,9 @@ class Actors:
         return min((time for time in times if time is not None), default=None)
 
     # ------------------------------------------------------------------ steps
-    def _restart(self, actor: Actor, why: str, now: float) -> None:
+    def _restart(self, actor: Actor, why: str, now: float, error: Value | None = None) -> None:
         if actor.restarts_left == 0 or actor.ending:
-            self._die(actor, actor.ending or why)
+            self._die(actor, actor.ending or why, None if actor.ending else error)
             return
         actor.restarts_left -= actor.restarts_left > 0
         actor.incarnation += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sparkray_core.ids import NodeId, ObjectId, ProcessId
@@ -32,6 +33,7 @@ class WorkerExited:
 
     worker: ProcessId
     why: str  # "exit code 1", "killed by SIGKILL"
+    no_memory: bool = False  # by the system, because memory ran out
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,15 @@ class RestoreFailed:
     why: str
 
 
+@dataclass(frozen=True, slots=True)
+class MemoryRead:
+    """Node: so much of the memory that it may use is in use. Told while it is too much, or was lately."""
+
+    used: int  # bytes, by everybody who shares the limit
+    limit: int
+    workers: Mapping[ProcessId, int]  # bytes that each has to itself
+
+
 Event = (
     Received
     | ClockTicked
@@ -92,4 +103,5 @@ Event = (
     | SpillFailed
     | Restored
     | RestoreFailed
+    | MemoryRead
 )

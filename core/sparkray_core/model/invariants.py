@@ -47,7 +47,7 @@ def check_claims(node: Node) -> None:
         assert (key in claims.reserved) == (claim.state is ClaimState.RESERVED), f"{claim} and the reserved disagree"
         assert (claim.worker is not None) == (claim.state is ClaimState.RUNNING), f"{claim} and its worker disagree"
         assert not (waits and claim.taken), f"{claim} waits, and holds something"
-        if node.ended is None:
+        if node.ended is None and not claims.held_back:
             assert not (waits and fits(claim.needs, claims.available)), f"{claim} waits, though it fits"
         if claim.worker is not None:
             worker = node.workers.all.get(claim.worker)

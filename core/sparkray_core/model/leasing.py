@@ -50,6 +50,7 @@ class Leasing:
         self._count = 0  # of leases asked for
         self._touched: dict[Queue, None] = {}  # something happened to them. A set would forget the order
         self._wake: float | None = None
+        self._oom_kills: dict[int, int] = {}  # task -> how often its worker was ended to save memory
 
     # ------------------------------------------------------------------ from the owner
     def dispatch(self, now: float, effects: list[Effect]) -> None:
@@ -216,7 +217,7 @@ class Leasing:
             queue.requests.add(lease)
             self.requests[lease] = queue
         prefer = [queue.prefer] if queue.prefer else []
-        effects.append(Send(self.raylet, _asking(leases, shape, prefer)))
+        effects.append(Send(self.raylet, _asking(leases, queue, prefer)))
 
     def _relieve(self, queue: Queue, now: float, effects: list[Effect]) -> None:
         """Nothing is queued. Idle workers help another queue, take half of a loaded one's work, or go back."""
@@ -332,9 +333,9 @@ class Leasing:
             self._touched[queue] = None
         lease = self.leases.get(message.lease)
         if lease is not None:
-            self.lose(lease, message.why, effects)
+            self.lose(lease, message.why, effects, message.kind)
 
-    def lose(self, lease: Lease, why: str, effects: list[Effect]) -> None:
+    def lose(self, lease: Lease, why: str, effects: list[Effect], kind: str = "WorkerCrashedError") -> None:
         """The worker died. The oldest unanswered task ran, or one behind it did: from now on each runs alone."""
         self._forget(lease)
         self.taught.pop(lease.worker, None)
@@ -349,19 +350,34 @@ class Leasing:
                 failure = (FAILED, "TaskCancelledError", f"{task.function.name}() was cancelled")
                 self.book.answer(task, [failure] * len(task.returns), effects)
                 continue
-            if position == 0 and task.retries == 0:
+            if position == 0 and kind == "OutOfMemoryError":
+                if not self._again_after_oom(task):
+                    kills = self._oom_kills.pop(task.count, 1)
+                    times = f" {kills} times (setting task_oom_retries: {self.limits.oom_retries})" if kills > 1 else ""
+                    sentence = f"the worker that ran {task.function.name}() was ended{times} to save memory: {why}"
+                    self.book.answer(task, [(FAILED, kind, sentence)] * len(task.returns), effects)
+                    continue
+            elif position == 0 and task.retries == 0:
                 sentence = (
                     f"the worker that ran {task.function.name}() ended before it answered ({why}), and no retry is "
                     f"left. Raise max_retries, or look at the worker's log for why it died."
                 )
                 self.book.answer(task, [(FAILED, "WorkerCrashedError", sentence)] * len(task.returns), effects)
                 continue
-            if position == 0 and task.retries > 0:
+            elif position == 0 and task.retries > 0:
                 task.retries -= 1
             task.solo = True
             again.append(task)
         lease.inflight.clear()
         lease.queue.tasks.extendleft(reversed(again))
+
+    def _again_after_oom(self, task: Task) -> bool:
+        """Whether it is run once more. These retries are counted apart from those after crashes."""
+        if task.retries == 0:
+            return False
+        self._oom_kills = {count: kills for count, kills in self._oom_kills.items() if count in self.book.tasks}
+        kills = self._oom_kills[task.count] = self._oom_kills.get(task.count, 0) + 1
+        return self.limits.oom_retries < 0 or kills <= self.limits.oom_retries
 
     def returned(self, sender: ProcessId, message: TasksReturned) -> None:
         """Stolen, or pushed behind a task that now waits: to the front of the queue again."""
@@ -384,10 +400,17 @@ class Leasing:
         for lease_id, queue in self.requests.items():
             again.setdefault(queue, []).append(lease_id)
         for queue, leases in again.items():
-            effects.append(Send(self.raylet, _asking(leases, queue.shape, [])))
+            effects.append(Send(self.raylet, _asking(leases, queue, [])))
 
 
-def _asking(leases: list[LeaseId], shape: Shape, prefer: list[NodeId]) -> RequestLeases:
+def _asking(leases: list[LeaseId], queue: Queue, prefer: list[NodeId]) -> RequestLeases:
+    shape = queue.shape
     return RequestLeases(
-        leases, shape.resources, prefer, env=shape.env, retriable=not shape.fresh, priority=shape.priority
+        leases,
+        shape.resources,
+        prefer,
+        env=shape.env,
+        retriable=not shape.fresh,
+        priority=shape.priority,
+        name=queue.tasks[0].function.name if queue.tasks else "",
     )

@@ -23,6 +23,7 @@ class NodeLimits:
     # A forked worker that has not registered by then is killed: it may have hung in a lock.
     register_s: float = Settings.worker_start_limit_s
     setup_s: float = 3600.0  # a worker sees to its own time limit; one that hangs in native code is killed after this
+    memory_threshold: float = Settings.memory_threshold  # share of the memory beyond which workers are ended; 0: never
     leave_s: float = 10.0  # a worker told to end that is still there is killed
     room_s: float = Settings.store_wait_s  # how long an allocation waits for others to let go, before it is refused
     read_room_s: float = 30.0  # the same for a copy that somebody here is to read: tasks that read others may end soon

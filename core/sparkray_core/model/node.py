@@ -59,6 +59,7 @@ from sparkray_core.model.events import (
     ClockTicked,
     ConnectionLost,
     Event,
+    MemoryRead,
     PeerLost,
     Received,
     Restored,
@@ -81,6 +82,7 @@ from sparkray_core.model.node_claims import (
     lease_key,
 )
 from sparkray_core.model.node_info import NodeInfo
+from sparkray_core.model.node_memory import Memory
 from sparkray_core.model.node_objects import Allocates, Store
 from sparkray_core.model.node_pulls import Pulls
 from sparkray_core.model.node_workers import Workers, WorkerState
@@ -104,6 +106,7 @@ class Node:
         self.cpus = info.resources.get(CPU, 0) // UNIT
         self.workers = Workers(info.node, self.cpus, self.limits, self.out)
         self.claims = Claims(info.resources, self.workers, self.out)
+        self.memory = Memory(str(info), self.claims, self.workers, self.limits)
         self.store = Store(self.me, store, self.limits, self.out)
         self.pulls = Pulls(self.me, self.store, self.limits, self.out)
         self.store.gone_owner = lambda some: self._is_gone(owner_of(some))
@@ -133,8 +136,8 @@ class Node:
                 self._alarm.rang(now)
             case ConnectionLost(process):
                 self._connection_lost(process, now)
-            case WorkerExited(worker, why):
-                self._worker_exited(worker, why, now)
+            case WorkerExited(worker, why, no_memory):
+                self._worker_exited(worker, why, no_memory, now)
             case PeerLost(node, why):
                 self._peer_lost(node, why)
             case Undelivered(sender, to):
@@ -147,6 +150,8 @@ class Node:
                 self.store.restored(some, now)
             case RestoreFailed(some, why):
                 self.store.not_restored(some, why, now)
+            case MemoryRead():
+                self.memory.read(event, now)
         if self.ended is None:
             self.store.settle(now)
             self.claims.settle(now)
@@ -252,7 +257,7 @@ class Node:
             why = self.gone.get(to) or (known.why if known is not None else "") or "it is not there any more"
             self.out.append(Send(sender, ProcessGone(to, why)))
 
-    def _worker_exited(self, process: ProcessId, why: str, now: float) -> None:
+    def _worker_exited(self, process: ProcessId, why: str, no_memory: bool, now: float) -> None:
         worker = self.workers.all.get(process)
         if worker is None:
             return
@@ -261,7 +266,7 @@ class Node:
         self.workers.exited(worker)
         if claim is not None:
             self.claims.drop(claim)
-            self._lost(claim, why)
+            self._lost(claim, why, "OutOfMemoryError" if worker.for_memory or no_memory else "")
         elif worker.env and not worker.set_up:
             self._refuse_env(worker.env, f"the worker that set it up ended: {why}")
         if process in self.processes:
@@ -291,11 +296,15 @@ class Node:
                 error = (FAILED, "RuntimeEnvSetupError", sentence)
                 self.out.append(Send(HEAD, ActorFailed(claim.actor.actor, claim.actor.incarnation, error)))
 
-    def _lost(self, claim: Claim, why: str) -> None:
+    def _lost(self, claim: Claim, why: str, kind: str = "") -> None:
+        """
+        Args:
+            kind: the class of the error, if it is not to be the usual one.
+        """
         if claim.actor is not None:
-            self.out.append(Send(HEAD, ActorLost(claim.actor.actor, claim.actor.incarnation, why, claim.meant)))
+            self.out.append(Send(HEAD, ActorLost(claim.actor.actor, claim.actor.incarnation, why, claim.meant, kind)))
         elif claim.lease is not None and not self._is_gone(claim.owner):
-            self.out.append(Send(claim.owner, LeaseLost(claim.lease, why)))
+            self.out.append(Send(claim.owner, LeaseLost(claim.lease, why, kind or "WorkerCrashedError")))
 
     def _no_workers(self, why: str) -> None:
         """Forking more would go on for ever: whoever waits for a worker hears why there is none."""
@@ -421,7 +430,9 @@ class Node:
         for claims in again.values():
             leases = [claim.lease for claim in claims if claim.lease is not None]
             first = claims[0]
-            request = RequestLeases(leases, first.needs, first.prefer, True, first.env, first.retriable, first.priority)
+            request = RequestLeases(
+                leases, first.needs, first.prefer, True, first.env, first.retriable, first.priority, first.name
+            )
             self.out.append(SendFrom(HEAD, first.owner, request))
 
     # ------------------------------------------------------------------ actors

@@ -59,9 +59,11 @@ class Claim:
     worker: ProcessId | None = None
     taken: Resources = field(default_factory=dict)  # out of the node's available ones now
     lent: int = 0  # thousandths of CPU that its blocked worker lent to others
+    waits: bool = False  # its worker's task waits for others
     reclaimed: bool = False  # the owner was asked to give it back
     meant: bool = False  # the actor was told to end
     env: str = ""  # of the worker that it needs
+    name: str = ""  # of a function that the lease is for
     retriable: bool = True  # what runs there is run again, or restarted, should the worker be killed
 
     @property
@@ -90,6 +92,7 @@ def lease_claim(owner: ProcessId, lease: LeaseId, asked: RequestLeases) -> Claim
         lease=lease,
         prefer=asked.prefer,
         env=asked.env,
+        name=asked.name,
         retriable=asked.retriable,
         priority=asked.priority,
     )
@@ -114,6 +117,7 @@ class Claims:
         self.mean_s = 0.0  # running mean of how long a lease is kept, seconds; 0: none came back yet
         self.placed = 0  # the head's placements here that arrived so far
         self.changes = 0  # grows with whatever a beat would tell
+        self.short_of_memory = False  # then leases are granted one at a time, until it is over
         self.oversubscribed = False  # less than zero CPU is available, because a worker unblocked
         self._arrivals = 0
         self._unasked = False  # a claim began to wait or to run since owners were last asked to give back
@@ -126,7 +130,7 @@ class Claims:
         self.all[claim.key] = claim
         self.waiting.setdefault(claim.queue, {})[claim.key] = claim
         self._unasked = True
-        if fits(claim.needs, self.available):
+        if fits(claim.needs, self.available) and not self.held_back:
             self._reserve(claim, now)
 
     def drop(self, claim: Claim) -> None:
@@ -151,12 +155,14 @@ class Claims:
 
     def blocked(self, claim: Claim) -> None:
         """Its task waits for others: they may use its CPU. (A GPU has its memory full of that task's data.)"""
+        claim.waits = True
         if not claim.lent and claim.taken.get(CPU, 0) > 0:
             claim.lent = claim.taken[CPU]
             claim.taken = minus(claim.taken, {CPU: claim.lent})
             self._give({CPU: claim.lent})
 
     def unblocked(self, claim: Claim) -> None:
+        claim.waits = False
         if claim.lent:
             claim.taken = plus(claim.taken, {CPU: claim.lent})
             self._take({CPU: claim.lent})
@@ -202,12 +208,20 @@ class Claims:
     def _reserve_fitting(self, now: float) -> None:
         """By priority, then in the order of arrival, but for those that do not fit: they are overtaken, so that no
         resource idles for them."""
-        while self.waiting:
+        while self.waiting and not self.held_back:
             heads = [next(iter(queue.values())) for queue in self.waiting.values()]
             fitting = [claim for claim in heads if fits(claim.needs, self.available)]
             if not fitting:
                 return
             self._reserve(min(fitting, key=lambda claim: (-claim.priority, claim.arrival)), now)
+
+    @property
+    def held_back(self) -> bool:
+        """Memory is short, and somebody's end may free some: to begin more would only end in more kills."""
+        return self.short_of_memory and any(
+            claim.lease is not None and claim.state is not ClaimState.WAITING and not claim.waits
+            for claim in self.all.values()
+        )
 
     def move(self, claim: Claim, to: ClaimState, now: float) -> None:
         """The one door between states; it keeps the queues in step."""

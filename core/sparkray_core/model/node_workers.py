@@ -49,6 +49,7 @@ class Worker:
     registered: bool = False
     claim: bytes | None = None  # key of the claim that it serves, while BUSY and until it ended from there
     killed: str = ""  # why it was killed, once it was
+    for_memory: bool = False  # and it was to save memory
     retires: bool = False  # it ends as soon as nobody refers to objects that it owns, however long that is
     env: str = ""  # its environment; empty: none
     set_up: bool = False  # taking it on has ended, well or not

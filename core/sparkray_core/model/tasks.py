@@ -15,6 +15,7 @@ from sparkray_core.ids import ActorId, FunctionId, LeaseId, NodeId, ObjectId, Pr
 from sparkray_core.messages import Resources, Value
 from sparkray_core.model.entries import Entry, is_failure
 from sparkray_core.model.streams import Stream
+from sparkray_core.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,7 @@ class OwnerLimits:
     most_requests: int = 64  # lease requests under way per kind of task
     linger_s: float = 0.25  # an idle lease is kept this long: `get(f.remote())` in a loop then needs none
     stuck_after_s: float = 0.02  # a worker that answers nothing for so long gives back what is behind its first task
+    oom_retries: int = Settings.task_oom_retries  # of a task that was ended to save memory; -1: without end
     steal_after_s: float = 0.005  # how long one lease idles beside a loaded one before it is given half the load
 
 

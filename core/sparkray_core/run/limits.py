@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sparkray_core.model.limits import HeadLimits, NodeLimits
+from sparkray_core.model.tasks import OwnerLimits
 from sparkray_core.settings import Settings
 
 # How much longer than the head a peer is patient: the head, which all nodes believe, shall be first to say who died.
@@ -17,6 +18,10 @@ def head_limits(settings: Settings) -> HeadLimits:
     )
 
 
+def owner_limits(settings: Settings) -> OwnerLimits:
+    return OwnerLimits(oom_retries=settings.task_oom_retries)
+
+
 def node_limits(settings: Settings, prestart: int | None) -> NodeLimits:
     """
     Args:
@@ -28,6 +33,7 @@ def node_limits(settings: Settings, prestart: int | None) -> NodeLimits:
         register_s=settings.worker_start_limit_s,
         room_s=settings.store_wait_s,
         spill_mark=settings.object_spilling_threshold,
+        memory_threshold=settings.memory_threshold,
     )
 
 

@@ -36,6 +36,7 @@ from sparkray_core.model.effects import Effect, Send, WakeAt
 from sparkray_core.model.entries import Entry
 from sparkray_core.model.owner import Owner, Task
 from sparkray_core.run import object_ref
+from sparkray_core.run.limits import owner_limits
 from sparkray_core.run.pump import Pump, now
 from sparkray_core.run.readiness import WRITE
 from sparkray_core.run.records import Records
@@ -67,7 +68,7 @@ class LocalProcess:
         self.role = role
         self.token = token
         self.settings = settings or Settings()
-        self.owner = Owner(self.me)
+        self.owner = Owner(self.me, owner_limits(self.settings))
         self.lock = threading.Lock()
         self.pump = Pump(f"sparkray-{role}", self._turn)
         self.counter = itertools.count(1)

@@ -22,6 +22,7 @@ from sparkray_core.run.config import NodeConfig
 from sparkray_core.run.limits import node_limits
 from sparkray_core.run.local_peers import LocalPeers
 from sparkray_core.run.loop import Loop
+from sparkray_core.run.memory import MemoryMonitor
 from sparkray_core.run.output import last_words
 from sparkray_core.run.peers import Peers
 from sparkray_core.run.perform import NodePerformer
@@ -123,12 +124,14 @@ class Raylet:
         self._perform = NodePerformer(
             self._me, loop, timer, self._peers, self._local, self._zygote, self._segment, self._spill_disk
         )
+        self._memory = MemoryMonitor(loop, config.settings, self._node, self._handle)
         loop.watch(self._zygote.fileno(), self._on_zygote, self._zygote.flush)
 
     def run(self) -> None:
         if not self._config.is_head:
             self._loop.timer(self._on_no_answer).wake_at(self._loop.clock() + PROBE_AFTER_S)
         self._perform(self._node.start(self._loop.clock()))
+        self._memory.start()
         self._loop.run(after=self._flush)
         if self._perform.stopped is None:  # the keeper ends the node; the session may go on without it
             self._perform([Send(HEAD, NodeGone(self._node_id, "its node was ended"))])
@@ -246,7 +249,10 @@ class Raylet:
                 self._zygote.workers.discard(exited.worker)
                 words = last_words(self._config.log_path(f"worker-{exited.worker[8:].hex()}"))
                 why = f"{exited.why}; the end of its stderr:\n{words}\n" if words else exited.why
-                self._handle(WorkerExited(exited.worker, why))
+                killed = exited.why == "killed by SIGKILL" and self._memory.system_has_killed()
+                if killed:
+                    why += f"; the system ended it, because memory ran out ({self._memory.in_words()})"
+                self._handle(WorkerExited(exited.worker, why, killed))
         except ZygoteGone:
             log.error("the zygote is gone, and all workers with it")
             self._loop.stop()

@@ -17,6 +17,7 @@ from random import Random
 
 from sparkray_core.ids import HEAD, HEAD_NODE, NodeId, ProcessId
 from sparkray_core.messages import EndSession
+from sparkray_core.model.events import MemoryRead
 from sparkray_core.model.limits import HeadLimits, NodeLimits
 from sparkray_core.model.node import Node
 from sparkray_core.testing.builders import node_id, node_info, process_id
@@ -105,7 +106,9 @@ class Storm:
             return
         kind = dice.random()
         host = dice.choice(hosts)
-        if kind < 0.5:
+        if dice.random() < 0.2:
+            self._memory(host)
+        elif kind < 0.5:
             workers = [process.id for process in host.processes.values() if process.role == "worker"]
             if workers:
                 victim = dice.choice(workers)
@@ -123,6 +126,14 @@ class Storm:
             everyone = [*hosts, sim.hosts[HEAD_NODE]]
             other = dice.choice([one for one in everyone if one is not host])
             sim.cut(host, other, dice.choice([0.2, 1.5, 1.5, 8.0]))
+
+    def _memory(self, host: Host) -> None:
+        """It is short for a while: somebody is ended, and what is new waits."""
+        sim = self.sim
+        workers = [process.id for process in host.processes.values() if process.role == "worker"]
+        used = {worker: self.dice.randint(0, 300) for worker in workers}
+        for after, share in ((0.0, 970), (0.25, 970), (0.5, 100)):
+            sim.at(sim.now + after, lambda share=share: sim._event(host, MemoryRead(share, 1000, used)))  # type: ignore[misc]
 
     # ------------------------------------------------------------------ the questions
     def _living(self) -> list[SimDriver]:
