@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, NamedTuple, TypeVar, overload
 
@@ -11,13 +12,15 @@ from sparkray.environments import environment
 from sparkray.options import Options
 from sparkray.remote_function import Signature
 from sparkray.runtime_env import checked
-from sparkray.session import core
+from sparkray.session import ANONYMOUS, core
 from sparkray_core.errors import ActorAlreadyExistsError
 from sparkray_core.ids import HEAD, ActorId, task_id
 from sparkray_core.messages import CreateActor, NameActor
 from sparkray_core.model.owner import Function
 from sparkray_core.run.core import Core
 from sparkray_core.run.pack import pack, pack_function
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -144,6 +147,12 @@ class ActorClass(Generic[T]):
             "public_name": options.name,
         }
         detached = (options.lifetime or here.actor_lifetime) == "detached"
+        if detached and options.name and options.namespace is None and here.namespace.startswith(ANONYMOUS):
+            log.warning(
+                "The detached actor %r is in the anonymous namespace of this driver: no other driver will find it. "
+                "Give a namespace, here or to init().",
+                options.name,
+            )
 
         def message(actor: ActorId) -> CreateActor:
             wired = [(where, entry.value, entry.id) for where, entry in refs or () if entry.value is not None]

@@ -15,7 +15,7 @@ class RuntimeContext:
     """Ids are hex strings; those of what there is not (a task's, in the driver) are None."""
 
     def get_job_id(self) -> str:
-        return core().session
+        return core().job
 
     def get_node_id(self) -> str:
         return core().node.hex()

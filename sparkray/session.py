@@ -5,18 +5,21 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from sparkray import init_arguments
-from sparkray.environments import environment
+from sparkray.environments import environment, job_environment
 from sparkray.job_config import JobConfig, LoggingConfig
 from sparkray.options import thousandths
 from sparkray.runtime_env import RuntimeEnv, checked
 from sparkray_core.errors import RaySystemError
-from sparkray_core.ids import NodeId, new_node_id, new_process_id
+from sparkray_core.ids import HEAD, NodeId, new_node_id, new_process_id
+from sparkray_core.messages import RegisterJob
 from sparkray_core.run import logs, object_ref
 from sparkray_core.run.config import NodeConfig, default_base_folder
 from sparkray_core.run.core import Core
@@ -27,6 +30,8 @@ from sparkray_core.wire.frames import ConnectionLost
 
 if TYPE_CHECKING:
     from sparkray import joining
+
+ANONYMOUS = "anonymous-"  # what the namespaces of drivers that name none begin with
 
 log = logging.getLogger(__name__)
 
@@ -223,7 +228,9 @@ def init(
         sweep(config.base_folder, chosen.keep_logs)
         node = start_node(config)
         try:
-            core = _connected(node.folder, config.node, config.token, config.namespace, shown, chosen, env)
+            core = _connected(
+                node.folder, config.node, config.token, config.namespace, shown, chosen, env, guest=False
+            )
         except BaseException:
             node.stop()
             raise
@@ -248,12 +255,27 @@ def _connected(
     log_to_driver: bool,
     chosen: Settings,
     env: RuntimeEnv | None,
+    guest: bool,
 ) -> Core:
+    """
+    Args:
+        guest: the session's workers were not set up for this driver: they have to be told what is its own.
+    """
     core = Core(new_process_id(node), folder, token, "driver", chosen)
     core.namespace = namespace
     core.printer.shown = log_to_driver
     core.connect()
     try:
+        facts = {
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "command": " ".join(sys.argv),
+            "namespace": namespace,
+            "started": time.time(),
+        }
+        core.job = core.request(HEAD, lambda number: RegisterJob(number, facts))
+        if guest:
+            core.env = job_environment(core, tuple(_worker_path()), os.getcwd())
         core.env = environment(core, env)
     except BaseException:  # a folder that is too large
         core.close()
@@ -283,7 +305,7 @@ def _join(
     else:
         folder, node_id, host = here.folder, here.node, here.host
     try:
-        core = _connected(folder, node_id, target.key.token, namespace, log_to_driver, chosen, env)
+        core = _connected(folder, node_id, target.key.token, namespace, log_to_driver, chosen, env, guest=True)
     except ConnectionLost as lost:
         if node is not None:
             node.stop()
@@ -297,7 +319,7 @@ def _join(
 
 def anonymous_namespace() -> str:
     """For a driver that names none: a random one, so that its names of actors are its own."""
-    return os.urandom(16).hex()
+    return ANONYMOUS + os.urandom(16).hex()
 
 
 def adopt(session: Any) -> None:

@@ -133,6 +133,14 @@ class Answer:
     value: Any
 
 
+@dataclass(frozen=True, slots=True)
+class RegisterJob:
+    """Driver -> head, once it has connected. Answered by `Answer`: the id of its job, in hexadecimal."""
+
+    request: int
+    facts: dict[str, Any]  # of the driver: "pid", "host", "command", "namespace", "started" (seconds since 1970)
+
+
 # ---------------------------------------------------------------------------------- leases
 @dataclass(frozen=True, slots=True)
 class RequestLeases:
@@ -627,6 +635,7 @@ Message = (
     | EndSession
     | Ask
     | Answer
+    | RegisterJob
     | RequestLeases
     | LeaseGranted
     | LeaseRefused
@@ -746,6 +755,7 @@ MESSAGES: Mapping[int, type[Message]] = {
     131: StreamRead,
     140: CallRetried,
     141: RetireWorkers,
+    110: RegisterJob,
     150: SetUpWorker,
     151: WorkerSetUp,
     152: SetThreads,

@@ -33,6 +33,7 @@ from sparkray_core.messages import (
     NodeBeat,
     NodeGone,
     ProcessGone,
+    RegisterJob,
     RequestLeases,
     Resources,
     ReturnLeases,
@@ -44,6 +45,7 @@ from sparkray_core.model.bounded import Recent
 from sparkray_core.model.effects import ConnectPeer, Effect, ForgetPeer, Send, SendFrom, Stop
 from sparkray_core.model.events import ClockTicked, Event, PeerLost, Received
 from sparkray_core.model.head_nodes import NodeRecord, Nodes
+from sparkray_core.model.jobs import Jobs
 from sparkray_core.model.limits import HeadLimits
 from sparkray_core.model.node_info import NodeInfo
 from sparkray_core.model.placement import choose_nodes
@@ -80,6 +82,7 @@ class Head:
         self.actors.on_event = lambda severity, sentence: self._note(severity, "ACTOR", sentence)
         self.events: deque[tuple[float, str, str, str]] = deque(maxlen=EVENTS)  # when, severity, whose, what
         self._now = 0.0
+        self.jobs = Jobs(self.limits.remembered)
         self.hopeless: dict[LeaseId, Hopeless] = {}
         self.placed_at: dict[LeaseId, NodeId] = {}  # leases that may be waiting there still
         self.gone: Recent[ProcessId, str] = Recent(self.limits.remembered)
@@ -169,6 +172,9 @@ class Head:
                     self.nodes.complain(node_of(sender), node, now + self.limits.complaint_s)
             case EndSession(why):
                 self._end(why, now)
+            case RegisterJob(request, facts):
+                if sender not in self.gone:
+                    self.out.append(Send(sender, Answer(request, self.jobs.register(sender, facts).id)))
             case Ask(request, what):
                 self.out.append(Send(sender, Answer(request, self._answer(what))))
             case _:
@@ -209,6 +215,7 @@ class Head:
             if placement.lease is not None and self.placed_at.get(placement.lease) == node:
                 del self.placed_at[placement.lease]  # its owner asks anew when it hears of the node's end
         record.unsettled.clear()
+        self.jobs.node_gone(node, why)
         self._drop_hopeless_of(node=node)
         self._tell_nodes(NodeGone(node, why))
         self.actors.node_gone(node, why, now)
@@ -237,6 +244,7 @@ class Head:
 
     def _forget(self, process: ProcessId, why: str) -> None:
         self.gone.remember(process, why)
+        self.jobs.process_gone(process, why)
         self._drop_hopeless_of(process=process)
         self.actors.forget_process(process, why)
 
@@ -385,6 +393,8 @@ class Head:
     def _answer(self, what: str) -> Any:
         if what == "nodes":
             return [record.info.as_dict() for record in self.nodes.all.values()]
+        if what == "jobs":
+            return self.jobs.as_dicts()
         if what == "actors":
             actors = [*self.actors.all.values(), *self.actors.dead.values()]
             return [actor.as_dict() for actor in actors]

@@ -57,6 +57,8 @@ class Core(LocalProcess):
         self.inline_bytes = self.settings.inline_bytes
         self.actor_lifetime: str | None = None  # of actors for which none is given
         self.namespace = ""  # of names of actors, where none is given
+        self.job = "01000000"  # the id of the driver's job for which this process works; the first one's, if not told
+        self.driver: ProcessId | None = None  # of that job, if it is not the one that started the session
         self.env = ""  # this worker's environment, or the job's in its driver: what tasks from here inherit
         self.packages: object = None  # what this process packed for environments; the API's business
         self._replies: dict[Any, _Reply] = {}

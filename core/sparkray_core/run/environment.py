@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 
-from sparkray_core.ids import NodeId, ObjectId
+from sparkray_core.ids import NodeId, ObjectId, ProcessId
 from sparkray_core.run import threads
 
 if TYPE_CHECKING:
@@ -49,6 +49,8 @@ def take_on(core: Core, env: str) -> None:
     """
     spec = json.loads(env)
     core.env = env
+    if "job" in spec:
+        _join_job(core, spec["job"])
     packages: Mapping[str, list[Any]] = spec.get("packages", {})
     folders = [_unpack(core, digest, packages) for digest in spec.get("py_modules", ())]
     if "working_dir" in spec:
@@ -63,6 +65,15 @@ def take_on(core: Core, env: str) -> None:
     importlib.invalidate_caches()
     if "hook" in spec:
         _run_hook(core, spec["hook"], packages)
+
+
+def _join_job(core: Core, job: Mapping[str, Any]) -> None:
+    """Work for that driver from now on, which may be on another host: what it names may not be there."""
+    core.job, core.namespace, core.driver = job["id"], job["namespace"], ProcessId(bytes.fromhex(job["driver"]))
+    own = [path for path in sys.path if path not in job["sys_path"]]
+    sys.path[:] = [*(path for path in job["sys_path"] if os.path.exists(path)), *own]
+    with contextlib.suppress(OSError):
+        os.chdir(job["cwd"])
 
 
 def _set_variables(variables: Mapping[str, str | None]) -> None:

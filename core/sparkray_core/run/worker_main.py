@@ -127,8 +127,8 @@ class Worker:
             ExitWorker: self._on_exit,
             LogLines: self._on_output,
             StreamRead: self.streams.on_read,
-            ProcessGone: self.streams.on_gone,
-            NodeGone: self.streams.on_gone,
+            ProcessGone: self._on_gone,
+            NodeGone: self._on_gone,
         }
         core.on_block = self._block
         core.on_quiet = self._flush_late
@@ -149,6 +149,16 @@ class Worker:
     def _on_order(self, sender: ProcessId, message: StartActor | SetUpWorker | SetThreads) -> None:
         """For the main thread, before what is pushed after it."""
         self._extend([(sender, message)])
+
+    def _on_gone(self, sender: ProcessId, message: ProcessGone | NodeGone) -> None:
+        self.streams.on_gone(sender, message)
+        driver = self.core.driver
+        if driver is None or self.host is not None or self.start is not None:
+            return
+        if driver == message.process if isinstance(message, ProcessGone) else node_of(driver) == message.node:
+            # No other driver gets this process; it ends even if a detached actor of its driver could still use it.
+            self.retiring = f"the driver that it worked for is gone: {message.why}"
+            self._extend(())
 
     def _on_output(self, sender: ProcessId, message: LogLines) -> None:
         """Of a worker that works for us: on to whom we work for."""
