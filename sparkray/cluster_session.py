@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from sparkray import jobs
 from sparkray.ending import NodeWatch, StopReport, nodes_in, wait_gone
 from sparkray_core.ids import NodeId, new_process_id
 from sparkray_core.run.config import NodeConfig, default_base_folder
@@ -108,6 +109,7 @@ class ClusterSession:
         core.namespace = config.namespace
         core.printer.shown = self._log_to_driver
         core.connect()
+        jobs.register(core)
         self._core = core
         return self.own
 

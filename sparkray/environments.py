@@ -3,7 +3,7 @@
 What travels is one JSON text, the environment's name to all models. Files are in objects of the store, by hash:
 
     {"env_vars": {name: value or null}, "working_dir": hash, "py_modules": [hash, ...],
-     "job": {"id", "namespace", "driver", "sys_path", "cwd"} of a driver that joined,
+     "job": {"id", "namespace", "driver", "sys_path", "cwd", "facts"} of a driver that joined,
      "hook": hash or "module.function", "setup_s": seconds, "packages": {hash: [object id, [node, ...], bytes]}}
 """
 
@@ -51,9 +51,16 @@ def environment(core: Core, given: RuntimeEnv | None) -> str:
     return json.dumps(spec, sort_keys=True, separators=(",", ":")) if spec else ""
 
 
-def job_environment(core: Core, sys_path: Sequence[str], cwd: str) -> str:
+def job_environment(core: Core, sys_path: Sequence[str], cwd: str, facts: Mapping[str, Any]) -> str:
     """The environment of all that a driver starts that joined a session: its workers are nobody else's."""
-    job = {"id": core.job, "namespace": core.namespace, "driver": core.me.hex(), "sys_path": list(sys_path), "cwd": cwd}
+    job = {
+        "id": core.job,
+        "namespace": core.namespace,
+        "driver": core.me.hex(),
+        "sys_path": list(sys_path),
+        "cwd": cwd,
+        "facts": dict(facts),
+    }
     return json.dumps({"job": job}, sort_keys=True, separators=(",", ":"))
 
 

@@ -5,21 +5,18 @@ from __future__ import annotations
 import atexit
 import logging
 import os
-import socket
 import sys
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from sparkray import init_arguments
+from sparkray import init_arguments, jobs
 from sparkray.environments import environment, job_environment
 from sparkray.job_config import JobConfig, LoggingConfig
 from sparkray.options import thousandths
 from sparkray.runtime_env import RuntimeEnv, checked
 from sparkray_core.errors import RaySystemError
-from sparkray_core.ids import HEAD, NodeId, new_node_id, new_process_id
-from sparkray_core.messages import RegisterJob
+from sparkray_core.ids import NodeId, new_node_id, new_process_id
 from sparkray_core.run import logs, object_ref
 from sparkray_core.run.config import NodeConfig, default_base_folder
 from sparkray_core.run.core import Core
@@ -197,7 +194,8 @@ def init(
                 labels=labels,
                 object_store_memory=object_store_memory,
             )
-            _session = _join(target, namespace or anonymous_namespace(), shown, chosen, env)
+            for_workers = (*(job.code_search_path or ()), *_worker_path()), job_facts
+            _session = _join(target, namespace or anonymous_namespace(), shown, chosen, env, for_workers)
             _set_up(_session.core, job_facts, configure_logging, logging_level, logging_format)
             return _session
         cpus = usable_cpus() if num_cpus is None else num_cpus
@@ -228,9 +226,7 @@ def init(
         sweep(config.base_folder, chosen.keep_logs)
         node = start_node(config)
         try:
-            core = _connected(
-                node.folder, config.node, config.token, config.namespace, shown, chosen, env, guest=False
-            )
+            core = _connected(node.folder, config.node, config.token, config.namespace, shown, chosen, env)
         except BaseException:
             node.stop()
             raise
@@ -255,27 +251,20 @@ def _connected(
     log_to_driver: bool,
     chosen: Settings,
     env: RuntimeEnv | None,
-    guest: bool,
+    for_workers: tuple[tuple[str, ...], Mapping[str, Any]] | None = None,
 ) -> Core:
     """
     Args:
-        guest: the session's workers were not set up for this driver: they have to be told what is its own.
+        for_workers: where they look for modules, and the job's facts, if the session was not started by this driver.
     """
     core = Core(new_process_id(node), folder, token, "driver", chosen)
     core.namespace = namespace
     core.printer.shown = log_to_driver
     core.connect()
     try:
-        facts = {
-            "pid": os.getpid(),
-            "host": socket.gethostname(),
-            "command": " ".join(sys.argv),
-            "namespace": namespace,
-            "started": time.time(),
-        }
-        core.job = core.request(HEAD, lambda number: RegisterJob(number, facts))
-        if guest:
-            core.env = job_environment(core, tuple(_worker_path()), os.getcwd())
+        jobs.register(core)
+        if for_workers is not None:
+            core.env = job_environment(core, for_workers[0], os.getcwd(), for_workers[1])
         core.env = environment(core, env)
     except BaseException:  # a folder that is too large
         core.close()
@@ -293,19 +282,24 @@ def _refuse_beside_address(**given: Any) -> None:
 
 
 def _join(
-    target: joining.Target, namespace: str, log_to_driver: bool, chosen: Settings, env: RuntimeEnv | None
+    target: joining.Target,
+    namespace: str,
+    log_to_driver: bool,
+    chosen: Settings,
+    env: RuntimeEnv | None,
+    for_workers: tuple[tuple[str, ...], Mapping[str, Any]],
 ) -> Session:
     """Connect to a session that is up, by way of a node of it on this host."""
     from sparkray import joining
 
     node, here = None, target.here
     if here is None:
-        node = joining.start_visitor(target, tuple(_worker_path()), chosen)
+        node = joining.start_visitor(target, for_workers[0], chosen)
         folder, node_id, host = node.folder, node.config.node, node.config.host
     else:
         folder, node_id, host = here.folder, here.node, here.host
     try:
-        core = _connected(folder, node_id, target.key.token, namespace, log_to_driver, chosen, env, guest=True)
+        core = _connected(folder, node_id, target.key.token, namespace, log_to_driver, chosen, env, for_workers)
     except ConnectionLost as lost:
         if node is not None:
             node.stop()

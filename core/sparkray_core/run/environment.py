@@ -74,6 +74,11 @@ def _join_job(core: Core, job: Mapping[str, Any]) -> None:
     sys.path[:] = [*(path for path in job["sys_path"] if os.path.exists(path)), *own]
     with contextlib.suppress(OSError):
         os.chdir(job["cwd"])
+    core.actor_lifetime = job["facts"].get("actor_lifetime")
+    if "logging" in job["facts"]:
+        from sparkray_core.run import logs
+
+        logs.configure(job["facts"]["logging"])
 
 
 def _set_variables(variables: Mapping[str, str | None]) -> None:

@@ -41,6 +41,7 @@ def process(core: Core, detail: Any = None) -> dict[str, Any]:
     return {
         "pid": os.getpid(),
         "role": core.role,
+        "job": core.job,
         "actor": None if start is None else start.actor,
         "actor_name": "" if start is None else start.name,
         "started": core.records.began + wall(),  # seconds since 1970

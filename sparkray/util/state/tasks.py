@@ -40,22 +40,21 @@ def gather(core: Core, limit: int | None, timeout: float) -> tuple[list[TaskStat
     """
     survey = ask_processes(core, "tasks", limit, timeout)
     survey.warn("the list of tasks")
-    job = core.session
     found: dict[tuple[bytes, int, int], TaskState] = {}
     left_out = 0
     created = {owner: _Creation(facts) for owner, facts in survey.answers.items()}
     for nodes_former in ask_nodes(core, "former", timeout).answers.values():
         for worker, facts in nodes_former:
-            _ran(found, worker, facts, job, created)
-            _failed(found, worker, facts, job, created)
+            _ran(found, worker, facts, created)
+            _failed(found, worker, facts, created)
     for owner, facts in survey.answers.items():
-        _waiting(found, owner, facts, job, created)
-        _failed(found, owner, facts, job, created)
+        _waiting(found, owner, facts, created)
+        _failed(found, owner, facts, created)
         left_out += facts["waiting_in_all"] - len(facts["waiting"])
     for worker, facts in survey.answers.items():
-        _active(found, worker, facts, job, created)
+        _active(found, worker, facts, created)
     for worker, facts in survey.answers.items():
-        _ran(found, worker, facts, job, created)
+        _ran(found, worker, facts, created)
     # What is under way first, in the order of submission; then what ended, the last one first.
     return sorted(found.values(), key=lambda task: (task.end_time_ms is not None, -(task.end_time_ms or 0))), left_out
 
@@ -105,12 +104,12 @@ def _at(state: TaskState, worker: ProcessId, facts: dict[str, Any]) -> None:
         state.actor_id = facts["actor"].hex()
 
 
-def _ran(found: _Found, worker: ProcessId, facts: dict[str, Any], job: str, created: _Created) -> None:
+def _ran(found: _Found, worker: ProcessId, facts: dict[str, Any], created: _Created) -> None:
     errors = {(owner, count): (system, text) for owner, count, system, text in facts["errors"]}
     for owner, count, function, begin, end in facts["ran"]:
         name, kind = facts["names"].get(function, (function.hex(), "task"))
         error = errors.get((owner, count))
-        state = _state(owner, count, name, kind, "FINISHED" if error is None else "FAILED", job, created)
+        state = _state(owner, count, name, kind, "FINISHED" if error is None else "FAILED", facts["job"], created)
         _at(state, worker, facts)
         state.start_time_ms = int((begin + facts["wall"]) * 1000)
         state.end_time_ms = int((end + facts["wall"]) * 1000)
@@ -130,11 +129,11 @@ def _add(found: _Found, key: tuple[bytes, int], state: TaskState) -> None:
     found[(*key, attempt)] = state
 
 
-def _waiting(found: _Found, owner: ProcessId, facts: dict[str, Any], job: str, created: _Created) -> None:
+def _waiting(found: _Found, owner: ProcessId, facts: dict[str, Any], created: _Created) -> None:
     states = {"missing": "PENDING_ARGS_AVAIL", "queued": "PENDING_NODE_ASSIGNMENT", "pushed": "SUBMITTED_TO_WORKER"}
     for count, name, actor, where, worker, ahead, _, resources in facts["waiting"]:
         shown = "RUNNING" if where == "pushed" and not ahead and actor is None else states[where]
-        state = _state(owner, count, name, "task" if actor is None else "call", shown, job, created)
+        state = _state(owner, count, name, "task" if actor is None else "call", shown, facts["job"], created)
         if worker is not None:
             state.worker_id, state.node_id = worker.hex(), node_of(worker).hex()
         state.actor_id = None if actor is None else actor.hex()
@@ -142,22 +141,22 @@ def _waiting(found: _Found, owner: ProcessId, facts: dict[str, Any], job: str, c
         found[owner, count, 0] = state
 
 
-def _active(found: _Found, worker: ProcessId, facts: dict[str, Any], job: str, created: _Created) -> None:
+def _active(found: _Found, worker: ProcessId, facts: dict[str, Any], created: _Created) -> None:
     for owner, count, function, begin in facts["active"]:
         name, kind = facts["names"].get(function, (function.hex(), "task"))
         known = found.get((owner, count, 0))
         if known is None or known.end_time_ms is not None:
-            known = _state(owner, count, name, kind, "RUNNING", job, created)
+            known = _state(owner, count, name, kind, "RUNNING", facts["job"], created)
             _add(found, (owner, count), known)
         known.state = "RUNNING"
         known.start_time_ms = int((begin + facts["wall"]) * 1000)
         _at(known, worker, facts)
 
 
-def _failed(found: _Found, owner: ProcessId, facts: dict[str, Any], job: str, created: _Created) -> None:
+def _failed(found: _Found, owner: ProcessId, facts: dict[str, Any], created: _Created) -> None:
     """What no worker answered: the owner settled it."""
     for count, name, actor, error, sentence, at in facts["failed"]:
-        state = _state(owner, count, name, "task" if actor is None else "call", "FAILED", job, created)
+        state = _state(owner, count, name, "task" if actor is None else "call", "FAILED", facts["job"], created)
         state.actor_id = None if actor is None else actor.hex()
         state.error_type = _ERROR_TYPES.get(error, error) if error else "TASK_EXECUTION_EXCEPTION"
         state.error_message = sentence

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import Any
 
@@ -13,7 +14,7 @@ from sparkray.util.state.schema import (
     NodeState,
     WorkerState,
 )
-from sparkray_core.ids import HEAD, node_of
+from sparkray_core.ids import HEAD, ProcessId, node_of
 from sparkray_core.run.core import Core
 from sparkray_core.run.survey import ask_nodes, ask_processes
 
@@ -30,6 +31,7 @@ def actors(core: Core, timeout: float) -> list[ActorState]:
     for workers in ask_nodes(core, "workers", timeout).answers.values():
         pids.update({facts["worker"]: facts["pid"] for facts in workers["alive"]})
     found = []
+    job_of = job_of_owner(core, timeout)
     for facts in core.ask(HEAD, "actors"):
         worker = facts["worker"]
         state = _ACTOR_STATES[facts["state"]]
@@ -38,7 +40,7 @@ def actors(core: Core, timeout: float) -> list[ActorState]:
                 actor_id=facts["actor"].hex(),
                 class_name=facts["name"],
                 state=state,
-                job_id=core.session,
+                job_id=job_of(facts["owner"]),
                 name=facts["public_name"],
                 node_id=None if facts["node"] is None else facts["node"].hex(),
                 pid=pids.get(worker) if worker is not None else None,
@@ -132,24 +134,37 @@ def _worker(process: Any, kind: str, pid: int, told: dict[str, Any], hosts: dict
 
 
 def jobs(core: Core, timeout: float) -> list[JobState]:
-    """The drivers of the session."""
-    survey = ask_processes(core, "process", None, timeout)
-    survey.warn("the list of jobs")
-    drivers = [(process, told) for process, told in survey.answers.items() if told["role"] == "driver"]
+    """The drivers that are or were in the session, the oldest first."""
     return [
         JobState(
-            job_id=core.session,
+            job_id=job["job"],
             type="DRIVER",
-            status="RUNNING",
-            entrypoint=told["command"],
-            start_time=int(told["started"] * 1000),
-            metadata={},
+            status="RUNNING" if job["ended"] is None else "SUCCEEDED",  # as Ray has it: how it ended nobody knows
+            message=job["ended"],
+            entrypoint=job["command"],
+            start_time=int(job["started"] * 1000),
+            metadata={"namespace": job["namespace"]},
             runtime_env={},
-            driver_info={"id": process.hex(), "pid": str(told["pid"]), "node_id": node_of(process).hex()},
-            driver_node_id=node_of(process).hex(),
+            driver_info={
+                "id": job["driver"].hex(),
+                "pid": str(job["pid"]),
+                "node_id": node_of(job["driver"]).hex(),
+                "host": job["host"],
+            },
+            driver_node_id=node_of(job["driver"]).hex(),
         )
-        for process, told in drivers
+        for job in core.ask(HEAD, "jobs")
     ]
+
+
+def job_of_owner(core: Core, timeout: float) -> Callable[[ProcessId], str]:
+    """Of which job a process's actors are."""
+    known = {job["driver"]: job["job"] for job in core.ask(HEAD, "jobs")}
+    if len(known) < 2:
+        return lambda owner: core.job
+    survey = ask_processes(core, "process", None, timeout)
+    known.update({process: told["job"] for process, told in survey.answers.items()})
+    return lambda owner: known.get(owner, "")
 
 
 def events(core: Core, timeout: float) -> list[ClusterEventState]:
