@@ -99,14 +99,17 @@ class Master:
 
     def _on_message(self, node: NodeId, frame: bytes) -> None:
         try:
-            sender, message = codec.sent_by(frame), codec.decode(frame, codec.ENVELOPE_BYTES)
+            sender, message = codec.sent_by(frame), codec.decode_strictly(frame, codec.ENVELOPE_BYTES)
         except codec.BadFrame as error:
             log.error("dropped, from node %s: %s", node.hex(), error)
             return
-        if isinstance(message, NodeGone) and message.node == node_of(sender):  # it takes its leave
-            self._handle(PeerLost(message.node, message.why))
-        else:
-            self._handle(Received(sender, message))
+        try:
+            if isinstance(message, NodeGone) and message.node == node_of(sender):  # it takes its leave
+                self._handle(PeerLost(message.node, message.why))
+            else:
+                self._handle(Received(sender, message))
+        except codec.MALFORMED:
+            log.exception("dropped, from process %s: %s makes no sense", sender.hex(), type(message).__name__)
 
     def _on_peer_lost(self, node: NodeId, why: str) -> None:
         self._handle(PeerLost(node, why))

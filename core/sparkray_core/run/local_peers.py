@@ -44,7 +44,7 @@ class LocalPeers:
         self._segment = segment
         self._on_frames = on_frames
         self._on_lost = on_lost
-        self._greeting: set[hello.Handshake] = set()
+        self._greeting: dict[hello.Handshake, None] = {}  # oldest first
         self._connections: dict[ProcessId, Connection] = {}
         self._outgoing: dict[ProcessId, list[bytes]] = {}
         self._overdue = loop.timer(self._drop_overdue)
@@ -138,7 +138,11 @@ class LocalPeers:
     # ------------------------------------------------------------------------------ greeting
     def _accept(self) -> None:
         while (handshake := hello.accept(self._listener, self._token, self._loop.clock())) is not None:
-            self._greeting.add(handshake)
+            if len(self._greeting) >= hello.MOST_GREETING:
+                oldest = next(iter(self._greeting))
+                self._end_greeting(oldest)
+                oldest.close()
+            self._greeting[handshake] = None
             self._loop.watch(handshake.fileno(), partial(self._greet, handshake))
             self._overdue.wake_at(handshake.deadline)
 
@@ -148,7 +152,7 @@ class LocalPeers:
             greeted = handshake.receive()
         except hello.HelloRefused as refused:
             log.warning("%s", refused)
-            self._greeting.discard(handshake)
+            self._greeting.pop(handshake, None)
             self._loop.forget(descriptor)
             return
         if greeted is None:
@@ -170,7 +174,7 @@ class LocalPeers:
         self._loop.watch(descriptor, partial(self._read, connection), partial(self._write_on, connection))
 
     def _end_greeting(self, handshake: hello.Handshake) -> None:
-        self._greeting.discard(handshake)
+        self._greeting.pop(handshake, None)
         self._loop.forget(handshake.fileno())
 
     def _drop_overdue(self) -> None:

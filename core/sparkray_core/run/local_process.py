@@ -30,6 +30,8 @@ from sparkray_core.messages import (
     PushTasks,
     Registered,
     RegisterProcess,
+    TaskResults,
+    TasksReturned,
     UnpinObjects,
 )
 from sparkray_core.model.effects import Effect, Send, WakeAt
@@ -43,11 +45,15 @@ from sparkray_core.run.records import Records
 from sparkray_core.settings import Settings
 from sparkray_core.store.segment import Segment
 from sparkray_core.wire import hello
-from sparkray_core.wire.codec import ENVELOPE_BYTES, BadFrame, decode, encode
+from sparkray_core.wire.checking import wrong_field
+from sparkray_core.wire.codec import ENVELOPE_BYTES, MALFORMED, BadFrame, decode, encode
 from sparkray_core.wire.frames import Connection, ConnectionLost
 
 log = logging.getLogger(__name__)
 
+# Not looked into before they are handled: it would cost as much as handling them. What they say counts only if it is
+# about tasks that their sender has from us, or calls of ours.
+_HOT = frozenset({PushTasks, PushCalls, TaskResults, TasksReturned})
 BATCH = 64  # submissions after which the submitting thread hands them in itself
 BATCHES = 10_000  # of submissions whose time is remembered: 0.2 s of tasks one by one at their quickest, mostly hours
 
@@ -80,6 +86,7 @@ class LocalProcess:
         self.on_block: Callable[[], Callable[[], None] | None] | None = None  # called around waits of user code
         self._connections: dict[ProcessId, Connection] = {}
         self._by_fd: dict[int, Any] = {}
+        self._greeting: dict[hello.Handshake, None] = {}  # connected, but the token is still to come; oldest first
         self._undirected: set[ProcessId] = set()  # on this node, but cannot be reached directly
         self._unpins: deque[ObjectId] = deque()
         self._listener: Any = None
@@ -246,34 +253,67 @@ class LocalProcess:
     def _handle(self, connection: Connection, frames: list[bytes]) -> None:
         handlers = self.handlers
         owner = self.owner
+        peer = connection.peer
         for frame in frames:
             try:
                 message = decode(frame, ENVELOPE_BYTES)
             except BadFrame as bad:
                 log.warning("a frame from %s cannot be read and is dropped: %s", connection.peer.hex(), bad.why)
                 continue
-            handler = handlers.get(type(message))
+            kind = type(message)
+            handler = handlers.get(kind)
             sender = ProcessId(frame[16:32])
-            if handler is not None:
-                handler(sender, message)
-            else:
-                self._perform(owner.handle(sender, message, now()))
+            if (
+                sender != peer and connection is not self.raylet
+            ):  # which relays what others sent, and checks whose it is
+                log.warning("%s of %s in the name of %s is dropped", kind.__name__, peer.hex(), sender.hex())
+                continue
+            if kind not in _HOT and (wrong := wrong_field(message)) is not None:
+                log.warning("%s of %s is dropped: its %s is not of its type", kind.__name__, sender.hex(), wrong)
+                continue
+            try:
+                if handler is not None:
+                    handler(sender, message)
+                else:
+                    self._perform(owner.handle(sender, message, now()))
+            except MALFORMED:
+                log.exception("%s of process %s makes no sense and is dropped", kind.__name__, sender.hex())
 
     def _accept(self) -> None:
+        for late in [shake for shake in self._greeting if shake.deadline <= now()]:
+            self._end_greeting(late)
         while (shake := hello.accept(self._listener, self.token, now())) is not None:
+            if len(self._greeting) >= hello.MOST_GREETING:
+                self._end_greeting(next(iter(self._greeting)))
+            self._greeting[shake] = None
             self._by_fd[shake.fileno()] = shake
             self.pump.register(shake.fileno())
+
+    def _end_greeting(self, shake: hello.Handshake) -> None:
+        """It connected and has not shown the token in time, or too many others did so after it."""
+        fd = shake.fileno()
+        del self._greeting[shake], self._by_fd[fd]
+        self.pump.unregister(fd)
+        shake.close()
 
     def _shake(self, fd: int, shake: hello.Handshake) -> None:
         try:
             done = shake.receive()
         except hello.HelloRefused as refused:
             log.warning("%s", refused)
+            self._greeting.pop(shake, None)
             del self._by_fd[fd]
             self.pump.unregister(fd)
             return
         if done is not None:
+            self._greeting.pop(shake, None)
             connection, _ = done
+            if connection.peer in (self.me, self.raylet_id):
+                log.warning("a peer was refused: it says that it is our raylet, or we")
+                del self._by_fd[fd]
+                self.pump.unregister(fd)
+                connection.close()
+                return
             self._by_fd[fd] = self._connections[connection.peer] = connection
 
     def _add(self, connection: Connection) -> None:

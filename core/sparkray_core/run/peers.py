@@ -12,6 +12,7 @@ from __future__ import annotations
 import heapq
 import logging
 import os
+import re
 from collections.abc import Callable, Iterable
 
 from sparkray_core.ids import HEAD_NODE, NodeId
@@ -21,10 +22,13 @@ from sparkray_core.run.limits import peer_silence_s
 from sparkray_core.run.loop import Loop
 from sparkray_core.settings import Settings
 from sparkray_core.wire.transport import Transport
-from sparkray_core.wire.zmq_transport import ZmqTransport
+from sparkray_core.wire.zmq_transport import BadAddress, ZmqTransport
 
 _INTRODUCTION = b"sparkray lives at "  # no link packet begins so: those begin with 8 random bytes
 _HELD_FRAMES = 10_000  # for a node whose address is not known yet; more is a bug of whoever sends there
+
+_ADDRESS = re.compile(rb"(?:tcp|memory)://[A-Za-z0-9_.:\[\]-]{1,255}")
+_HELD_NODES = 1_000  # unknown ones at once, for the same reason
 
 OnPayloads = Callable[[NodeId, "list[bytes]"], None]
 OnLost = Callable[[NodeId, str], None]
@@ -103,6 +107,9 @@ class Peers:
         """To be delivered there, after all that was sent there before, unless the peer is lost. False: it is lost."""
         if node in self._forgotten:
             return False
+        if node not in self._reachable and node not in self._outgoing and len(self._outgoing) >= _HELD_NODES:
+            log.error("dropped a frame for node %s: frames for too many unknown nodes are held", node.hex())
+            return False
         frames = self._outgoing.setdefault(node, [])
         if node not in self._reachable and len(frames) >= _HELD_FRAMES:
             log.error("dropped a frame for node %s, of which nobody has told the address", node.hex())
@@ -147,10 +154,19 @@ class Peers:
             return
         if packet.startswith(_INTRODUCTION):
             if node not in self._reachable:
-                self.connect(node, packet[len(_INTRODUCTION) :].decode("ascii", "replace"))
+                self._introduce(node, packet[len(_INTRODUCTION) :])
             return
         self._heard.add(node)
         self._perform(node, self._link(node).received(packet, self._loop.clock()))
+
+    def _introduce(self, node: NodeId, address: bytes) -> None:
+        if not _ADDRESS.fullmatch(address):
+            log.error("node %s says that it lives at %.60r, which is no address", node.hex(), address)
+            return
+        try:
+            self.connect(node, address.decode("ascii"))
+        except BadAddress as error:
+            log.error("node %s cannot be answered: %s", node.hex(), error)
 
     def _on_clock(self) -> None:
         now = self._loop.clock()

@@ -163,9 +163,17 @@ class Raylet:
             if codec.sent_by(frame) != sender:
                 raise codec.BadFrame(f"process {sender.hex()} sent it in the name of another")
             if to == me:
-                self._receive(sender, codec.decode(frame, codec.ENVELOPE_BYTES))
+                self._hear(sender, codec.decode_strictly(frame, codec.ENVELOPE_BYTES))
             else:
                 self._deliver(sender, to, frame)
+
+    def _hear(self, sender: ProcessId, message: Message) -> None:
+        """Raises `BadFrame` when the model finds that it makes no sense: one peer's fault is not to end the node."""
+        try:
+            self._receive(sender, message)
+        except codec.MALFORMED as error:
+            log.exception("%s of process %s makes no sense", type(message).__name__, sender.hex())
+            raise codec.BadFrame(f"{type(message).__name__} makes no sense: {error!r:.200}") from error
 
     def _deliver(self, sender: ProcessId, to: ProcessId, frame: bytes) -> None:
         if not self._perform.route(to, frame):
@@ -185,15 +193,16 @@ class Raylet:
             to, sender, message = (
                 codec.addressed_to(frame),
                 codec.sent_by(frame),
-                codec.decode(frame, codec.ENVELOPE_BYTES),
+                codec.decode_strictly(frame, codec.ENVELOPE_BYTES),
             )
         except codec.BadFrame as error:
             log.error("dropped, from node %s: %s", node.hex(), error)
             return
         if to != self._me:
-            log.error("node %s sent %s for %s, which is not here", node.hex(), message, to.hex())
+            log.error("node %s sent %s for %s, which is not here", node.hex(), type(message).__name__, to.hex())
             return
-        self._receive(sender, message)
+        with contextlib.suppress(codec.BadFrame):  # logged already
+            self._hear(sender, message)
         self._report_joining()
 
     def _receive(self, sender: ProcessId, message: Message) -> None:

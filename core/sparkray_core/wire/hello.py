@@ -14,6 +14,7 @@ import os
 import socket
 import struct
 import sys
+import time
 from dataclasses import dataclass
 
 from sparkray_core.ids import ProcessId
@@ -23,6 +24,8 @@ from sparkray_core.wire.frames import LENGTH, Connection, ConnectionLost
 TOKEN_BYTES = 32
 HELLO_LIMIT_S = 5.0  # a local peer needs well under 1 ms; a forked child under memory pressure may need much longer
 CONNECT_LIMIT_S = 10.0  # how long a full queue of the listener is waited for
+_NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+MOST_GREETING = 256  # connected and not greeted yet; beyond, the oldest goes: nobody is to use up our descriptors
 BACKLOG = 512  # connections not yet accepted: a node's workers may all connect while the raylet is busy
 
 MAGIC = b"sparkray"
@@ -188,7 +191,11 @@ def accept(listener: socket.socket, token: bytes, now: float) -> Handshake | Non
     """The next connection of a non-blocking listener, or None. Its hello is due within `HELLO_LIMIT_S` of `now`."""
     try:
         sock, _ = listener.accept()
-    except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+    except OSError as error:
+        if error.errno in _NO_DESCRIPTORS:  # of ours or of the machine's: whoever connects has to wait
+            time.sleep(0.01)  # the listener stays readable meanwhile
+        elif not isinstance(error, BlockingIOError | InterruptedError | ConnectionAbortedError):
+            raise
         return None
     return Handshake(sock, token, now + HELLO_LIMIT_S)
 

@@ -47,6 +47,17 @@ class CannotListen(OSError):
         return f"cannot listen on {self.endpoint}: {self.why}. Name another port (0 takes a free one) or interface."
 
 
+class BadAddress(ValueError):
+    """What a peer said of itself is no address that one could connect to."""
+
+    def __init__(self, address: str, why: str) -> None:
+        super().__init__(address, why)
+        self.address, self.why = address, why
+
+    def __str__(self) -> str:
+        return f"{self.address!r} is no address: {self.why}"
+
+
 def new_session_keys() -> tuple[bytes, bytes]:
     """(public, secret), 40 characters each. Both are secrets of the session: whoever has them is of it."""
     public, secret = zmq.curve_keypair()
@@ -117,13 +128,20 @@ class ZmqTransport:
         if known is not None and known[0] == address:
             return
         self.disconnect(peer)
-        dealer = self._context.socket(zmq.DEALER)
+        try:
+            dealer = self._context.socket(zmq.DEALER)
+        except zmq.ZMQError as error:  # more than libzmq or the system gives us
+            raise BadAddress(address, zmq.strerror(error.errno or 0)) from None
         self._configure(dealer)
         dealer.routing_id = self._identity
         dealer.curve_serverkey = self._public
         dealer.reconnect_ivl = RECONNECT_MS
         dealer.reconnect_ivl_max = RECONNECT_MAX_MS
-        dealer.connect(address)
+        try:
+            dealer.connect(address)
+        except zmq.ZMQError as error:
+            dealer.close(0)
+            raise BadAddress(address, zmq.strerror(error.errno or 0)) from None
         self._peers[peer] = address, dealer
 
     def disconnect(self, peer: NodeId) -> None:
