@@ -66,6 +66,12 @@ class Plain:
         time.sleep(LONG)
         yield 2
 
+    def says_much_and_dies(self) -> Iterator[int]:
+        for number in range(5):
+            yield number
+            time.sleep(0.01)
+        os._exit(1)
+
     def dies(self, mark: Path) -> Iterator[int]:
         yield 1
         wait_for(mark.exists)
@@ -190,6 +196,11 @@ def test_a_death_in_the_middle_is_the_last_item(ray: Any, kind: Any, tmp_path: P
     assert outcomes(ray, generator) == [ActorUnavailableError if restarts else ActorDiedError]
     with pytest.raises(StopIteration):
         next(generator)
+
+
+def test_what_was_yielded_before_a_death_is_not_lost(ray: Any, kind: Any) -> None:
+    generators = [kind.remote().says_much_and_dies.remote() for _ in range(8)]
+    assert [outcomes(ray, one) for one in generators] == [[0, 1, 2, 3, 4, ActorDiedError]] * 8
 
 
 def test_handles_in_tasks_read_streams_in_threads(ray: Any, actor: Any) -> None:

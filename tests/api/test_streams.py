@@ -390,6 +390,18 @@ def test_without_retries_a_crash_is_the_last_item(ray: Any) -> None:
         ray.get(generator.completed())
 
 
+def test_what_was_yielded_before_a_crash_is_not_lost(ray: Any) -> None:
+    @ray.remote(max_retries=0)
+    def says_much_and_dies() -> Iterator[int]:
+        for number in range(5):
+            yield number
+            time.sleep(0.01)
+        os._exit(1)
+
+    generators = [says_much_and_dies.remote() for _ in range(8)]
+    assert [outcomes(ray, one) for one in generators] == [[0, 1, 2, 3, 4, WorkerCrashedError]] * 8
+
+
 def test_retry_exceptions_goes_on_behind_what_was_yielded(ray: Any, tmp_path: Path) -> None:
     @ray.remote(retry_exceptions=[OSError])
     def flaky() -> Iterator[int]:

@@ -172,6 +172,16 @@ class Owner:
         self.refs.flush(effects)
         return effects
 
+    def worker_lost(self, message: LeaseLost | ActorChanged) -> ProcessId | None:
+        """Whose end this message tells of, if that worker has something of ours."""
+        if isinstance(message, LeaseLost):
+            lease = self.leasing.leases.get(message.lease)
+            return lease.worker if lease is not None else None
+        actor = self.calls.actors.get(message.actor)
+        if actor is None or (message.state == "alive" and message.incarnation == actor.incarnation):
+            return None
+        return actor.worker if actor.inflight else None
+
     # ------------------------------------------------------------------ arguments
     def _await_arguments(self, task: Task, effects: list[Effect]) -> None:
         for entry in task.nested or ():

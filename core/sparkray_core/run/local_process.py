@@ -24,7 +24,9 @@ from typing import Any
 
 from sparkray_core.ids import HEAD, ObjectId, ProcessId, node_of, raylet_of
 from sparkray_core.messages import (
+    ActorChanged,
     EndSession,
+    LeaseLost,
     Message,
     PushCalls,
     PushTasks,
@@ -81,7 +83,11 @@ class LocalProcess:
         self.pending: deque[Task] = deque()
         self.records = Records()
         self.handed_in: deque[tuple[int, float]] = deque(maxlen=BATCHES)  # tasks from this number on: when (monotonic)
-        self.handlers: dict[type, Callable[[ProcessId, Any], None]] = {}  # for what is not the owner's, lock held
+        # For what is not the owner's, or not its alone. Called with the lock held.
+        self.handlers: dict[type, Callable[[ProcessId, Any], None]] = {
+            LeaseLost: self._on_death,
+            ActorChanged: self._on_death,
+        }
         self.on_quiet: Callable[[], None] | None = None  # called by the side thread's turns, lock not held
         self.on_block: Callable[[], Callable[[], None] | None] | None = None  # called around waits of user code
         self._connections: dict[ProcessId, Connection] = {}
@@ -278,6 +284,21 @@ class LocalProcess:
                     self._perform(owner.handle(sender, message, now()))
             except MALFORMED:
                 log.exception("%s of process %s makes no sense and is dropped", kind.__name__, sender.hex())
+
+    def _on_death(self, sender: ProcessId, message: LeaseLost | ActorChanged) -> None:
+        """A worker that works for us died, perhaps. What it had said before counts: its connection is read first."""
+        worker = self.owner.worker_lost(message)
+        connection = self._connections.get(worker) if worker is not None else None
+        while connection is not None and connection is not self.raylet:
+            try:
+                frames = connection.receive()
+            except ConnectionLost as lost:
+                self._lose(connection, lost.why)
+                break
+            if not frames:
+                break
+            self._handle(connection, frames)
+        self._perform(self.owner.handle(sender, message, now()))
 
     def _accept(self) -> None:
         for late in [shake for shake in self._greeting if shake.deadline <= now()]:
