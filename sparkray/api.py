@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from copy import deepcopy
-from typing import Any, Protocol, TypeVar, overload
+from typing import Any, Literal, ParamSpec, Protocol, TypeVar, overload
 
 from sparkray.actor_class import ActorClass
 from sparkray.actor_handle import ActorHandle
@@ -15,9 +15,11 @@ from sparkray.remote_function import RemoteFunction
 from sparkray.session import core
 from sparkray_core.ids import HEAD
 from sparkray_core.run.object_ref import ObjectRef, call_in_loop
-from sparkray_core.run.ref_generator import ObjectRefGenerator
+from sparkray_core.run.ref_generator import DynamicObjectRefGenerator, ObjectRefGenerator
 
+P = ParamSpec("P")
 T = TypeVar("T")
+W = TypeVar("W", bound="ObjectRef[Any] | ObjectRefGenerator[Any]")  # what can be waited for
 
 
 class _Decorator(Protocol):
@@ -26,17 +28,35 @@ class _Decorator(Protocol):
     @overload
     def __call__(self, target: type[T], /) -> ActorClass[T]: ...  # type: ignore[overload-overlap]
     @overload
-    def __call__(self, target: Callable[..., T], /) -> RemoteFunction[T]: ...
+    def __call__(self, target: Callable[P, Coroutine[Any, Any, T]], /) -> RemoteFunction[P, ObjectRef[T]]: ...
+    @overload
+    def __call__(  # type: ignore[overload-overlap]
+        self, target: Callable[P, Iterator[T] | AsyncIterator[T]], /
+    ) -> RemoteFunction[P, ObjectRefGenerator[T]]: ...
+    @overload
+    def __call__(self, target: Callable[P, T], /) -> RemoteFunction[P, ObjectRef[T]]: ...
 
 
 @overload
 def remote(target: type[T], /) -> ActorClass[T]: ...  # type: ignore[overload-overlap]
 @overload
-def remote(target: Callable[..., T], /) -> RemoteFunction[T]: ...
+def remote(target: Callable[P, Coroutine[Any, Any, T]], /) -> RemoteFunction[P, ObjectRef[T]]: ...
+@overload
+def remote(  # type: ignore[overload-overlap]
+    target: Callable[P, Iterator[T] | AsyncIterator[T]], /
+) -> RemoteFunction[P, ObjectRefGenerator[T]]: ...
+@overload
+def remote(target: Callable[P, T], /) -> RemoteFunction[P, ObjectRef[T]]: ...
+@overload
+def remote(*, num_returns: Literal["streaming"], **options: Any) -> _Decorator: ...
+@overload
+def remote(  # pyright: ignore[reportOverlappingOverload]
+    *, num_returns: Literal["dynamic"], **options: Any
+) -> Callable[[Callable[P, Any]], RemoteFunction[P, ObjectRef[DynamicObjectRefGenerator]]]: ...
 @overload
 def remote(  # pyright: ignore[reportOverlappingOverload]
     *, num_returns: int, **options: Any
-) -> Callable[[Callable[..., Any]], RemoteFunction[Any]]: ...
+) -> Callable[[Callable[P, Any]], RemoteFunction[P, Any]]: ...
 @overload
 def remote(**options: Any) -> _Decorator: ...
 def remote(*args: Any, **options: Any) -> Any:
@@ -108,8 +128,8 @@ def put(value: T) -> ObjectRef[T]:
 
 
 def wait(
-    refs: list[ObjectRef[T]], *, num_returns: int = 1, timeout: float | None = None, fetch_local: bool = True
-) -> tuple[list[ObjectRef[T]], list[ObjectRef[T]]]:
+    refs: list[W], *, num_returns: int = 1, timeout: float | None = None, fetch_local: bool = True
+) -> tuple[list[W], list[W]]:
     """Wait until `num_returns` of the references have their value or error.
 
     There may be `ObjectRefGenerator`s in the list: they are ready when `next` does not wait.
@@ -135,8 +155,8 @@ def wait(
 
 
 async def wait_async(
-    refs: list[ObjectRef[T]], *, num_returns: int = 1, timeout: float | None = None, fetch_local: bool = True
-) -> tuple[list[ObjectRef[T]], list[ObjectRef[T]]]:
+    refs: list[W], *, num_returns: int = 1, timeout: float | None = None, fetch_local: bool = True
+) -> tuple[list[W], list[W]]:
     """`wait`, for coroutines: others run meanwhile."""
     _check_wait(refs, num_returns, timeout)
     if not refs:
@@ -177,7 +197,7 @@ def _check_wait(refs: Any, num_returns: int, timeout: float | None) -> None:
         raise ValueError(f"timeout must not be negative; it is {timeout}")
 
 
-def _are_ready(refs: list[ObjectRef[T]], wanted: int) -> bool:
+def _are_ready(refs: list[W], wanted: int) -> bool:
     """Whether so many are there; looks no further than it must."""
     for ref in refs:
         if ref._entry.value is not None:
@@ -187,9 +207,9 @@ def _are_ready(refs: list[ObjectRef[T]], wanted: int) -> bool:
     return False
 
 
-def _ready_and_rest(refs: list[ObjectRef[T]], num_returns: int) -> tuple[list[ObjectRef[T]], list[ObjectRef[T]]]:
-    ready: list[ObjectRef[T]] = []
-    rest: list[ObjectRef[T]] = []
+def _ready_and_rest(refs: list[W], num_returns: int) -> tuple[list[W], list[W]]:
+    ready: list[W] = []
+    rest: list[W] = []
     begin = 0  # of those that are not ready. In a loop of waits the first one often is: the rest is one slice
     for index, ref in enumerate(refs):
         if ref._entry.value is not None:
@@ -233,7 +253,7 @@ def cancel(ref: ObjectRef[Any] | ObjectRefGenerator[Any], *, force: bool = False
         ValueError: force=True for a call of an actor.
     """
     if type(ref) is ObjectRefGenerator:
-        core().cancel(ref._entry.end, force, recursive)
+        core().cancel(ref._stream.end, force, recursive)
     elif type(ref) is ObjectRef:
         core().cancel(ref._entry, force, recursive)
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NoReturn, ParamSpec, TypeVar, overload
 
 from sparkray.environments import environment
 from sparkray.options import Options
@@ -18,7 +18,8 @@ from sparkray_core.run.core import Core
 from sparkray_core.run.object_ref import ObjectRef
 from sparkray_core.run.pack import name_function, pack, pack_function, pickle_function
 
-R = TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")  # what `remote` returns: of a plain function that returns T, ObjectRef[T]
 
 
 class _Prepared:
@@ -51,10 +52,10 @@ class _Pickled:
         return self._made[1:]
 
 
-class RemoteFunction(Generic[R]):
+class RemoteFunction(Generic[P, R]):
     """A function that runs elsewhere: `f.remote(...)` returns a reference to its result at once."""
 
-    def __init__(self, function: Callable[..., R], options: Options, pickled: _Pickled | None = None) -> None:
+    def __init__(self, function: Callable[..., Any], options: Options, pickled: _Pickled | None = None) -> None:
         self._function = function
         self._options = options
         self._pickled = pickled or _Pickled()
@@ -65,13 +66,17 @@ class RemoteFunction(Generic[R]):
         self.__doc__ = function.__doc__
         self.__module__ = function.__module__
 
-    def __call__(self, *args: Any, **kwargs: Any) -> R:
+    def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
         raise TypeError(
             f"Remote functions cannot be called directly. Instead of running '{self.__name__}()', "
             f"try '{self.__name__}.remote()'."
         )
 
-    def options(self, **given: Any) -> RemoteFunction[R]:
+    @overload
+    def options(self, *, num_returns: int | str, **given: Any) -> RemoteFunction[P, Any]: ...
+    @overload
+    def options(self, **given: Any) -> RemoteFunction[P, R]: ...
+    def options(self, **given: Any) -> RemoteFunction[P, Any]:
         """The same function with other options.
 
         num_cpus, num_gpus, memory, resources, accelerator_type, num_returns, max_retries, retry_exceptions, priority,
@@ -81,6 +86,11 @@ class RemoteFunction(Generic[R]):
             raise ValueError("max_calls belongs to the function: give it to @remote")
         return RemoteFunction(self._function, self._options.updated(given, "task"), self._pickled)
 
+    # A reference may stand for any argument, which no ParamSpec can say: hence the second. The first is for editors.
+    @overload
+    def remote(self, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    @overload
+    def remote(self, *args: Any, **kwargs: Any) -> R: ...
     def remote(self, *args: Any, **kwargs: Any) -> Any:
         """Submit a call.
 
@@ -100,7 +110,7 @@ class RemoteFunction(Generic[R]):
         count = next(here.counter)
         if prepared.returns == 1:
             entry = Entry(here.me, count)
-            ref: ObjectRef[R] = ObjectRef(entry)
+            ref: ObjectRef[Any] = ObjectRef(entry)
             here.submit(
                 Task(count, prepared.function, payload, refs, nested, [entry], prepared.retries, prepared.shape)
             )
@@ -108,7 +118,7 @@ class RemoteFunction(Generic[R]):
         if prepared.returns < 0:
             return self._stream(prepared, count, payload, refs, nested)
         entries = [Entry(here.me, count, index) for index in range(prepared.returns)]
-        made = [ObjectRef[R](entry) for entry in entries]
+        made = [ObjectRef[Any](entry) for entry in entries]
         here.submit(Task(count, prepared.function, payload, refs, nested, entries, prepared.retries, prepared.shape))
         return made or None
 

@@ -61,4 +61,4 @@ def _cut_table(table: pa.Table, start: int, rows: int) -> pa.Table:
     return table.slice(start, rows)
 
 
-_cut: RemoteFunction[Any] = RemoteFunction(_cut_table, Options(name="cut_block", num_cpus=0))
+_cut: RemoteFunction[..., Any] = RemoteFunction(_cut_table, Options(name="cut_block", num_cpus=0))

@@ -186,7 +186,7 @@ class Dataset:
             raise ValueError(f"batch_size must be at least 1 row, not {batch_size}")
         batches.check_format(batch_format)
         wanted = {"name": f"map_batches({getattr(fn, '__name__', type(fn).__name__)})", **options, "num_returns": 2}
-        task = RemoteFunction(
+        task: RemoteFunction[..., Any] = RemoteFunction(
             _mapper(fn, tuple(fn_args), dict(fn_kwargs or {}), batch_format, batch_size, zero_copy_batch),
             Options().updated(wanted, "task"),
         )
@@ -277,7 +277,7 @@ def _facts_of_any(table: pa.Table) -> Facts:
     return facts_of(table)
 
 
-_look: RemoteFunction[Any] = RemoteFunction(_facts_of_any, Options(name="look_at_block", num_cpus=0))
+_look: RemoteFunction[..., Any] = RemoteFunction(_facts_of_any, Options(name="look_at_block", num_cpus=0))
 
 
 def _united(schemas: list[pa.Schema]) -> pa.Schema:

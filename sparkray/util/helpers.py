@@ -71,7 +71,7 @@ def _as_completed(waiting: list[ObjectRef[Any]], yield_obj_refs: bool) -> Iterat
 
 @overload
 def map_unordered(
-    fn: RemoteFunction[T],
+    fn: RemoteFunction[..., ObjectRef[T]],
     items: Iterable[Any],
     *,
     backpressure_size: int | None = ...,
@@ -81,7 +81,7 @@ def map_unordered(
 ) -> Iterator[T]: ...
 @overload
 def map_unordered(
-    fn: RemoteFunction[T],
+    fn: RemoteFunction[..., ObjectRef[T]],
     items: Iterable[Any],
     *,
     backpressure_size: int | None = ...,

@@ -204,6 +204,7 @@ def test_kill_that_allows_a_restart_uses_one_up_and_retries_what_runs(ray: Any, 
     first = ray.get(actor.pid.remote(), timeout=60)
     running = actor.wait_for_file.remote(str(found))
     ray.kill(actor, no_restart=False)
+    wait_for(lambda: actor._actor.incarnation == 1)  # else it is found in the first life, before the kill gets there
     found.touch()
 
     assert ray.get(running, timeout=60) == "found"

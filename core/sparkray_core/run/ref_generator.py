@@ -20,10 +20,10 @@ class ObjectRefGenerator(Generic[T]):
     `get` raises it. The owner of the items is the process that made the call, and only there it can be read.
     """
 
-    __slots__ = ("__weakref__", "_completed", "_entry")
+    __slots__ = ("__weakref__", "_completed", "_stream")
 
     def __init__(self, stream: Stream) -> None:
-        self._entry = stream  # by the name that `wait` knows from references
+        self._stream = stream
         self._completed: ObjectRef[None] | None = None
 
     def __iter__(self) -> ObjectRefGenerator[T]:
@@ -43,13 +43,18 @@ class ObjectRefGenerator(Generic[T]):
                 raise StopIteration
         return ref
 
+    @property
+    def _entry(self) -> Any:
+        """By the name that `wait` knows from references: a stream looks like an `Entry` to those who wait."""
+        return self._stream
+
     def _take(self) -> ObjectRef[T] | None:
-        entry = object_ref.core().take(self._entry)
+        entry = object_ref.core().take(self._stream)
         return None if entry is None else ObjectRef(entry)
 
     def _wait(self, timeout: float | None) -> ObjectRef[T] | None:
         """None at the end, or after `timeout` seconds."""
-        here, stream = object_ref.core(), self._entry
+        here, stream = object_ref.core(), self._stream
         while True:
             here.wait([stream], 1, timeout)  # type: ignore[list-item]
             ref = self._take()  # another thread may have been quicker
@@ -61,7 +66,7 @@ class ObjectRefGenerator(Generic[T]):
         ref = self._take()
         if ref is None:
             ref = self._wait(None if timeout_s is None or timeout_s < 0 else timeout_s)
-            if ref is None and self._entry.over:
+            if ref is None and self._stream.over:
                 raise StopIteration
         return ref
 
@@ -70,7 +75,7 @@ class ObjectRefGenerator(Generic[T]):
 
     async def __anext__(self) -> ObjectRef[T]:
         """As `next`, while other coroutines run."""
-        stream = self._entry
+        stream = self._stream
         while True:
             ref = self._take()
             if ref is not None:
@@ -87,7 +92,7 @@ class ObjectRefGenerator(Generic[T]):
     def completed(self) -> ObjectRef[None]:
         """A reference whose value is None once the generator has ended; `get` raises if the system ended it."""
         if self._completed is None:
-            entry: Entry = self._entry.end
+            entry: Entry = self._stream.end
             with object_ref.core().lock:
                 entry.held = True
             self._completed = ObjectRef(entry)
@@ -96,15 +101,15 @@ class ObjectRefGenerator(Generic[T]):
     def next_ready(self) -> bool:
         """Whether `next` gives a reference without waiting."""
         object_ref.core().look()
-        return bool(self._entry.items)
+        return bool(self._stream.items)
 
     def is_finished(self) -> bool:
         """Whether the generator has ended and everything was read."""
         object_ref.core().look()
-        return self._entry.over and not self._entry.items
+        return self._stream.over and not self._stream.items
 
     def __del__(self) -> None:
-        object_ref.dropped_streams.append(self._entry)
+        object_ref.dropped_streams.append(self._stream)
         if object_ref.current is not None and object_ref.current.pump.asleep:
             object_ref.current.pump.wake()
 
@@ -115,7 +120,7 @@ class ObjectRefGenerator(Generic[T]):
         )
 
     def __repr__(self) -> str:
-        return f"<ObjectRefGenerator of task {self._entry.end.id[:24].hex()}>"
+        return f"<ObjectRefGenerator of task {self._stream.end.id[:24].hex()}>"
 
 
 class DynamicObjectRefGenerator:
