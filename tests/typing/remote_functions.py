@@ -3,7 +3,7 @@ hold is an error there; so is a `type: ignore` that is not needed."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Generator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import sparkray as ray
@@ -112,6 +112,8 @@ def several_returns() -> None:
 def get_put_and_wait() -> None:
     assert_type(ray.get(add.remote(1)), int)
     assert_type(ray.get([add.remote(1), add.remote(2)]), list[int])
+    mixed: Sequence[object] = ray.get([add.remote(1), name.remote("a")])
+    del mixed
     assert_type(ray.put("a"), ObjectRef[str])
     ready, rest = ray.wait([add.remote(1), add.remote(2)])
     assert_type(ready, list[ObjectRef[int]])

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from sparkray_core.run.core import Core
 
-T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 # The process's core; None when no session is up. One per process: `connect` sets it, `close` clears it.
 current: Core | None = None
@@ -34,7 +34,7 @@ def core() -> Core:
     return current
 
 
-class ObjectRef(Generic[T]):
+class ObjectRef(Generic[T_co]):
     """A reference to a value that exists, or will. It keeps the value alive, on whatever node it is.
 
     `ray.get(ref)` waits for the value. Passed to a remote function as an argument the value is passed; inside a list,
@@ -77,11 +77,11 @@ class ObjectRef(Generic[T]):
         core().export(self)
         return rebuild, (self._entry.id,)
 
-    def future(self) -> concurrent.futures.Future[T]:
+    def future(self) -> concurrent.futures.Future[T_co]:
         """A future of the value. Cancelling it does not cancel the task."""
         return core().future(self)
 
-    def __await__(self) -> Generator[Any, None, T]:
+    def __await__(self) -> Generator[Any, None, T_co]:
         """The value, or raise the task's error; in whatever asyncio loop runs."""
         here = core()
         if self._entry.value is None:

@@ -10,10 +10,10 @@ from sparkray_core.run import object_ref
 from sparkray_core.run.object_ref import ObjectRef, call_in_loop
 from sparkray_core.wire import values
 
-T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 
-class ObjectRefGenerator(Generic[T]):
+class ObjectRefGenerator(Generic[T_co]):
     """Iterate over it, by `for` or `async for`, to get an `ObjectRef` for each item that the remote generator yields.
 
     The generator runs at once, whether somebody reads or not. What it raises is one more reference, the last one, whose
@@ -26,10 +26,10 @@ class ObjectRefGenerator(Generic[T]):
         self._stream = stream
         self._completed: ObjectRef[None] | None = None
 
-    def __iter__(self) -> ObjectRefGenerator[T]:
+    def __iter__(self) -> ObjectRefGenerator[T_co]:
         return self
 
-    def __next__(self) -> ObjectRef[T]:
+    def __next__(self) -> ObjectRef[T_co]:
         """The next item's reference, whose value is there. Waits for it.
 
         Raises:
@@ -48,11 +48,11 @@ class ObjectRefGenerator(Generic[T]):
         """By the name that `wait` knows from references: a stream looks like an `Entry` to those who wait."""
         return self._stream
 
-    def _take(self) -> ObjectRef[T] | None:
+    def _take(self) -> ObjectRef[T_co] | None:
         entry = object_ref.core().take(self._stream)
         return None if entry is None else ObjectRef(entry)
 
-    def _wait(self, timeout: float | None) -> ObjectRef[T] | None:
+    def _wait(self, timeout: float | None) -> ObjectRef[T_co] | None:
         """None at the end, or after `timeout` seconds."""
         here, stream = object_ref.core(), self._stream
         while True:
@@ -61,7 +61,7 @@ class ObjectRefGenerator(Generic[T]):
             if ref is not None or stream.over or timeout is not None:
                 return ref
 
-    def _next_sync(self, timeout_s: float | None = None) -> ObjectRef[T] | None:
+    def _next_sync(self, timeout_s: float | None = None) -> ObjectRef[T_co] | None:
         """As `next`, but None if nothing came in time (seconds; None and below 0 wait without limit)."""
         ref = self._take()
         if ref is None:
@@ -70,10 +70,10 @@ class ObjectRefGenerator(Generic[T]):
                 raise StopIteration
         return ref
 
-    def __aiter__(self) -> ObjectRefGenerator[T]:
+    def __aiter__(self) -> ObjectRefGenerator[T_co]:
         return self
 
-    async def __anext__(self) -> ObjectRef[T]:
+    async def __anext__(self) -> ObjectRef[T_co]:
         """As `next`, while other coroutines run."""
         stream = self._stream
         while True:
