@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import numbers
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sparkray.job_config import JobConfig, LoggingConfig
 from sparkray.options import check_amount, check_resources
@@ -175,5 +175,11 @@ def set_up_logging(configure: bool, level: int | str | None, text_format: str | 
         logger.propagate = False  # else the root's handlers would say it once more, as with Ray
 
 
-class _Handler(logging.StreamHandler[Any]):
+if TYPE_CHECKING:
+    _StreamHandler = logging.StreamHandler[Any]
+else:
+    _StreamHandler = logging.StreamHandler  # has no [] in Python 3.10
+
+
+class _Handler(_StreamHandler):
     """Ours, to be found again by the next `init`."""

@@ -7,14 +7,18 @@ there before its result is. Output goes to whoever gave the worker its work; a w
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import io
 import os
 import sys
 from collections import deque
-from typing import TextIO
+from typing import Any, TextIO
 
 from sparkray_core.messages import LogLines
 
 LOOK_S = 0.1  # how often a running task's output is looked for
+_SPARE_DESCRIPTORS = 200
 MOST_BYTES = 256 << 10  # read at once from one file: what is printed faster than this is sent in turns
 LAST_WORDS_BYTES, LAST_WORDS_LINES = 8192, 20  # a fault's dump of a few threads, or the end of a traceback
 PENDING_LINES = 100_000  # that wait in the driver to be shown; beyond, the oldest are dropped and counted
@@ -45,6 +49,35 @@ class Tail:
                 self._read[index] += end
                 found.append((index + 1, data[:end].decode(errors="replace").splitlines()))
         return found
+
+
+class _Stream(io.FileIO):
+    """stdout or stderr of a worker, which a task may have closed: then it is opened again, for the tasks after it."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number, "w", closefd=False)
+        self._number = number
+        # High up, where a task that closes its first descriptors does not find it.
+        self._spare = fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, _SPARE_DESCRIPTORS)
+
+    def write(self, data: Any, /) -> Any:
+        try:
+            return super().write(data)
+        except OSError as error:
+            if error.errno != errno.EBADF:
+                raise
+            os.dup2(self._spare, self._number)
+            return super().write(data)
+
+
+def keep_streams() -> None:
+    """Let what this worker prints survive a task that closes the descriptors of stdout and stderr."""
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        stream = io.TextIOWrapper(
+            io.BufferedWriter(_Stream(number)), encoding="utf-8", errors="backslashreplace", line_buffering=True
+        )
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
 
 
 def last_words(err_path: str) -> str:

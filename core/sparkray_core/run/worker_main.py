@@ -53,7 +53,7 @@ from sparkray_core.run.actor_host import ActorHost
 from sparkray_core.run.core import Core
 from sparkray_core.run.current_task import ExitActor
 from sparkray_core.run.outlet import Outlets
-from sparkray_core.run.output import LOOK_S, Tail
+from sparkray_core.run.output import LOOK_S, Tail, keep_streams
 from sparkray_core.run.pump import Getter, now
 from sparkray_core.run.records import CREATION, MOST_HANDED_OVER, clock
 
@@ -77,6 +77,7 @@ def main(config: NodeConfig, process: ProcessId) -> None:
     current_task.host = config.host
     log_path = config.log_path(f"worker-{process[8:].hex()}")
     tail = Tail(log_path.removesuffix(".log") + ".out", log_path)
+    keep_streams()
     faulthandler.enable()  # a crash in native code says where, on stderr
     worker = Worker(core, tail)
     core.listen()

@@ -9,6 +9,7 @@ stays in the kernel, so that a file descriptor may come next (`send_fd`, `recv_f
 from __future__ import annotations
 
 import errno
+import fcntl
 import hmac
 import os
 import socket
@@ -111,7 +112,7 @@ def connect(path: str, token: bytes, process: ProcessId, role: str, peer: Proces
     Raises:
         ConnectionLost: nobody listens there, or somebody of another user does (who is not shown the token).
     """
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock = _above_standard_streams(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
     try:
         # Not settimeout: it makes the socket non-blocking, and then a full queue fails at once, with EAGAIN.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", *_timeval(CONNECT_LIMIT_S)))
@@ -197,7 +198,15 @@ def accept(listener: socket.socket, token: bytes, now: float) -> Handshake | Non
         elif not isinstance(error, BlockingIOError | InterruptedError | ConnectionAbortedError):
             raise
         return None
-    return Handshake(sock, token, now + HELLO_LIMIT_S)
+    return Handshake(_above_standard_streams(sock), token, now + HELLO_LIMIT_S)
+
+
+def _above_standard_streams(sock: socket.socket) -> socket.socket:
+    """The same socket, not under a number that what a task prints is written to: a task may have closed 0 to 2."""
+    if sock.fileno() > 2:
+        return sock
+    with sock:
+        return socket.socket(fileno=fcntl.fcntl(sock.fileno(), fcntl.F_DUPFD_CLOEXEC, 3))
 
 
 def _timeval(seconds: float) -> tuple[int, int]:
