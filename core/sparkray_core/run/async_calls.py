@@ -28,6 +28,7 @@ class AsyncCalls:
         self._gates: dict[str, asyncio.Semaphore] = {}
         self._coroutines: dict[tuple[ProcessId, int], asyncio.Task[None]] = {}  # under way, by caller and number
         self._alarm: asyncio.TimerHandle | None = None
+        self._flushes = False  # a flush is due in this pass of the loop or the next
 
     def cancel(self, sender: ProcessId, count: int) -> None:
         """From any thread. What has ended stays as it ended."""
@@ -61,16 +62,20 @@ class AsyncCalls:
         pump = self._worker.core.pump
         pump.turn_now()
         queue = self._worker.queue
+        loop = asyncio.get_running_loop()
+        begun = bool(queue)
         while queue:
             sender, call = queue.popleft()
-            task = asyncio.get_running_loop().create_task(self._run_async(sender, call))
+            task = loop.create_task(self._run_async(sender, call))
             key = (sender, call[0])
             self._coroutines[key] = task
             task.add_done_callback(lambda _, key=key: self._coroutines.pop(key))  # type: ignore[misc]
+        if begun:  # right behind their first steps, which for many is all
+            self._flush_soon(loop)
         if self._worker.leaving is not None:
             self._ended.set()
         if pump.next_wake is not None and (self._alarm is None or self._alarm.cancelled()):
-            self._alarm = asyncio.get_running_loop().call_later(max(0.0, pump.next_wake - now()), self._alarmed)
+            self._alarm = loop.call_later(max(0.0, pump.next_wake - now()), self._alarmed)
 
     def _alarmed(self) -> None:
         self._alarm = None
@@ -110,7 +115,14 @@ class AsyncCalls:
 
     def _answer(self, sender: ProcessId, answer: Any) -> None:
         """Answers of one pass of the loop go together."""
-        worker = self._worker
-        if not worker.results:
-            asyncio.get_running_loop().call_soon(worker.flush)
-        worker.results.append((sender, answer))
+        self._worker.results.append((sender, answer))
+        self._flush_soon(asyncio.get_running_loop())
+
+    def _flush_soon(self, loop: asyncio.AbstractEventLoop) -> None:
+        if not self._flushes:
+            self._flushes = True
+            loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flushes = False
+        self._worker.flush()
