@@ -33,7 +33,7 @@ from sparkray_core.messages import (
 from sparkray_core.model.entries import Entry, bare, is_failure, place
 from sparkray_core.model.owner import Actor
 from sparkray_core.model.streams import Stream
-from sparkray_core.run import object_ref
+from sparkray_core.run import modules, object_ref
 from sparkray_core.run.folders import spill_path
 from sparkray_core.run.local_process import LocalProcess
 from sparkray_core.run.object_ref import ObjectRef, remember
@@ -60,6 +60,7 @@ class Core(LocalProcess):
         self.job = "01000000"  # the id of the driver's job for which this process works; the first one's, if not told
         self.driver: ProcessId | None = None  # of that job, if it is not the one that started the session
         self.env = ""  # this worker's environment, or the job's in its driver: what tasks from here inherit
+        self.known_folders = modules.search_path()  # workers look there for modules; what is added later is told
         self.packages: object = None  # what this process packed for environments; the API's business
         self._replies: dict[Any, _Reply] = {}
         self._asked: dict[ProcessId, list[_Reply]] = {}  # whose end would leave a question without its answer

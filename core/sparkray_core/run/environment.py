@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import cloudpickle
 
 from sparkray_core.ids import NodeId, ObjectId, ProcessId
-from sparkray_core.run import threads
+from sparkray_core.run import modules, threads
 
 if TYPE_CHECKING:
     from sparkray_core.run.core import Core
@@ -63,6 +63,7 @@ def take_on(core: Core, env: str) -> None:
     if "working_dir" in spec:
         os.chdir(folders[0])
     importlib.invalidate_caches()
+    core.known_folders = modules.search_path()  # whom it hands work to inherits the environment
     if "hook" in spec:
         _run_hook(core, spec["hook"], packages)
 

@@ -14,7 +14,7 @@ from sparkray_core.ids import ObjectId, ProcessId, object_id, task_id
 from sparkray_core.messages import ERROR, HOLDS, STORED, ResultTuple, Returns, TaskTuple, Value
 from sparkray_core.model.effects import Effect
 from sparkray_core.model.entries import Entry
-from sparkray_core.run import current_task
+from sparkray_core.run import current_task, modules
 from sparkray_core.run.current_task import ExitActor, set_running
 from sparkray_core.wire import values
 
@@ -34,19 +34,22 @@ def arguments(
     """
     args: Any = ()
     kwargs: dict[str, Any] = {}
-    if payload != NO_ARGUMENTS:
-        args, kwargs = values.from_inline(payload, found.append)
-    if refs:
-        args = list(args)
-        for where, value, some_object in refs:
-            if type(value) is tuple and value[0] == STORED:
-                loaded = core.read(some_object, list(value[2]), found.append)
-            else:
-                loaded = values.from_inline(value, found.append)
-            if isinstance(where, str):
-                kwargs[where] = loaded
-            else:
-                args[where] = loaded
+    try:
+        if payload != NO_ARGUMENTS:
+            args, kwargs = values.from_inline(payload, found.append)
+        if refs:
+            args = list(args)
+            for where, value, some_object in refs:
+                if type(value) is tuple and value[0] == STORED:
+                    loaded = core.read(some_object, list(value[2]), found.append)
+                else:
+                    loaded = values.from_inline(value, found.append)
+                if isinstance(where, str):
+                    kwargs[where] = loaded
+                else:
+                    args[where] = loaded
+    except ModuleNotFoundError as error:
+        raise modules.not_found(error, "an argument") from None
     return args, kwargs
 
 

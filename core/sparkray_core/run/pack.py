@@ -10,6 +10,7 @@ from sparkray_core.ids import FunctionId
 from sparkray_core.messages import Value
 from sparkray_core.model.entries import Entry
 from sparkray_core.model.owner import Function
+from sparkray_core.run import modules
 from sparkray_core.run.execute import NO_ARGUMENTS
 from sparkray_core.run.object_ref import ObjectRef
 from sparkray_core.wire import values
@@ -97,7 +98,7 @@ def pickle_function(core: Core, function: Any, name: str) -> tuple[bytes, list[A
         if len(blob) > limit:
             raise ValueError(f"{told} The limit is {limit >> 20} MiB (the setting function_limit_bytes).")
         warnings.warn(told, UserWarning, stacklevel=5)
-    return blob, refs
+    return modules.with_new_folders(blob, core.known_folders), refs
 
 
 def name_function(blob: bytes, name: str) -> Function:

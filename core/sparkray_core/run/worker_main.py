@@ -18,8 +18,6 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
-import cloudpickle
-
 from sparkray_core.ids import HEAD, FunctionId, ProcessId, count_of, node_of, owner_of
 from sparkray_core.messages import (
     FAILED,
@@ -48,7 +46,7 @@ from sparkray_core.messages import (
     WorkerSetUp,
     WorkerUnblocked,
 )
-from sparkray_core.run import current_task, environment, execute, processes, threads
+from sparkray_core.run import current_task, environment, execute, modules, processes, threads
 from sparkray_core.run.actor_host import ActorHost
 from sparkray_core.run.core import Core
 from sparkray_core.run.current_task import ExitActor
@@ -327,7 +325,7 @@ class Worker:
             self.work_giver, self.working_on = sender, name
             if isinstance(function, _Unloaded):
                 try:
-                    function = cloudpickle.loads(function.blob)
+                    function = modules.load(function.blob, f"{name}()")
                 except execute.ENDS:
                     raise
                 except BaseException as error:  # noqa: BLE001 - user code: the modules that it names are imported here
@@ -466,7 +464,7 @@ class Worker:
         count = count_of(start.actor)
         self.core.records.active[owner_of(start.actor), count] = CREATION, begin
         try:
-            cls = cloudpickle.loads(start.blob)
+            cls = modules.load(start.blob, f"the class {start.name}")
             args, kwargs = execute.arguments(core, start.payload, start.refs, found)
             instance = cls(*args, **kwargs)
         except (ExitActor, SystemExit):
