@@ -39,6 +39,7 @@ class Entry:
         "owner",
         "pins",
         "registered",
+        "seen",
         "value",
         "waiters",
         "weak",
@@ -56,6 +57,7 @@ class Entry:
         self.asked: list[ProcessId] | None = None  # own: borrowers to be told. borrowed: [] once we asked the owner
         self.contained: list[Entry] | None = None  # pinned for as long as this one lives
         self.registered = 0  # borrowed: how often the owner has counted us in. It must hear when we let go of all
+        self.seen: bool  # somebody looked at its failure. Never set where there is none: it costs a success nothing
         self.weak: Any = None  # weak reference to the ObjectRef, once the id has been seen outside
         self._id: ObjectId | None = None
 

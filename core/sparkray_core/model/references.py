@@ -20,7 +20,7 @@ from sparkray_core.messages import (
 )
 from sparkray_core.model.bounded import Recent
 from sparkray_core.model.effects import Effect, Send
-from sparkray_core.model.entries import Entry, is_stored, place
+from sparkray_core.model.entries import Entry, is_failure, is_stored, place
 
 _REMEMBERED = 10_000  # as in limits.py: word of older deaths does not cross anybody's path any more
 ACTOR_INDEX = 0xFFFFFFFF  # an actor's handles are counted as references to this "return" of its creation
@@ -36,6 +36,7 @@ class References:
         self.stored: dict[ObjectId, Entry] = {}  # own entries whose value is in shared memory
         self._gone: Recent[bytes, str] = Recent(_REMEMBERED)  # processes and nodes that died
         self.on_actor_freed: Callable[[Entry], None] = lambda entry: None  # calls.py knows
+        self.on_unseen_failure: Callable[[Entry], None] = lambda entry: None  # the shell reports it
         self._freed: dict[NodeId, list[ObjectId]] = {}
         self._dropped: dict[ProcessId, list[tuple[ObjectId, ProcessId]]] = {}
 
@@ -115,6 +116,8 @@ class References:
 
     def tell(self, entry: Entry, process: ProcessId, effects: list[Effect]) -> None:
         assert entry.value is not None
+        if is_failure(entry.value):
+            entry.seen = True  # there
         effects.append(Send(process, ObjectReady(entry.id, self.outgoing(entry.value, process, effects))))
 
     def ask(self, entry: Entry, effects: list[Effect]) -> None:
@@ -153,10 +156,13 @@ class References:
                 entry.registered = 0
         elif entry.index == ACTOR_INDEX:
             self._dropped.setdefault(HEAD, []).append((entry.id, self.me))
-        elif entry.value is not None and is_stored(entry.value):
-            self.stored.pop(entry.id, None)
-            for node in place(entry.value)[1]:
-                self._freed.setdefault(node, []).append(entry.id)
+        elif type(entry.value) is tuple:
+            if is_stored(entry.value):
+                self.stored.pop(entry.id, None)
+                for node in place(entry.value)[1]:
+                    self._freed.setdefault(node, []).append(entry.id)
+            elif is_failure(entry.value) and not getattr(entry, "seen", False):
+                self.on_unseen_failure(entry)
         if entry.contained:
             contained, entry.contained = entry.contained, None
             for inner in contained:

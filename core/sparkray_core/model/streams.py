@@ -174,6 +174,7 @@ class Streams:
         elif is_failure(end) and not stream.unwanted:
             stream.arrived += 1
             stream.items.append(end)
+            stream.end.seen = True  # as the last item it is
         self._free_strays(stream, effects)
         self._notify(stream)
 

@@ -98,6 +98,7 @@ class Task:
         """What became of the first argument that failed, or was lost since it was there."""
         for _, entry in self.refs or ():
             if entry.value is not None and is_failure(entry.value):
+                entry.seen = True  # whoever waits for this task gets it
                 return entry.value
         return None
 

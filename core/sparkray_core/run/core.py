@@ -68,6 +68,8 @@ class Core(LocalProcess):
         self.name_of: Callable[[bytes], str] | None = None  # the name of a task's function, in a worker that has had it
         self.metrics: Callable[[], list[Any]] | None = None  # what the user's code counts: set once it does
         self.counters: Callable[[], dict[Any, Any]] | None = None  # of these what must outlive the process
+        if not self.settings.ignore_unhandled_errors:
+            self.owner.refs.on_unseen_failure = self._note_unhandled
         self.printer = Printer()
         if role == "driver":
             self.handlers[LogLines] = lambda sender, message: self.printer.add(message)
@@ -81,6 +83,10 @@ class Core(LocalProcess):
             ProcessGone: self._on_process_gone,
             Inspect: self._on_inspect,
         }
+
+    def _note_unhandled(self, entry: Entry) -> None:
+        if self.owner.ended is None:
+            self.unhandled.note(entry)
 
     def close(self, why: str = "sparkray.shutdown() was called") -> None:
         super().close(why)
@@ -188,15 +194,22 @@ class Core(LocalProcess):
             GetTimeoutError: not all were there in time (seconds).
             RayError: the first failure that shows, without waiting for the rest.
         """
-        missing = [entry for entry in entries if entry.value is None]
-        if missing:
-            failed = None
-            if len(missing) < len(entries):  # a failure that is there already counts, too
-                failed = next((entry for entry in entries if _entry_failed(entry)), None)
-            if failed is not None:
-                self.load(failed)
-            self._get_missing(missing, len(entries), timeout)
-        return [self.load(entry) for entry in entries]
+        try:
+            missing = [entry for entry in entries if entry.value is None]
+            if missing:
+                failed = None
+                if len(missing) < len(entries):  # a failure that is there already counts, too
+                    failed = next((entry for entry in entries if _entry_failed(entry)), None)
+                if failed is not None:
+                    self.load(failed)
+                self._get_missing(missing, len(entries), timeout)
+            return [self.load(entry) for entry in entries]
+        except errors.GetTimeoutError:
+            raise
+        except errors.RayError:
+            for entry in entries:  # whoever asked for all of them was told of a failure; the others are no surprise
+                entry.seen = True
+            raise
 
     def get_one(self, entry: Entry, timeout: float | None) -> Any:
         """`get` of one: the loop of calls one by one lives here."""
@@ -328,6 +341,8 @@ class Core(LocalProcess):
         kind = value[0]
         if kind == STORED:
             return self.read(entry.id, list(place(value)[1]))
+        if kind in (FAILED, ERROR):
+            entry.seen = True
         if kind == FAILED:
             raise errors.by_name(*value[1:])  # type: ignore[arg-type,unused-ignore]
         if kind == ERROR:

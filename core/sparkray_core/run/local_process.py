@@ -44,6 +44,7 @@ from sparkray_core.run.limits import owner_limits
 from sparkray_core.run.pump import Pump, now
 from sparkray_core.run.readiness import WRITE
 from sparkray_core.run.records import Records
+from sparkray_core.run.unhandled import Unhandled
 from sparkray_core.settings import Settings
 from sparkray_core.store.segment import Segment
 from sparkray_core.wire import hello
@@ -95,6 +96,7 @@ class LocalProcess:
         self._greeting: dict[hello.Handshake, None] = {}  # connected, but the token is still to come; oldest first
         self._undirected: set[ProcessId] = set()  # on this node, but cannot be reached directly
         self._unpins: deque[ObjectId] = deque()
+        self.unhandled = Unhandled()
         self._listener: Any = None
         self._closed = False
 
@@ -228,6 +230,8 @@ class LocalProcess:
                 self._perform(self.owner.tick(now()))
         if self.on_quiet is not None:
             self.on_quiet()
+        if self.unhandled.waiting:
+            self.unhandled.report()
         return bool(events)
 
     def _kick_if_any(self) -> None:
