@@ -32,9 +32,12 @@ from sparkray_core.run.object_ref import ObjectRef
 from sparkray_core.run.ref_generator import DynamicObjectRefGenerator, ObjectRefGenerator
 
 if TYPE_CHECKING:
-    from sparkray import data, util
+    from sparkray import data, experimental, util
+    from sparkray.chrome_trace import timeline
     from sparkray.cluster import RayContext
+    from sparkray.explaining import explain
     from sparkray.job_config import LoggingConfig
+    from sparkray.runtime_context import get_gpu_ids
     from sparkray.spark_session import init_spark_on_local
 
 __version__ = "0.1.0.dev0"
@@ -54,8 +57,11 @@ __all__ = [
     "cluster_resources",
     "data",
     "exceptions",
+    "experimental",
+    "explain",
     "get",
     "get_actor",
+    "get_gpu_ids",
     "get_runtime_context",
     "init",
     "init_spark_on_local",
@@ -66,6 +72,7 @@ __all__ = [
     "put",
     "remote",
     "shutdown",
+    "timeline",
     "util",
     "wait",
     "wait_async",
@@ -76,7 +83,11 @@ _LATER = {
     "LoggingConfig": "sparkray.job_config",
     "RayContext": "sparkray.cluster",
     "data": "sparkray.data",
+    "experimental": "sparkray.experimental",
+    "explain": "sparkray.explaining",
+    "get_gpu_ids": "sparkray.runtime_context",
     "init_spark_on_local": "sparkray.spark_session",
+    "timeline": "sparkray.chrome_trace",
     "util": "sparkray.util",
 }
 

@@ -145,6 +145,7 @@ class ActorClass(Generic[T]):
             "groups": dict(options.concurrency_groups),
             "group_of": group_of,
             "public_name": options.name,
+            "facts": facts,
         }
         detached = (options.lifetime or here.actor_lifetime) == "detached"
         if detached and options.name and options.namespace is None and here.namespace.startswith(ANONYMOUS):

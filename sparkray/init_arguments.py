@@ -31,12 +31,16 @@ _NO_EFFECT: Mapping[str, str] = {
     "_object_spilling_directory": "see the settings for where objects are spilled to",
     "_redis_username": "there is no Redis",
     "_redis_password": "there is no Redis",
-    "_metrics_export_port": "see the settings for the port of metrics",
     "_tracing_startup_hook": "there is no tracing",
     "_node_name": "nodes are known by their ids and addresses",
     "_skip_env_hook": "there is no such hook",
 }
-_HIDDEN = {"_temp_dir": str, "_node_ip_address": str, "_memory": int}  # Ray's, and with an effect
+_HIDDEN = {
+    "_temp_dir": str,
+    "_node_ip_address": str,
+    "_memory": int,
+    "_metrics_export_port": int,
+}  # Ray's, and with an effect
 
 
 def check(

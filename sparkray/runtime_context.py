@@ -3,56 +3,140 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 from typing import Any
 
+from sparkray.actor_handle import ActorHandle, borrow
 from sparkray.environments import as_runtime_env
 from sparkray.runtime_env import RuntimeEnv
 from sparkray.session import core
-from sparkray_core.run import current_task
+from sparkray_core.ids import HEAD, count_of, owner_of
+from sparkray_core.run import current_task, object_ref
+from sparkray_core.run.core import Core
+from sparkray_core.run.survey import inspect
+
+log = logging.getLogger(__name__)
 
 
 class RuntimeContext:
     """Ids are hex strings; those of what there is not (a task's, in the driver) are None."""
 
     def get_job_id(self) -> str:
-        return core().job
+        return _connected("Job ID").job
 
     def get_node_id(self) -> str:
-        return core().node.hex()
+        return _connected("Node ID").node.hex()
 
     def get_worker_id(self) -> str:
-        return core().me.hex()
+        return _connected("Worker ID").me.hex()
+
+    def get_session_name(self) -> str:
+        return _connected("Session name").session
+
+    def get_temp_dir(self) -> str:
+        """The folder that the folders of sessions lie in."""
+        return os.path.dirname(os.path.dirname(_connected("Temp directory").folder))
 
     def get_task_id(self) -> str | None:
-        running = current_task.get()
+        running = _running("get_task_id")
         return None if running is None else running.task.hex()
 
     def get_task_name(self) -> str | None:
-        running = current_task.get()
+        """The `name=` that it was submitted with, or its function's; of a call "Class.method"."""
+        running = _running("get_task_name")
         return None if running is None else running.name
 
     def get_task_function_name(self) -> str | None:
-        return self.get_task_name()
+        """With its module: "module.function", or "module.Class.method"."""
+        running = _running("get_task_function_name")
+        if running is None:
+            return None
+        here = core()
+        return running.name if here.function_name is None else here.function_name(running.name)
 
     def get_actor_id(self) -> str | None:
         return None if current_task.actor is None else current_task.actor.actor.hex()
 
     def get_actor_name(self) -> str | None:
-        """The name it was created under; None for an actor without one, "" outside of actors."""
+        """The name that it was created under, "" for an actor without one; None outside of actors."""
         if current_task.actor is None:
             return None
         return str(current_task.actor.setup.get("public_name") or "")
 
+    def get_placement_group_id(self) -> str | None:
+        """None: there are no placement groups yet."""
+        return None
+
+    @property
+    def should_capture_child_tasks_in_placement_group(self) -> bool:
+        return core().role == "driver"
+
     def get_assigned_resources(self) -> dict[str, float]:
-        """What this actor holds. (Of tasks their owner knows, not their worker.)"""
-        if current_task.actor is None:
-            return {}
-        return {name: amount / 1000 for name, amount in current_task.actor.resources.items()}
+        """What this worker holds for its task or actor, in units.
+
+        Raises:
+            AssertionError: in a driver.
+        """
+        here = core()
+        assert here.role != "driver", "This method is only available when the process is a worker; this is a driver."
+        return {name: amount / 1000 for name, amount in here.ask(here.raylet_id, "assigned").items() if amount}
+
+    def get_accelerator_ids(self) -> dict[str, list[str]]:
+        """Ids of the accelerators that this process may use, by resource."""
+        return {"GPU": get_gpu_ids()}
+
+    def get_resource_ids(self) -> dict[str, list[str]]:
+        """Deprecated by Ray: `get_accelerator_ids`."""
+        return self.get_accelerator_ids()
+
+    def get_node_labels(self) -> dict[str, str]:
+        """The labels of the node that this runs on."""
+        here = core()
+        return next((dict(facts["labels"]) for facts in here.ask(HEAD, "nodes") if facts["node"] == here.node), {})
+
+    def is_canceled(self) -> bool:
+        """Whether the current task was cancelled. A task that cannot be interrupted may ask now and then.
+
+        Raises:
+            RuntimeError: in a driver, or in an async actor (where cancelling raises `CancelledError`).
+        """
+        here = core()
+        running = current_task.get()
+        if running is None:
+            raise RuntimeError("This method is only available when the process is a worker. Current mode: driver")
+        if here.is_async:
+            raise RuntimeError("This method is not supported in an async actor.")
+        return (owner_of(running.task), count_of(running.task)) in here.records.cancelled
+
+    @property
+    def current_actor(self) -> ActorHandle[Any]:
+        """A handle of this actor. As long as it is kept, the actor lives.
+
+        Raises:
+            RuntimeError: outside of actors.
+        """
+        start = current_task.actor
+        if start is None:
+            raise RuntimeError("This method is only available in an actor.")
+        name, methods, settings = start.setup["facts"]
+        return borrow(core(), start.actor, (name, methods, settings))
 
     @property
     def was_current_actor_reconstructed(self) -> bool:
-        """Whether this actor has been restarted."""
-        return current_task.actor is not None and current_task.actor.incarnation > 0
+        """Whether this actor has been restarted.
+
+        Raises:
+            AssertionError: outside of actors.
+        """
+        assert current_task.actor is not None, "This method shouldn't be called outside of actors."
+        return current_task.actor.incarnation > 0
+
+    @property
+    def gcs_address(self) -> str:
+        """host:port of the head."""
+        here = core()
+        return str(inspect(here, here.raylet_id, "head_address") or "").removeprefix("tcp://")
 
     @property
     def runtime_env(self) -> RuntimeEnv:
@@ -73,7 +157,8 @@ class RuntimeContext:
             "job_id": self.get_job_id(),
             "node_id": self.get_node_id(),
             "worker_id": self.get_worker_id(),
-            "task_id": self.get_task_id(),
+            "namespace": self.namespace,
+            "task_id": None if current_task.get() is None else self.get_task_id(),
             "actor_id": self.get_actor_id(),
         }
         return {name: value for name, value in facts.items() if value is not None}
@@ -82,3 +167,29 @@ class RuntimeContext:
 def get_runtime_context() -> RuntimeContext:
     """What the code that calls this can know of where it runs."""
     return RuntimeContext()
+
+
+def get_gpu_ids() -> list[str]:
+    """Ids of the GPUs that this worker may use, as CUDA_VISIBLE_DEVICES names them; none if it was given none."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    here = core()
+    if here.role != "driver" and not here.ask(here.raylet_id, "assigned").get("GPU"):
+        return []
+    return [one.strip() for one in visible.split(",") if one.strip()]
+
+
+def _connected(what: str) -> Core:
+    """
+    Raises:
+        RuntimeError: there is no session.
+    """
+    if object_ref.current is None:
+        raise RuntimeError(f"{what} is not available because sparkray has not been initialized.")
+    return object_ref.current
+
+
+def _running(method: str) -> current_task.Running | None:
+    running = current_task.get()
+    if running is None:
+        log.warning("%s() is only of use in a task or actor; this is the %s", method, core().role)
+    return running

@@ -27,6 +27,7 @@ from sparkray_core.wire.frames import ConnectionLost
 
 if TYPE_CHECKING:
     from sparkray import joining
+    from sparkray.metrics_export import Endpoint
 
 ANONYMOUS = "anonymous-"  # what the namespaces of drivers that name none begin with
 
@@ -57,7 +58,9 @@ class Session(Mapping[str, Any]):
             "raylet_socket_name": os.path.join(core.folder, "raylet.sock"),
             "object_store_address": os.path.join(core.folder, "raylet.sock"),
             "webui_url": "",
+            "metrics_export_port": None,
         }
+        self.metrics: Endpoint | None = None  # where Prometheus reads, if that is wanted
 
     def __getitem__(self, key: str) -> Any:
         return self.address_info[key]
@@ -81,6 +84,8 @@ class Session(Mapping[str, Any]):
 
     def end(self) -> bool:
         """Close our half and stop the node, if it is ours. Returns whether all of it is gone."""
+        if self.metrics is not None:
+            self.metrics.close()
         self.core.close()
         return self.node is None or self.node.stop()
 
@@ -132,7 +137,8 @@ def init(
             its own too: `init(inline_bytes=1 << 20)`. What is not given comes from the environment, then from a file.
         _system_config: Ray's; of it, the names are taken that are a setting's.
         more: settings; and Ray's further keywords. Of them `_temp_dir` (`base_folder`), `_node_ip_address` (of this
-            node, where it then listens, too) and `_memory` (a resource of this node, in bytes) have an effect; for
+            node, where it then listens, too), `_memory` (a resource of this node, in bytes) and `_metrics_export_port`
+            (the setting metrics_port) have an effect; for
             the others, one line says that they have none.
 
     Raises:
@@ -142,6 +148,7 @@ def init(
         ValueError: what only a new session can be given comes with the address of one that is up.
         ConnectionError: there is no session to join; or, as `AuthenticationError`, its key is not known or was refused.
         NodeStartError: the engine did not come up; the text says why.
+        OSError: the port for metrics is taken.
     """
     global _session
     store_bytes = init_arguments.check(
@@ -197,6 +204,7 @@ def init(
             for_workers = (*(job.code_search_path or ()), *_worker_path()), job_facts
             _session = _join(target, namespace or anonymous_namespace(), shown, chosen, env, for_workers)
             _set_up(_session.core, job_facts, configure_logging, logging_level, logging_format)
+            _open_metrics(_session, chosen.metrics_host, hidden.get("_metrics_export_port", chosen.metrics_port))
             return _session
         cpus = usable_cpus() if num_cpus is None else num_cpus
         store_bytes = store_bytes or default_store_bytes(chosen)
@@ -232,7 +240,24 @@ def init(
             raise
         _session = Session(core, joining.bare(node.head_address), config.host, node)
         _set_up(core, job_facts, configure_logging, logging_level, logging_format)
+        _open_metrics(_session, chosen.metrics_host, hidden.get("_metrics_export_port", chosen.metrics_port))
         return _session
+
+
+def _open_metrics(session: Session, host: str, port: int | None) -> None:
+    """Give the metrics there. None: nowhere. Without its endpoint the session does not come up."""
+    global _session
+    if port is None:
+        return
+    from sparkray.metrics_export import Endpoint
+
+    try:
+        session.metrics = Endpoint(session.core, host, port)
+    except OSError:
+        _session = None
+        session.end()
+        raise
+    session.address_info["metrics_export_port"] = session.metrics.port
 
 
 def _set_up(core: Core, job: Mapping[str, Any], configure: bool, level: int | str | None, text: str | None) -> None:

@@ -173,6 +173,28 @@ class Settings:
         ray=("worker_register_timeout_seconds",),
     )
 
+    # ---- what is told of them
+    task_records: int = _setting(
+        10_000,
+        "tasks",
+        "that ended, remembered by each worker for the state API and the timeline; some 200 bytes each",
+        least=0,
+        most=10_000_000,
+    )
+    metrics_port: int | None = _setting(
+        None,
+        "port",
+        "where the driver gives the session's metrics to Prometheus; 0 takes a free one; none: nowhere, as whoever can "
+        "connect can read them. init(_metrics_export_port=...) sets it, too",
+        least=0,
+        most=65_535,
+    )
+    metrics_host: str = _setting(
+        "127.0.0.1",
+        "address",
+        "of this machine, where the driver listens for who reads the metrics, if metrics_port is set",
+    )
+
     # ---- the session and its nodes
     start_limit_s: float = _setting(
         60.0,

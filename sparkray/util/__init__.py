@@ -1,21 +1,24 @@
 """`sparkray.util`: tools on top of tasks and actors, under Ray's names.
 
 Further modules, imported by their own name: `sparkray.util.queue`, `sparkray.util.multiprocessing`,
-`sparkray.util.joblib`, `sparkray.util.executor`.
+`sparkray.util.joblib`, `sparkray.util.executor`, `sparkray.util.state`, `sparkray.util.metrics`.
 """
 
 from sparkray.actor_handle import list_named_actors
 from sparkray.util.actor_pool import ActorPool
 from sparkray.util.check_serialize import inspect_serializability
-from sparkray.util.helpers import as_completed, map_unordered
+from sparkray.util.debug import log_once
+from sparkray.util.helpers import as_completed, get_node_ip_address, map_unordered
 from sparkray.util.serialization import deregister_serializer, register_serializer
 
 __all__ = [
     "ActorPool",
     "as_completed",
     "deregister_serializer",
+    "get_node_ip_address",
     "inspect_serializability",
     "list_named_actors",
+    "log_once",
     "map_unordered",
     "register_serializer",
 ]

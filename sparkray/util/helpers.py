@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeVar, overload
 from sparkray.api import get
 from sparkray.remote_function import RemoteFunction
 from sparkray.session import core
+from sparkray_core.ids import HEAD
 from sparkray_core.run.completions import Completions
 from sparkray_core.run.object_ref import ObjectRef
 
@@ -146,3 +147,9 @@ def _check(chunk_size: int, options: dict[str, Any]) -> None:
     timeout = options.get("timeout")
     if timeout is not None and timeout < 0:
         raise ValueError(f"timeout must not be negative; it is {timeout}")
+
+
+def get_node_ip_address() -> str:
+    """The address of this process's node, under which the others of the session reach it."""
+    here = core()
+    return next(str(facts["host"]) for facts in here.ask(HEAD, "nodes") if facts["node"] == here.node)

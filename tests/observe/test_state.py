@@ -261,7 +261,7 @@ def test_objects_name_their_holders(ray: Any, until: Any) -> None:
 
 def test_nodes_jobs_and_workers(ray: Any, until: Any) -> None:
     (node,) = state.list_nodes()
-    assert (node.state, node.is_head_node, node.resources_total) == ("ALIVE", True, {"CPU": 2.0})
+    assert (node.state, node.is_head_node, node.resources_total["CPU"]) == ("ALIVE", True, 2.0)
     assert state.get_node(node.node_id) is not None
     (job,) = state.list_jobs()
     assert job.driver_info is not None

@@ -19,12 +19,16 @@ class Former:
     def __init__(self) -> None:
         self.left: deque[tuple[ProcessId, dict[str, Any]]] = deque()
         self.counters: dict[Any, Any] = {}  # of the user's metrics: key -> number, or numbers to be added one by one
+        self.counted: deque[ProcessId] = deque(maxlen=KEPT_TASKS)  # whose they are
         self._tasks = 0
 
     def leave(self, worker: ProcessId, records: dict[str, Any]) -> None:
         """Keep what a worker tells in leaving."""
-        for key, value in records.pop("counters", {}).items():
+        counted = records.pop("counters", {})
+        for key, value in counted.items():
             self.counters[key] = added(self.counters.get(key), value)
+        if counted:
+            self.counted.append(worker)
         if not records.get("ran"):
             return
         self.left.append((worker, records))
@@ -55,7 +59,7 @@ def describe(node: Node, sender: ProcessId, what: str, now: float) -> Any:
     if what == "former":
         return list(node.former.left)
     if what == "counters":
-        return node.former.counters
+        return node.former.counters, list(node.former.counted)
     if what == "assigned":
         worker = node.workers.all.get(sender)
         claim = node.claims.of_worker(worker) if worker is not None else None

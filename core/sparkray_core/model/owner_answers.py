@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from sparkray_core.ids import ActorId, ProcessId
-from sparkray_core.messages import Resources
-from sparkray_core.model.entries import Entry, is_failure, is_stored, place
+from sparkray_core.messages import FAILED, Resources
+from sparkray_core.model.entries import Entry, bare, is_failure, is_stored, place
 from sparkray_core.model.owner import Owner
 from sparkray_core.model.references import ACTOR_INDEX
 from sparkray_core.model.tasks import Task
@@ -48,6 +48,15 @@ def pending(owner: Owner, most: int | None = None) -> list[Pending]:
         worker, position = pushed.get(task.count, (None, ahead.get(task.count, 0)))
         found.append(_row(task, worker, position))
     return found
+
+
+def in_hand(owner: Owner) -> tuple[int, int]:
+    """How many of its unanswered tasks wait for a worker or an actor, and how many a worker has. O(leases, actors)."""
+    shapes = owner.leasing.shapes.values()
+    queued = sum(len(queue.tasks) for shape in shapes for queue in shape.queues.values())
+    pushed = sum(len(lease.inflight) for lease in owner.leasing.leases.values())
+    actors = owner.calls.actors.values()
+    return queued + sum(len(actor.queue) for actor in actors), pushed + sum(len(actor.inflight) for actor in actors)
 
 
 def _row(task: Task, worker: ProcessId | None, ahead: int) -> Pending:
@@ -98,3 +107,84 @@ def object_row(owner: Owner, entry: Entry) -> tuple[Any, ...]:
         dict(entry.borrowers or {}),
         len(entry.contained or ()),
     )
+
+
+def whereabouts(owner: Owner, what: Entry | int) -> dict[str, Any]:
+    """Where a task stands, by what it makes or by its number.
+
+    "state" is FINISHED, FAILED, UNKNOWN, MISSING (an argument), QUEUED, PUSHED, CALL_QUEUED or CALL_PUSHED.
+    """
+    if isinstance(what, Entry):
+        if what.value is not None:
+            return _ready(what)
+        if what.owner != owner.me:
+            return {"state": "BORROWED", "owner": what.owner}
+        number = what.count
+    else:
+        number = what
+    task = owner.book.tasks.get(number)
+    if task is None:
+        return {"state": "UNKNOWN"}
+    found: dict[str, Any] = {
+        "number": number,
+        "name": task.function.name,
+        "retries": task.retries,
+        "resources": {} if task.shape is None else dict(task.shape.resources),
+        "args": [entry.id for _, entry in task.refs or ()],
+    }
+    for entry in (entry for _, entry in task.refs or ()):
+        owner.refs.export(entry)  # it will be asked for by its id
+    if task.missing:
+        waited = [entry.id for _, entry in task.refs or () if entry.value is None]
+        found |= {"state": "MISSING", "waits_for": waited}
+    elif task.actor is not None:
+        found |= _of_call(task)
+    else:
+        found |= _of_task(owner, task)
+    return found
+
+
+def _ready(entry: Entry) -> dict[str, Any]:
+    value = bare(entry.value)  # type: ignore[arg-type]
+    if is_failure(value):
+        failed = value[0] == FAILED
+        return {"state": "FAILED", "error": value[1] if failed else "", "sentence": value[2] if failed else ""}
+    if is_stored(value):
+        size, nodes = place(value)
+        return {"state": "FINISHED", "size": size, "nodes": list(nodes)}
+    return {"state": "FINISHED", "size": -1, "nodes": []}
+
+
+def _of_call(task: Task) -> dict[str, Any]:
+    actor = task.actor
+    assert actor is not None
+    facts = {"actor": actor.id, "actor_state": actor.state, "why": actor.why}
+    if task.count in actor.inflight:
+        return {
+            "state": "CALL_PUSHED",
+            "worker": actor.worker,
+            "ahead": list(actor.inflight).index(task.count),
+            **facts,
+        }
+    before = [other.count for other in actor.queue]
+    position = before.index(task.count) if task.count in before else 0
+    blocking = next((other for other in actor.queue if other.missing), None)
+    held = [] if blocking is None or blocking is task else [e.id for _, e in blocking.refs or () if e.value is None]
+    return {"state": "CALL_QUEUED", "ahead": position + len(actor.inflight), "held_up_by": held, **facts}
+
+
+def _of_task(owner: Owner, task: Task) -> dict[str, Any]:
+    assert task.shape is not None
+    for queue in task.shape.queues.values():
+        for lease in queue.leases:
+            if task.count in lease.inflight:
+                return {"state": "PUSHED", "worker": lease.worker, "ahead": list(lease.inflight).index(task.count)}
+        for position, other in enumerate(queue.tasks):
+            if other is task:
+                return {
+                    "state": "QUEUED",
+                    "ahead": position,
+                    "workers": [lease.worker for lease in queue.leases],
+                    "requests": sorted(queue.requests),
+                }
+    return {"state": "QUEUED", "ahead": 0, "workers": [], "requests": []}

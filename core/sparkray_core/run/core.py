@@ -66,8 +66,8 @@ class Core(LocalProcess):
         self._asked: dict[ProcessId, list[_Reply]] = {}  # whose end would leave a question without its answer
         self.runs: Callable[[], list[Any]] | None = None  # the task that the main thread runs, as in `Records.active`
         self.name_of: Callable[[bytes], str] | None = None  # the name of a task's function, in a worker that has had it
-        self.metrics: Callable[[], list[Any]] | None = None  # what the user's code counts: set once it does
-        self.counters: Callable[[], dict[Any, Any]] | None = None  # of these what must outlive the process
+        self.function_name: Callable[[str], str] | None = None  # of the task of that name, with its module; in a worker
+        self.is_async = False  # this is an actor with an event loop
         if not self.settings.ignore_unhandled_errors:
             self.owner.refs.on_unseen_failure = self._note_unhandled
         self.printer = Printer()

@@ -6,6 +6,8 @@ The core's lock is held, and user code may be running: whatever is done here tak
     tasks      those that ended, run or wait; detail: how many of each at most (None: all that are remembered)
     timeline   tasks that ended, and waits
     objects    every object that this process refers to
+    running    what runs now
+    explain    where the task stands that makes an object of ours; detail: the object
     metrics    what the user's code has counted here
 """
 
@@ -18,9 +20,11 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from sparkray_core.ids import count_of
 from sparkray_core.model.entries import Entry
-from sparkray_core.model.owner_answers import object_row, pending
-from sparkray_core.run import current_task
+from sparkray_core.model.owner_answers import in_hand, object_row, pending, whereabouts
+from sparkray_core.run import current_task, records
+from sparkray_core.run.pump import now
 from sparkray_core.run.records import CREATION, clock, wall
 
 if TYPE_CHECKING:
@@ -56,18 +60,16 @@ def process(core: Core, detail: Any = None) -> dict[str, Any]:
 
 def tasks(core: Core, most: int | None) -> dict[str, Any]:
     """What this process knows of tasks: as their owner, and as the worker that ran them."""
-    records = core.records
-    ran = records.recent(len(records.ran) if most is None else most)
-    active = [(*key, *value) for key, value in list(records.active.items())]
-    if core.runs is not None:
-        active += core.runs()
+    kept = core.records
+    ran = kept.recent(len(kept.ran) if most is None else most)
+    active = _active(core)
     return {
         **process(core),
         "wall": wall(),
         "clock": clock(),
         "ran": ran,
         "names": _names(core, [*(row[2] for row in ran), *(row[2] for row in active)]),
-        "errors": records.errors(ran),
+        "errors": kept.errors(ran),
         "active": active,
         "waiting": [tuple(row) for row in pending(core.owner, most)],
         "waiting_in_all": len(core.owner.book.tasks),
@@ -76,17 +78,30 @@ def tasks(core: Core, most: int | None) -> dict[str, Any]:
     }
 
 
+def _active(core: Core) -> list[Any]:
+    """What runs now: (caller, number, function, since)."""
+    active = [(*key, *value) for key, value in list(core.records.active.items())]
+    return active if core.runs is None else active + core.runs()
+
+
+def running(core: Core, detail: Any = None) -> dict[str, Any]:
+    active = _active(core)
+    return {**process(core), "clock": clock(), "active": active, "names": _names(core, [row[2] for row in active])}
+
+
 def timeline(core: Core, detail: Any = None) -> dict[str, Any]:
-    records = core.records
-    ran = records.recent(len(records.ran))
+    kept = core.records
+    ran = kept.recent(len(kept.ran))
+    active = _active(core)
     return {
         **process(core),
         "wall": wall(),
         "clock": clock(),
         "ran": ran,
-        "names": _names(core, [row[2] for row in ran]),
-        "errors": records.errors(ran),
-        "spans": list(records.spans),
+        "active": active,
+        "names": _names(core, [*(row[2] for row in ran), *(row[2] for row in active)]),
+        "errors": kept.errors(ran),
+        "spans": list(kept.spans),
     }
 
 
@@ -107,21 +122,33 @@ def objects(core: Core, detail: Any = None) -> dict[str, Any]:
 
 
 def metrics(core: Core, detail: Any = None) -> dict[str, Any]:
-    return {**process(core), "metrics": [] if core.metrics is None else core.metrics()}
+    queued, pushed = in_hand(core.owner)
+    listed = [] if records.user_metrics is None else records.user_metrics()
+    return {**process(core), "queued": queued, "pushed": pushed, "metrics": listed}
+
+
+def explain(core: Core, some_object: Any) -> dict[str, Any]:
+    """Where the task stands that makes an object; asked of the object's owner."""
+    found = whereabouts(core.owner, core.owner.refs.exported.get(some_object) or count_of(some_object))
+    for first, at in reversed(core.handed_in):
+        if "number" in found and first <= found["number"]:
+            found["waits_s"] = now() - at
+            break
+    return found
 
 
 def farewell(core: Core, most: int) -> dict[str, Any]:
     """What a worker that ends leaves with its raylet."""
-    records = core.records
-    ran = records.recent(most)
+    kept = core.records
+    ran = kept.recent(most)
     return {
         **process(core),
         "wall": wall(),
         "ran": ran,
         "names": _names(core, [row[2] for row in ran]),
-        "errors": records.errors(ran),
+        "errors": kept.errors(ran),
         "failed": list(core.owner.book.failed),
-        "counters": {} if core.counters is None else core.counters(),
+        "counters": {} if records.user_counters is None else records.user_counters(),
     }
 
 
@@ -152,6 +179,8 @@ def _rss() -> int:
 QUESTIONS: Mapping[str, Callable[[Core, Any], Any]] = {
     "process": process,
     "tasks": tasks,
+    "running": running,
+    "explain": explain,
     "timeline": timeline,
     "objects": objects,
     "metrics": metrics,

@@ -82,7 +82,7 @@ class LocalProcess:
         self.pump = Pump(f"sparkray-{role}", self._turn)
         self.counter = itertools.count(1)
         self.pending: deque[Task] = deque()
-        self.records = Records()
+        self.records = Records(self.settings.task_records)
         self.handed_in: deque[tuple[int, float]] = deque(maxlen=BATCHES)  # tasks from this number on: when (monotonic)
         # For what is not the owner's, or not its alone. Called with the lock held.
         self.handlers: dict[type, Callable[[ProcessId, Any], None]] = {

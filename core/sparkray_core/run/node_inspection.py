@@ -9,12 +9,16 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from sparkray_core.run.config import NodeConfig
+
 MOST_BYTES = 4 << 20  # of a log in one answer
 
 
-def answer(folder: str, what: str, detail: Any) -> Any:
+def answer(config: NodeConfig, what: str, detail: Any) -> Any:
     """The answer; None to what is not known or not there."""
-    logs = os.path.join(folder, "logs")
+    if what == "head_address":
+        return config.head_address
+    logs = os.path.join(config.folder, "logs")
     if what == "logs":
         try:
             return sorted(os.listdir(logs))

@@ -207,7 +207,7 @@ class Raylet:
 
     def _receive(self, sender: ProcessId, message: Message) -> None:
         if isinstance(message, Inspect):  # files: not for the model
-            found = node_inspection.answer(self._config.folder, message.what, message.detail)
+            found = node_inspection.answer(self._config, message.what, message.detail)
             self._perform([Send(sender, Answer(message.request, found))])
         else:
             self._handle(Received(sender, message))

@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from sparkray_core.ids import ProcessId
 from sparkray_core.model.bounded import Recent
 
-TASK_RECORDS = 10_000  # of tasks that ended, per process: some 2 MB, and the last second of tiny tasks
 SPAN_RECORDS = 10_000  # of waits and copies, per process
 FAILURE_RECORDS = 1_000  # of errors' texts, per process
 MOST_TEXT = 4_000  # characters kept of an error; its end says what was raised
 MOST_HANDED_OVER = 2_000  # task records that a worker leaves behind when it ends
+
+# Set by `sparkray.util.metrics`, once something is counted here: all of it, and what must outlive the process.
+user_metrics: Callable[[], list[Any]] | None = None
+user_counters: Callable[[], dict[Any, Any]] | None = None
 
 clock = time.perf_counter  # of all records; `wall` turns it into seconds since 1970
 CREATION = b"__init__"  # in the place of a function's id: the construction of an actor
@@ -34,12 +38,13 @@ def wall() -> float:
 class Records:
     """One process's. Appending is atomic, so that any thread may record without a lock."""
 
-    def __init__(self) -> None:
+    def __init__(self, most_tasks: int) -> None:
         self.began = clock()
-        self.ran: deque[Ran] = deque(maxlen=TASK_RECORDS)
+        self.ran: deque[Ran] = deque(maxlen=most_tasks)
         self.active: dict[tuple[ProcessId, int], tuple[bytes, float]] = {}  # in threads and coroutines: since when
         self.spans: deque[tuple[str, float, float, str]] = deque(maxlen=SPAN_RECORDS)  # kind, begin, end, note
         self.failures: Recent[tuple[ProcessId, int], tuple[str, str]] = Recent(FAILURE_RECORDS)
+        self.cancelled: Recent[tuple[ProcessId, int], None] = Recent(FAILURE_RECORDS)  # asked to be, while they ran
         self.finished = 0  # tasks and calls that were answered from here
 
     def failed(self, caller: ProcessId, count: int, error: BaseException | str) -> None:

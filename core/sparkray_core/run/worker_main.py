@@ -46,7 +46,7 @@ from sparkray_core.messages import (
     WorkerSetUp,
     WorkerUnblocked,
 )
-from sparkray_core.run import current_task, environment, execute, modules, processes, threads
+from sparkray_core.run import current_task, environment, execute, modules, processes, records, threads
 from sparkray_core.run.actor_host import ActorHost
 from sparkray_core.run.core import Core
 from sparkray_core.run.current_task import ExitActor
@@ -131,7 +131,7 @@ class Worker:
         }
         core.on_block = self._block
         core.on_quiet = self._flush_late
-        core.runs, core.name_of = self._runs, self._name_of
+        core.runs, core.name_of, core.function_name = self._runs, self._name_of, self._function_name
 
     # ------------------------------------------------------------------ messages (the core's lock is held)
     def _on_tasks(self, sender: ProcessId, message: PushTasks) -> None:
@@ -197,9 +197,13 @@ class Worker:
         for item in self.queue:
             if item[0] == sender and isinstance(item[1], tuple) and item[1][0] == message.count:
                 self.queue.remove(item)
+                kept = self.core.records
+                kept.failed(sender, message.count, "TaskCancelledError")
+                kept.ran.append((sender, message.count, item[1][1], clock(), clock()))
                 self.results.append((sender, self.streams.cancelled(sender, item[1])))
                 self._flush()
                 return
+        self.core.records.cancelled.remember((sender, message.count), None)
         if self.host is not None and self.host.cancel(sender, message.count):
             if self.host.is_threaded:
                 self.streams.cancel(sender, message.count)
@@ -227,8 +231,7 @@ class Worker:
     # ------------------------------------------------------------------ running
     def serve(self) -> None:
         queue = self.queue
-        records = self.core.records
-        ran = records.ran.append
+        ran = self.core.records.ran.append
         signal.signal(signal.SIGINT, self.interrupt)  # a task that sends it to itself
         signal.signal(CANCEL, self.interrupt)
         self.core.pump.interrupts = (CANCEL,)
@@ -316,6 +319,14 @@ class Worker:
     def _name_of(self, function: bytes) -> str:
         found = self.functions.get(FunctionId(function))
         return "" if found is None else found[0]
+
+    def _function_name(self, name: str) -> str:
+        """Of the running task, as its module knows it."""
+        if self.host is not None:
+            return f"{type(self.host.instance).__module__}.{name}"
+        function = self.functions[FunctionId(self.function)][1]
+        qualified = getattr(function, "__qualname__", name).rpartition("<locals>.")[2]
+        return f"{getattr(function, '__module__', '')}.{qualified}"
 
     def _run_uncancelled(self, sender: ProcessId, task: TaskTuple) -> Any:
         try:
@@ -483,6 +494,7 @@ class Worker:
         self.host = ActorHost(self, start, instance)
         core.send(HEAD, ActorReady(start.actor, start.incarnation))
         if self.host.is_async:
+            core.is_async = True
             self.host.serve_async()
 
     def end_actor(self, why: str) -> None:
@@ -525,7 +537,7 @@ class Worker:
     def _leave_records(self) -> None:
         """For those who look when this process is gone."""
         core = self.core
-        if core.records.ran or core.counters is not None:
+        if core.records.ran or records.user_counters is not None:
             from sparkray_core.run.inspection import farewell
 
             core._send(core.raylet_id, LeaveRecords(farewell(core, MOST_HANDED_OVER)))

@@ -1,0 +1,40 @@
+"""Ray's `ray.experimental`: where objects are; `internal_kv`, a small store at the head."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sparkray.session import core
+from sparkray_core.model.entries import is_stored, place
+from sparkray_core.run.object_ref import ObjectRef
+
+__all__ = ["get_local_object_locations", "get_object_locations"]
+
+
+def get_object_locations(obj_refs: list[ObjectRef[Any]], timeout_ms: int = -1) -> dict[ObjectRef[Any], dict[str, Any]]:
+    """On which nodes the values of these lie.
+
+    Args:
+        timeout_ms: to wait for those that are not there yet; -1 waits without limit.
+
+    Returns:
+        By reference: "node_ids" (hex; none for a value that travels inside messages) and "object_size" (bytes; None
+        where it is not known).
+    """
+    here = core()
+    here.wait([ref._entry for ref in obj_refs], len(obj_refs), None if timeout_ms < 0 else timeout_ms / 1000)
+    return get_local_object_locations(obj_refs)
+
+
+def get_local_object_locations(obj_refs: list[ObjectRef[Any]]) -> dict[ObjectRef[Any], dict[str, Any]]:
+    """As `get_object_locations`, by what this process knows already."""
+    found: dict[ObjectRef[Any], dict[str, Any]] = {}
+    for ref in obj_refs:
+        value = ref._entry.value
+        if value is not None and is_stored(value):
+            size, nodes = place(value)
+            found[ref] = {"node_ids": [node.hex() for node in nodes], "object_size": size, "did_spill": False}
+        else:
+            size_inline = len(value) if isinstance(value, bytes) else None
+            found[ref] = {"node_ids": [], "object_size": size_inline, "did_spill": False}
+    return found
