@@ -49,6 +49,7 @@ from sparkray_core.run.core import Core
 from sparkray_core.run.processes import Identity, identify
 from sparkray_core.run.settings_sources import resolve
 from sparkray_core.run.start import new_token, sweep
+from sparkray_core.run.threads import VARIABLES as THREAD_VARIABLES
 
 if TYPE_CHECKING:
     from pyspark import SparkContext
@@ -112,7 +113,9 @@ class RayContext:
         self.object_store_memory = memory_bytes(object_store_memory)
         self.resources = {name: thousandths(amount) for name, amount in (resources or {}).items()}
         self.labels = dict(labels or {})
-        self.env = {str(name): str(value) for name, value in (env or {}).items()}
+        # What the user has said of threads holds in the executors too, whose own environment is Spark's.
+        threads = {name: os.environ[name] for name in sorted(THREAD_VARIABLES) if name in os.environ}
+        self.env = {**threads, **{str(name): str(value) for name, value in (env or {}).items()}}
         self.verbose = verbose
         self.namespace = namespace or ""
         self.log_to_driver = log_to_driver

@@ -134,6 +134,5 @@ def _size_report(what: str, files: Sequence[Found]) -> str:
     return (
         f"{what} is more than {PACKAGE_LIMIT_BYTES >> 20} MiB when packed ({total / (1 << 20):.1f} MiB in "
         f"{len(files)} files). The largest:\n{lines}\nLeave them out by runtime_env['excludes'] or a .gitignore, or "
-        f"read them in "
-        f"the tasks from where they are."
+        f"read them in the tasks from where they are."
     )

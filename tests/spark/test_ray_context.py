@@ -65,7 +65,7 @@ def test_there_is_a_node_in_each_executor_and_tasks_run_on_all(cluster_sc: Spark
         assert not ctx.is_local
         ran_on = sparkray.get([where.remote(i) for i in range(20)])
         assert {node for node, _ in ran_on} == {node.node.hex() for node in ctx.executors}
-        assert {threads for _, threads in ran_on} == {os.environ.get("OMP_NUM_THREADS")}  # not Spark's 1
+        assert {threads for _, threads in ran_on} == {os.environ.get("OMP_NUM_THREADS", "1")}
 
 
 def test_an_object_of_the_driver_reaches_the_executors(cluster_sc: SparkContext) -> None:
@@ -263,3 +263,28 @@ def test_sparkray_missing_on_the_driver_s_machine_is_told(
 def test_spark_tells_its_executors_and_slots(cluster_sc: SparkContext) -> None:
     assert registered_executors(cluster_sc) == 2
     assert total_slots(cluster_sc) == 2
+
+
+def test_the_jobs_folder_reaches_every_executor(cluster_sc: SparkContext, tmp_path: Path) -> None:
+    """By way of the stores: nothing says that executors see the driver's disk."""
+    (tmp_path / "sr_shipped.py").write_text("VALUE = 11\n")
+
+    @sparkray.remote
+    def use(_: int) -> tuple[str, int, str, str | None]:
+        import importlib
+
+        time.sleep(0.05)
+        core = sparkray.session.core()
+        value = importlib.import_module("sr_shipped").VALUE
+        return core.node.hex(), value, os.getcwd(), os.environ.get("SR_A")
+
+    env = {"working_dir": str(tmp_path), "env_vars": {"SR_A": "1"}}
+    with context(cluster_sc, runtime_env=env, ray_node_cpu_cores=2) as ctx:
+        seen = sparkray.get([use.remote(i) for i in range(40)], timeout=START_S)
+        assert {node for node, *_ in seen} == {one.node.hex() for one in ctx.executors}
+        assert {(value, variable) for _, value, _, variable in seen} == {(11, "1")}
+        folders_of = {(node, folder) for node, _, folder, _ in seen}
+        assert len(folders_of) == 2  # one on each node, in its own folder
+        assert len({folder for _, folder in folders_of}) == 2
+        _, threads = sparkray.get(where.options(num_cpus=2).remote(0), timeout=START_S)
+        assert threads == os.environ.get("OMP_NUM_THREADS", "2")  # Spark's own 1 does not stay
