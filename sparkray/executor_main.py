@@ -30,6 +30,7 @@ from sparkray_core.run.config import TOLD_LATER, NodeConfig, ProcessTie, default
 from sparkray_core.run.processes import Identity, identify
 from sparkray_core.run.start import StartedNode, StartingNode
 from sparkray_core.settings import Settings
+from sparkray_core.system import LINUX
 
 log = logging.getLogger(__name__)
 
@@ -223,7 +224,7 @@ def _identity(pid: int) -> Identity:
 
 def measure_host() -> Host:
     """This machine, or this container where it has limits of its own."""
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cpus = len(os.sched_getaffinity(0)) if LINUX and hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     for path in _CGROUP_LIMITS:
         try:

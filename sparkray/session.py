@@ -23,6 +23,7 @@ from sparkray_core.run.core import Core
 from sparkray_core.run.settings_sources import resolve
 from sparkray_core.run.start import StartedNode, new_session_name, new_token, start_node, sweep
 from sparkray_core.settings import Settings
+from sparkray_core.system import LINUX
 from sparkray_core.wire.frames import ConnectionLost
 
 if TYPE_CHECKING:
@@ -393,7 +394,7 @@ def core() -> Core:
 
 
 def usable_cpus() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return len(os.sched_getaffinity(0)) if LINUX and hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def default_store_bytes(chosen: Settings) -> int:

@@ -18,7 +18,8 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, NoReturn
 
-LINUX = sys.platform == "linux" and not os.environ.get("SPARKRAY_PORTABLE")  # set in tests: as on other systems
+from sparkray_core.system import LINUX as LINUX  # others ask this module
+
 _PR_SET_PDEATHSIG, _PR_SET_NAME, _PR_SET_CHILD_SUBREAPER = 1, 15, 36
 _LONGEST_TITLE = 200  # characters; there is no room for more where the arguments of the keeper were
 _write_title: Callable[[str], object] | None = None

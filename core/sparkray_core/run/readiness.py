@@ -14,7 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
 
-from sparkray_core.run import processes
+from sparkray_core.system import LINUX
 
 READ, WRITE = select.POLLIN, select.POLLOUT  # the same numbers as epoll's
 Ready = list[tuple[int, int]]  # (descriptor, READ | WRITE | whatever else the system says of it)
@@ -51,7 +51,7 @@ class Outer(Protocol):
 
 def sets(wake: int) -> tuple[Inner, Outer]:
     """An empty inner set, and the outer one with it (gate open) and `wake`."""
-    if processes.LINUX:
+    if LINUX:
         inner = select.epoll()
         return inner, _EpollOuter(inner, wake)
     polled = PollInner()

@@ -24,6 +24,7 @@ from collections.abc import Callable
 from sparkray_core.ids import ProcessId
 from sparkray_core.run import child, processes, threads
 from sparkray_core.run.config import NodeConfig
+from sparkray_core.system import LINUX
 
 FORK, KILL = 1, 2
 STARTED, EXITED, NOT_FORKED = 1, 2, 3
@@ -60,7 +61,7 @@ def main(config: NodeConfig, raylet: socket.socket, lifeline: int, keeper: int) 
     signal.signal(signal.SIGCHLD, lambda *_: None)
     child.begin("zygote", config, keeper)
 
-    run_worker = _import_ahead(config)
+    run_worker = _import_ahead(config) if LINUX else None
     zygote = Zygote(config, raylet, close=(wake, wake_write, lifeline), run_worker=run_worker)
     poll = select.poll()
     for descriptor in (raylet.fileno(), wake, lifeline):
@@ -111,8 +112,9 @@ class Zygote:
         config: NodeConfig,
         raylet: socket.socket,
         close: tuple[int, ...],
-        run_worker: Callable[[NodeConfig, ProcessId], None],
+        run_worker: Callable[[NodeConfig, ProcessId], None] | None,
     ) -> None:
+        """`run_worker`: what a forked worker runs; None where forking is not safe: then each is a fresh interpreter."""
         self._config = config
         self._raylet = raylet
         self._close = (*close, raylet.fileno())
@@ -149,9 +151,7 @@ class Zygote:
 
     def _fork(self, worker: ProcessId) -> None:
         try:
-            pid = processes.fork(
-                self._be_worker, worker, os.getpid(), close=self._close, threads_are_known_harmless=True
-            )
+            pid = self._begin(worker)
         except OSError as error:  # no more processes, no more memory
             self._report(NOT_FORKED, worker, error.errno or 0)
             return
@@ -160,18 +160,77 @@ class Zygote:
         self._pids[worker] = pid
         self._report(STARTED, worker, pid)
 
-    def _be_worker(self, worker: ProcessId, zygote: int) -> None:
-        processes.die_with_parent(signal.SIGKILL, zygote)
-        os.setpgid(0, 0)
-        processes.set_title("worker", "sparkray-worker")
-        processes.redirect_output(self._config.log_path(f"worker-{worker[8:].hex()}"))
-        logging.getLogger().handlers.clear()
-        gc.enable()
-        numpy_random = sys.modules.get("numpy.random")
-        if numpy_random is not None:  # older numpy imports it itself: all workers would draw the same numbers
-            numpy_random.seed()
-        self._run_worker(self._config, worker)
+    def _begin(self, worker: ProcessId) -> int:
+        run_worker = self._run_worker
+        if run_worker is None:
+            return _spawn(self._config, worker)
+        return processes.fork(
+            _be_worker,
+            self._config,
+            worker,
+            os.getpid(),
+            run_worker,
+            close=self._close,
+            threads_are_known_harmless=True,
+        )
 
     def _report(self, kind: int, worker: ProcessId, number: int) -> None:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the next read says so
             self._raylet.sendall(REPORT.pack(kind, worker, number))
+
+
+def _be_worker(
+    config: NodeConfig, worker: ProcessId, zygote: int, run_worker: Callable[[NodeConfig, ProcessId], None]
+) -> None:
+    processes.die_with_parent(signal.SIGKILL, zygote)
+    os.setpgid(0, 0)
+    processes.set_title("worker", "sparkray-worker")
+    processes.redirect_output(config.log_path(f"worker-{worker[8:].hex()}"))
+    logging.getLogger().handlers.clear()
+    gc.enable()
+    numpy_random = sys.modules.get("numpy.random")
+    if numpy_random is not None:  # older numpy imports it itself: all workers would draw the same numbers
+        numpy_random.seed()
+    run_worker(config, worker)
+
+
+# ------------------------------------------------------------------------------------------ without fork
+_BOOTSTRAP = """\
+import sys
+path = [entry for entry in sys.path if entry]
+path.insert(next((i for i, entry in enumerate(path) if entry.endswith("-packages")), len(path)), sys.argv.pop(1))
+sys.path[:] = path
+from sparkray_core.run.zygote import spawned
+spawned()
+"""
+
+
+def _spawn(config: NodeConfig, worker: ProcessId) -> int:
+    """A worker as a fresh interpreter: on macOS a fork of a process that has loaded frameworks may crash.
+
+    It costs some 300 ms and shares no memory with others. What it is told comes by its stdin, as with the keeper.
+    """
+    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    arguments = [sys.executable, "-c", _BOOTSTRAP, root, worker.hex(), str(os.getpid())]
+    read, write = os.pipe()
+    try:
+        pid = os.posix_spawn(
+            sys.executable,
+            arguments,
+            os.environ,
+            file_actions=[(os.POSIX_SPAWN_DUP2, read, 0)],
+            setpgroup=0,
+            setsigdef=[signal.SIGINT, signal.SIGTERM, signal.SIGCHLD],
+        )
+        os.write(write, config.to_json().encode() + b"\n")  # the pipe takes 64 KiB without a reader
+    finally:
+        os.close(read)
+        os.close(write)
+    return pid
+
+
+def spawned() -> None:
+    """The life of a worker that `_spawn` started."""
+    worker, zygote = ProcessId(bytes.fromhex(sys.argv[1])), int(sys.argv[2])
+    config = NodeConfig.from_json(sys.stdin.readline())
+    _be_worker(config, worker, zygote, _import_ahead(config))

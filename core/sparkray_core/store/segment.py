@@ -14,6 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
+from sparkray_core.system import LINUX
+
 PAGE = mmap.PAGESIZE
 
 
@@ -51,7 +53,7 @@ class Segment:
         """
         if size <= 0:
             raise ValueError(f"a segment needs a positive size, not {size}")
-        if anonymous and hasattr(os, "memfd_create"):
+        if anonymous and LINUX and hasattr(os, "memfd_create"):
             fd = os.memfd_create("sparkray", os.MFD_CLOEXEC)
         else:
             fd = _unlinked_file(size, fallback_folder)
