@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from sparkray.cli import node_commands
+from sparkray.cli import node_commands, process_commands, state_commands
 
 app = typer.Typer(
     name="sparkray",
@@ -22,7 +22,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-node_commands.add_to(app)
+for commands in (node_commands, state_commands, process_commands):
+    commands.add_to(app)
 
 
 @app.callback(invoke_without_command=True)

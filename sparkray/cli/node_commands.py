@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from sparkray.cli.failures import FAILED, WRONG_USE, fail, in_one_sentence
+from sparkray.cli.options import KeyFile
 from sparkray.joining import bare, find
 from sparkray.node_command import (
     DEFAULT_PORT,
@@ -25,10 +26,6 @@ from sparkray.node_command import (
 )
 from sparkray_core.run.settings_sources import resolve
 from sparkray_core.run.start import StartedNode
-
-KeyFile = Annotated[
-    str | None, typer.Option(help="Where the session's key is; else SPARKRAY_KEY, or the file in SPARKRAY_KEY_FILE.")
-]
 
 
 def add_to(app: typer.Typer) -> None:

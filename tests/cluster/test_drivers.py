@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import os
 import signal
-import subprocess
-import sys
-import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,78 +15,9 @@ import sparkray
 from sparkray.node_command import started_nodes
 from sparkray_core.ids import HEAD, raylet_of
 from sparkray_core.run.processes import is_alive
-from tests.cluster.conftest import program
+from tests.cluster.conftest import Driver, program
 
 LIMIT_S = 10.0  # for what a dead driver leaves
-ANSWER_S = 60.0
-
-_LOOP = """
-import json, sys
-import sparkray as ray
-scope = {"ray": ray}
-for line in sys.stdin:
-    try:
-        exec(json.loads(line), scope)
-        said = {"value": scope.pop("result", None)}
-    except BaseException as error:
-        said = {"error": f"{type(error).__name__}: {error}"}
-    print("\\0" + json.dumps(said), flush=True)
-"""
-
-
-class Driver:
-    """Another process that does what it is told, line by line."""
-
-    def __init__(self, folder: Path, environment: dict[str, str] | None = None) -> None:
-        script = folder / "driver.py"
-        script.write_text(_LOOP)
-        self.process = subprocess.Popen(
-            [sys.executable, str(script)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=folder,
-            env={**os.environ, **(environment or {})},
-        )
-
-    def do(self, source: str) -> Any:
-        """Run the lines there. What they left in `result`, or an AssertionError with what they raised."""
-        answer = self.attempt(source)
-        assert "error" not in answer, answer["error"]
-        return answer["value"]
-
-    def attempt(self, source: str) -> dict[str, Any]:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(json.dumps(textwrap.dedent(source)) + "\n")
-        self.process.stdin.flush()
-        for line in self.process.stdout:
-            if line.startswith("\0"):
-                answer: dict[str, Any] = json.loads(line[1:])
-                return answer
-        raise AssertionError("the driver ended")
-
-    def end(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        for stream in (self.process.stdin, self.process.stdout):
-            assert stream is not None
-            stream.close()
-
-
-@pytest.fixture
-def drivers(tmp_path: Path) -> Iterator[Callable[..., Driver]]:
-    made: list[Driver] = []
-
-    def make(environment: dict[str, str] | None = None) -> Driver:
-        folder = tmp_path / f"driver{len(made)}"
-        folder.mkdir()
-        made.append(Driver(folder, environment))
-        return made[-1]
-
-    yield make
-    for driver in made:
-        driver.end()
 
 
 def wait_until(condition: Callable[[], object], what: str, limit: float = LIMIT_S) -> None:

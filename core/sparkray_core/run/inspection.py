@@ -9,6 +9,7 @@ The core's lock is held, and user code may be running: whatever is done here tak
     running    what runs now
     explain    where the task stands that makes an object of ours; detail: the object
     metrics    what the user's code has counted here
+    stack      where its threads are
 """
 
 from __future__ import annotations
@@ -137,6 +138,12 @@ def explain(core: Core, some_object: Any) -> dict[str, Any]:
     return found
 
 
+def stack(core: Core, detail: Any = None) -> dict[str, Any]:
+    from sparkray_core.run import stacks
+
+    return {**process(core), "stack": stacks.text()}
+
+
 def farewell(core: Core, most: int) -> dict[str, Any]:
     """What a worker that ends leaves with its raylet."""
     kept = core.records
@@ -184,4 +191,5 @@ QUESTIONS: Mapping[str, Callable[[Core, Any], Any]] = {
     "timeline": timeline,
     "objects": objects,
     "metrics": metrics,
+    "stack": stack,
 }

@@ -46,7 +46,7 @@ from sparkray_core.messages import (
     WorkerSetUp,
     WorkerUnblocked,
 )
-from sparkray_core.run import current_task, environment, execute, modules, processes, records, threads
+from sparkray_core.run import current_task, environment, execute, modules, processes, records, stacks, threads
 from sparkray_core.run.actor_host import ActorHost
 from sparkray_core.run.core import Core
 from sparkray_core.run.current_task import ExitActor
@@ -77,6 +77,7 @@ def main(config: NodeConfig, process: ProcessId) -> None:
     tail = Tail(log_path.removesuffix(".log") + ".out", log_path)
     keep_streams()
     faulthandler.enable()  # a crash in native code says where, on stderr
+    stacks.arm(log_path)
     worker = Worker(core, tail)
     core.listen()
     core.connect()
