@@ -167,7 +167,13 @@ def test_without_a_session_every_command_says_so(base_folder: Path, words: list[
 
 
 def test_a_wrong_command_line_is_told_so(driver: Driver) -> None:
-    for line in ("list nonsense", "list nodes --filter x", "list nodes --filter x=1", "nonsense", "list nodes --limit x"):
+    for line in (
+        "nonsense",
+        "list nonsense",
+        "list nodes --filter x",
+        "list nodes --filter x=1",
+        "list jobs --limit x",
+    ):
         run(*line.split(), code=2)
 
 
