@@ -153,12 +153,9 @@ def timeline(
 ) -> None:
     """Write what ran when, as a trace for chrome://tracing or ui.perfetto.dev."""
     with in_one_sentence(), visiting(address, key_file) as core:
-        import sparkray
+        from sparkray.chrome_trace import timeline as trace
 
-        trace = getattr(sparkray, "timeline", None)
-        if trace is None:
-            raise fail("this version has no timeline yet", FAILED)
-        events = trace()
+        events = trace() or []
         path = output or f"timeline-{core.session}.json"
     with in_one_sentence(), open(path, "w") as file:
         json.dump(events, file)

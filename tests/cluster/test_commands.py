@@ -132,6 +132,12 @@ def test_stacks_show_where_sleepers_and_native_code_are(driver: Driver) -> None:
     assert "no driver or worker" in run("stack", "--pid", "1", code=1)
 
 
+def test_the_timeline_has_the_calls(driver: Driver, tmp_path: Path) -> None:
+    path = tmp_path / "trace.json"
+    assert f"are in {path}" in run("timeline", str(path))
+    assert "Counter.add" in {event["name"] for event in json.loads(path.read_text())}
+
+
 def test_an_actor_is_killed_by_name_or_id(driver: Driver) -> None:
     assert "say which" in run("kill-actor", code=2)
     assert "no such living actor" in run("kill-actor", "--name", "nobody", code=1)
