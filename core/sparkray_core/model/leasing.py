@@ -315,6 +315,7 @@ class Leasing:
         if queue is None:
             return
         queue.requests.discard(message.lease)
+        self._touched[queue] = None  # its shape is hungry again
         tasks, queue.tasks = queue.tasks, deque()
         for task in tasks:
             self.book.answer(task, [(FAILED, message.kind, message.why)] * len(task.returns), effects)

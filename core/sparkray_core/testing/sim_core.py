@@ -39,6 +39,7 @@ from sparkray_core.model.invariants import check_owner
 from sparkray_core.model.owner import Actor, Function, Owner, Task
 from sparkray_core.model.references import ACTOR_INDEX
 from sparkray_core.model.resources import from_floats
+from sparkray_core.model.streams import Stream
 from sparkray_core.testing import sim_programs
 from sparkray_core.testing.sim_programs import Program
 
@@ -106,6 +107,7 @@ class Signal:
             self._core.runnable.append(self)
 
 
+NewStream = Union["Callable[[int], Stream]", None]  # makes the stream of the task with that number, if it is one
 Code = Generator["float | Signal", None, T]
 
 
@@ -153,6 +155,8 @@ class SimCore:
         self.pending: list[Task] = []
         self.living: weakref.WeakSet[Ref] = weakref.WeakSet()
         self.dropped: deque[Entry] = deque()
+        self.streams: weakref.WeakSet[Any] = weakref.WeakSet()  # `sim_streams.SimGenerator`s in user code
+        self.dropped_streams: deque[Stream] = deque()
         self.runnable: deque[Signal] = deque()
         self.crashed: BaseException | None = None
         self._replies: dict[tuple[bool, ObjectId], list[tuple[Signal, list[Any]]]] = {}
@@ -166,7 +170,9 @@ class SimCore:
         return self.me
 
     def check(self) -> None:
-        check_owner(self.owner, [ref.entry for ref in self.living])
+        unread = [entry for generator in self.streams for entry in generator.stream.unread()]
+        unread += [entry for stream in self.dropped_streams for entry in stream.unread()]
+        check_owner(self.owner, [*(ref.entry for ref in self.living), *unread])
 
     # ------------------------------------------------------------------ as a process
     def start(self, now: float) -> list[ProcessEffect]:
@@ -206,7 +212,7 @@ class SimCore:
             code = self.runnable.popleft().code
             if code is not None:
                 self.advance(code)
-        if self.dropped:
+        if self.dropped or self.dropped_streams:
             self.kick()
         effects = self._out[:]
         self._out.clear()
@@ -257,6 +263,8 @@ class SimCore:
             self.perform(self.owner.submit(tasks, self.now))
         if count:
             self.perform(self.owner.drop([self.dropped.popleft() for _ in range(count)]))
+        while self.dropped_streams:
+            self.perform(self.owner.drop_stream(self.dropped_streams.popleft()))
 
     # ------------------------------------------------------------------ references
     def new_ref(self, entry: Entry) -> Ref:
@@ -289,16 +297,26 @@ class SimCore:
             ref.entry.weak = weakref.ref(ref)
 
     # ------------------------------------------------------------------ submitting
-    def submit(self, program: Program, args: Sequence[Ref] = (), inner: Sequence[Ref] = ()) -> list[Ref]:
+    def submit(
+        self, program: Program, args: Sequence[Ref] = (), inner: Sequence[Ref] = (), stream: NewStream = None
+    ) -> list[Ref]:
         function = FUNCTIONS[program.key % 3]
         worn_by = (function.id, program.max_calls) if program.max_calls else None
         resources = from_floats({"CPU": program.cpus})
         shape = self.owner.leasing.shape(resources, program.retries != 0, program.env, program.priority, worn_by)
-        return self._submit(program, function, args, inner, None, shape)
+        return self._submit(program, function, args, inner, None, shape, stream)
 
-    def call(self, handle: Ref, program: Program, args: Sequence[Ref] = (), inner: Sequence[Ref] = ()) -> list[Ref]:
+    def call(
+        self,
+        handle: Ref,
+        program: Program,
+        args: Sequence[Ref] = (),
+        inner: Sequence[Ref] = (),
+        stream: NewStream = None,
+    ) -> list[Ref]:
         assert handle.actor is not None
-        return self._submit(program, Function(FunctionId(b"method"), "method", b""), args, inner, handle.actor, None)
+        function = Function(FunctionId(b"method"), "method", b"")
+        return self._submit(program, function, args, inner, handle.actor, None, stream)
 
     def _submit(
         self,
@@ -308,15 +326,18 @@ class SimCore:
         inner: Sequence[Ref],
         actor: Actor | None,
         shape: Any,
+        new_stream: NewStream = None,
     ) -> list[Ref]:
         count = next(self.counter)
         payload = sim_programs.pack_call(program, [self.export(ref) for ref in inner])
         refs: list[tuple[int | str, Entry]] | None = [(n, ref.entry) for n, ref in enumerate(args)] or None
         nested = [ref.entry for ref in inner] or None
-        entries = [Entry(self.me, count, index) for index in range(program.returns)]
-        made = [Ref(self, entry) for entry in entries]
+        stream = new_stream(count) if new_stream is not None else None
+        entries = [Entry(self.me, count, index) for index in range(program.returns)] if stream is None else [stream.end]
+        made = [Ref(self, entry) for entry in entries] if stream is None else []
         retries = program.again if actor is not None else program.retries
         task = Task(count, function, payload, refs, nested, entries, retries, shape, actor)
+        task.stream = stream
         self.pending.append(task)
         if (task.actor or task.shape).hungry:  # type: ignore[union-attr]
             self.kick()

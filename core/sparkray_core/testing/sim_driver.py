@@ -8,7 +8,8 @@ from random import Random
 
 from sparkray_core.ids import ProcessId
 from sparkray_core.testing.sim_core import Code, Got, Ledger, Memory, Ref, SimCore
-from sparkray_core.testing.sim_programs import ACTOR, Expected, Program, expect
+from sparkray_core.testing.sim_programs import ACTOR, Expected, Program, expect, expect_items
+from sparkray_core.testing.sim_streams import call_generator
 
 SIZES = [0, 0, 0, 10, 5000, 30_000]  # bytes; 0: inline
 
@@ -43,6 +44,12 @@ class Oracle:
             if self.harmed or known.doomed or no_room or lost:
                 return
         self.wrong.append(f"it is {got.outcome}, and was to be {known.expected.outcome}: {known.made_by}")
+
+    def judge_end(self, missing: list[Expected], made_by: str) -> None:
+        """A stream is over, and these were still to come. Whatever goes wrong, a failure is then the last item."""
+        self.judged += 1
+        if missing:
+            self.wrong.append(f"{len(missing)} items are missing: {made_by}")
 
 
 class SimDriver(SimCore):
@@ -91,8 +98,10 @@ class SimDriver(SimCore):
                 if entries:
                     yield from self.wait(entries, dice.randint(1, len(set(entries))))
                 del entries
-            else:
+            elif kind < 0.95:
                 yield from self._look(pool[-dice.randint(1, 6) :], dice.random() < 0.5)
+            else:
+                yield from self._stream(pool)
         yield from self._look(pool, True)
         pool.clear()
         self.busy -= 1
@@ -133,6 +142,37 @@ class SimDriver(SimCore):
                 Known(ref, one, f"task {ref.entry.count} {program}", doomed)
                 for ref, one in zip(refs, expected, strict=True)
             ]
+
+    def _stream(self, pool: list[Known]) -> Code[None]:
+        """A task or a call that yields: read some or all of it, and let go of the rest."""
+        dice = self.dice
+        items = dice.choice([0, 1, 2, 5, 20])
+        program = replace(self._program(0), items=items)
+        args = [known for known in self._pick(pool, 1) if known.expected is not ACTOR]
+        inner = self._pick(pool, 1) if dice.random() < 0.5 else []
+        handles = [known for known in pool if known.expected is ACTOR]
+        on = [dice.choice(handles)] if handles and dice.random() < 0.5 else []
+        expected = expect_items(program, [one.expected for one in args], [one.expected for one in inner])
+        doomed = any(one.doomed for one in [*args, *inner, *on])
+        arguments = [one.ref for one in args], [one.ref for one in inner]
+        generator = call_generator(self, program, *arguments, dice.choice([0, 0, 1, 3]), on[0].ref if on else None)
+        del args, inner, handles, on, arguments
+        made_by = f"stream {generator.stream.count} {program}"
+        for _ in range(dice.choice([0, 1, items // 2, items + 2, items + 2])):
+            ref = yield from generator.next()
+            if ref is None:
+                self.oracle.judge_end(expected if self.owner.ended is None else [], made_by)
+                return
+            known = Known(ref, expected.pop(0) if expected else Expected("the end"), made_by, doomed)
+            del ref
+            (got,) = yield from self.get([known.ref])
+            self.oracle.judge(known, got)
+            if got.outcome.startswith("system"):
+                return  # that is the last of it, or it is one that got lost
+            if dice.random() < 0.3:
+                pool.append(known)
+            del known, got
+            yield dice.choice([0.0, 0.0, 0.001, 0.05])
 
     def _actor(self, pool: list[Known]) -> None:
         dice = self.dice

@@ -25,6 +25,7 @@ class Program:
     size: int = 0  # bytes of the result in the store; 0: inline
     fails: bool = False
     returns: int = 1
+    items: int = 0  # of a stream, if it is called as one; then it only yields them, each with `hands_back`
     retries: int = 3
     again: int = 0  # the retries of a call: it may run in several lives of its actor
     cpus: float = 1.0
@@ -88,6 +89,17 @@ def expect(program: Program, args: Sequence[Expected], inner: Sequence[Expected]
         Expected(f"value {mix(program.key, seen, index)}", tuple(inside) if index == 0 else ())
         for index in range(program.returns)
     ]
+
+
+def expect_items(program: Program, args: Sequence[Expected], inner: Sequence[Expected]) -> list[Expected]:
+    """Of a program that is called as a stream."""
+    for arg in args:
+        if not arg.good:
+            return [arg]
+    seen = [arg.outcome for arg in args]
+    inside = tuple(one for one in [*inner, *(one for arg in args for one in arg.inside)] if program.hands_back)
+    items = [Expected(f"value {mix(program.key, seen, index + 1)}", inside) for index in range(program.items)]
+    return [*items, Expected(f"error {mix(program.key, seen)}")] if program.fails else items
 
 
 # ---------------------------------------------------------------------------------- as bytes

@@ -15,6 +15,8 @@ from sparkray_core.messages import (
     ActorReady,
     ExitWorker,
     Message,
+    NodeGone,
+    ProcessGone,
     PushCalls,
     PushTasks,
     ResultTuple,
@@ -23,6 +25,7 @@ from sparkray_core.messages import (
     StartActor,
     StealTasks,
     StopActor,
+    StreamRead,
     TaskResults,
     TasksReturned,
     TaskTuple,
@@ -35,6 +38,7 @@ from sparkray_core.model.effects import Effect
 from sparkray_core.testing import sim_programs
 from sparkray_core.testing.sim_core import Code, Got, Ledger, Memory, ProcessEffect, Ref, Signal, SimCore
 from sparkray_core.testing.sim_programs import Program, mix
+from sparkray_core.testing.sim_streams import SimOutlets
 
 SET_UP_S = 0.02  # that taking on an environment takes
 FLUSH_S = 0.001  # as in run.worker_main
@@ -59,6 +63,7 @@ class SimWorker(SimCore):
         self._idle: Signal | None = None
         self._flushed_at = 0.0
         self._answered: dict[ProcessId, int] = {}  # an actor's callers: the last call of each
+        self.outlets = SimOutlets(self)
         self.runnable.append(start := Signal(self))
         start.code = self._serve()
 
@@ -89,7 +94,11 @@ class SimWorker(SimCore):
             self._extend(sender, [])
         elif isinstance(message, ExitWorker):
             self.retiring = message.why
+        elif isinstance(message, StreamRead):
+            self.outlets.on_read(sender, message)
         else:
+            if isinstance(message, ProcessGone | NodeGone):
+                self.outlets.reader_gone(message.process if isinstance(message, ProcessGone) else message.node)
             return False
         return True
 
@@ -175,7 +184,6 @@ class SimWorker(SimCore):
     # ------------------------------------------------------------------ one task
     def _execute(self, caller: ProcessId, task: TaskTuple) -> Code[ResultTuple]:
         count, function, returns, payload, refs = task
-        assert isinstance(returns, int)
         program, named = sim_programs.unpack_call(payload)
         if self.actor is None:
             self._has(program.env)
@@ -196,7 +204,15 @@ class SimWorker(SimCore):
             outcomes.append(got.outcome)
             del got
         values: list[Value]
-        if failure:
+        if not isinstance(returns, int):
+            outlet = self.outlets.open(caller, count, returns)
+            result = object_id(task_id(caller, count))
+            if failure:
+                values = [sim_programs.pack("end", []), returns[0], sim_programs.error(failure)]  # type: ignore[list-item]
+            else:
+                values = yield from outlet.run(program, result, outcomes, found)
+            del self.outlets.running[caller, count]
+        elif failure:
             values = [sim_programs.error(failure)] * returns
         else:
             values = yield from self._run(program, object_id(task_id(caller, count)), caller, outcomes, found)
@@ -255,7 +271,7 @@ class SimWorker(SimCore):
                 f"value {mix(program.key, outcomes, index)}", [self.export(ref) for ref in within]
             )
             value = yield from self.store(some, packed, program.size)
-            values.append(self._holding(value, within, caller))
+            values.append(self.holding(value, within, caller))
         return values
 
     def _see(self, refs: Sequence[Ref], outcomes: list[str], inside: list[Ref] | None = None) -> Code[str]:
@@ -270,7 +286,7 @@ class SimWorker(SimCore):
                 inside += got.refs
         return ""
 
-    def _holding(self, value: Value, inside: Sequence[Ref], caller: ProcessId) -> Value:
+    def holding(self, value: Value, inside: Sequence[Ref], caller: ProcessId) -> Value:
         if not inside or (isinstance(value, tuple) and value[0] in (ERROR, FAILED)):
             return value
         ids = tuple(ref.entry.id for ref in inside)
