@@ -11,14 +11,14 @@ import cloudpickle
 from sparkray.options import DYNAMIC, STREAMING, Options
 from sparkray.session import core
 from sparkray.streaming import open_stream
-from sparkray_core.errors import PendingCallsLimitExceeded
+from sparkray_core.errors import ActorHandleNotFoundError, PendingCallsLimitExceeded
 from sparkray_core.ids import HEAD, FunctionId, ObjectId, object_id
 from sparkray_core.messages import AddBorrowers, FindActor
 from sparkray_core.model.entries import Entry
 from sparkray_core.model.methods import ANY_EXCEPTION, Method, encode
 from sparkray_core.model.owner import Actor, Function, Task
 from sparkray_core.model.references import ACTOR_INDEX
-from sparkray_core.run import object_ref
+from sparkray_core.run import forked, object_ref
 from sparkray_core.run.core import Core
 from sparkray_core.run.object_ref import ObjectRef
 from sparkray_core.run.pack import pack
@@ -108,7 +108,7 @@ class ActorHandle(Generic[T]):
             object_ref.current.pump.wake()
 
     def __reduce__(self) -> Any:
-        here = object_ref.core()
+        here = actor_core(self)
         values.note_ref(self)
         with here.lock:
             here.owner.refs.export(self._entry)
@@ -117,6 +117,22 @@ class ActorHandle(Generic[T]):
 
     def __repr__(self) -> str:
         return f"Actor({self._class_name}, {self._actor.id.hex()})"
+
+
+def actor_core(handle: ActorHandle[Any]) -> Core:
+    """This process's core, if the handle is of its session.
+
+    Raises:
+        ActorHandleNotFoundError: it is of a session that has ended.
+    """
+    here = object_ref.current
+    if here is not None and here.owner.refs.knows(handle._entry):
+        return here
+    forked.refuse()
+    raise ActorHandleNotFoundError(
+        f"{handle!r} is of a sparkray session that has ended, and so has the actor. References and handles are good "
+        f"for one session only: make new ones after init()."
+    )
 
 
 def new_handle(actor: Actor, class_name: str, methods: Methods, settings: Settings) -> ActorHandle[Any]:
@@ -221,8 +237,9 @@ class ActorMethod:
             TypeError: an argument cannot be pickled.
             PendingCallsLimitExceeded: the actor has a `max_pending_calls`, and so many calls of ours are under way.
         """
-        here = core()
-        handle = self._handle
+        here, handle = object_ref.current, self._handle
+        if here is None or handle._entry.owner is not here.me:
+            here = actor_core(handle)
         if handle._settings and "most_pending" in handle._settings:
             _check_room(here, handle, handle._settings["most_pending"])
         payload, refs, nested, _made = pack(here, args, kwargs)

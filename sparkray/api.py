@@ -9,10 +9,10 @@ from copy import deepcopy
 from typing import Any, Literal, ParamSpec, Protocol, TypeVar, overload
 
 from sparkray.actor_class import ActorClass
-from sparkray.actor_handle import ActorHandle
+from sparkray.actor_handle import ActorHandle, actor_core
 from sparkray.options import Options
 from sparkray.remote_function import RemoteFunction
-from sparkray.session import core
+from sparkray.session import core, core_of
 from sparkray_core.ids import HEAD
 from sparkray_core.run.object_ref import ObjectRef, call_in_loop
 from sparkray_core.run.ref_generator import DynamicObjectRefGenerator, ObjectRefGenerator
@@ -102,7 +102,7 @@ def get(refs: Any, *, timeout: float | None = None, copy: bool = False) -> Any:
     if copy:
         return deepcopy(get(refs, timeout=timeout))
     if type(refs) is ObjectRef:
-        return core().get_one(refs._entry, timeout)
+        return core_of(refs).get_one(refs._entry, timeout)
     if type(refs) is ObjectRefGenerator:
         return refs
     if not isinstance(refs, list):
@@ -110,7 +110,8 @@ def get(refs: Any, *, timeout: float | None = None, copy: bool = False) -> Any:
     for ref in refs:
         if type(ref) is not ObjectRef:
             raise TypeError(f"get() takes ObjectRefs; there is a {type(ref).__name__} in the list")
-    return core().get([ref._entry for ref in refs], timeout)
+    here = core_of(refs[0]) if refs else core()
+    return here.get([ref._entry for ref in refs], timeout)
 
 
 def put(value: T) -> ObjectRef[T]:
@@ -148,7 +149,8 @@ def wait(
     _check_wait(refs, num_returns, timeout)
     if not refs:
         return [], []
-    here = core()
+    here = core_of(refs[0])
+    here.refuse_foreign([refs[0]._entry])  # that they are of one session is taken for granted: a wait is short
     if not _are_ready(refs, num_returns):
         here.wait([ref._entry for ref in refs], num_returns, timeout)
     return _ready_and_rest(refs, num_returns)
@@ -170,7 +172,8 @@ async def wait_async(
         if sum(ref._entry.value is not None for ref in refs) >= num_returns:
             enough.set()
 
-    here = core()
+    here = core_of(refs[0])
+    here.refuse_foreign([ref._entry for ref in refs])
     for ref in refs:
         if ref._entry.value is None:
             here.notify(ref._entry, lambda: call_in_loop(loop, look))
@@ -233,8 +236,7 @@ def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:
     """
     if not isinstance(actor, ActorHandle):
         raise ValueError(f"kill() takes an actor handle, not {type(actor).__name__}")
-    here = core()
-    here.kill_actor(actor._actor, restart=not no_restart)
+    actor_core(actor).kill_actor(actor._actor, restart=not no_restart)
 
 
 def cancel(ref: ObjectRef[Any] | ObjectRefGenerator[Any], *, force: bool = False, recursive: bool = True) -> None:
@@ -253,9 +255,9 @@ def cancel(ref: ObjectRef[Any] | ObjectRefGenerator[Any], *, force: bool = False
         ValueError: force=True for a call of an actor.
     """
     if type(ref) is ObjectRefGenerator:
-        core().cancel(ref._stream.end, force, recursive)
+        core_of(ref).cancel(ref._stream.end, force, recursive)
     elif type(ref) is ObjectRef:
-        core().cancel(ref._entry, force, recursive)
+        core_of(ref).cancel(ref._entry, force, recursive)
     else:
         raise TypeError(f"cancel() takes an ObjectRef or ObjectRefGenerator, not {type(ref).__name__}")
 

@@ -68,6 +68,7 @@ class ClusterSession:
             limit: seconds for its start.
         """
         self.name = new_session_name()
+        self._pid = os.getpid()
         self._settings = settings or Settings()
         self.base_folder = default_base_folder(self._settings.base_folder)
         self._environment, self._limit, self._log_to_driver = environment, limit, log_to_driver
@@ -145,6 +146,8 @@ class ClusterSession:
 
     def end(self, why: str) -> StopReport:
         """End it on all nodes: by the head's word, then, on this host, by signals."""
+        if os.getpid() != self._pid:  # a forked child: the session is its parent's
+            return StopReport()
         began = time.monotonic()
         if self._unhook is not None:
             self._unhook()

@@ -3,6 +3,7 @@
 from sparkray_core.errors import (
     ActorAlreadyExistsError,
     ActorDiedError,
+    ActorHandleNotFoundError,
     ActorUnavailableError,
     ActorUnschedulableError,
     AuthenticationError,
@@ -21,6 +22,7 @@ from sparkray_core.errors import (
     RuntimeEnvSetupError,
     TaskCancelledError,
     TaskUnschedulableError,
+    UnknownOwnerError,
     UnserializableException,
     WorkerCrashedError,
 )
@@ -28,6 +30,7 @@ from sparkray_core.errors import (
 __all__ = [
     "ActorAlreadyExistsError",
     "ActorDiedError",
+    "ActorHandleNotFoundError",
     "ActorUnavailableError",
     "ActorUnschedulableError",
     "AuthenticationError",
@@ -46,6 +49,7 @@ __all__ = [
     "RuntimeEnvSetupError",
     "TaskCancelledError",
     "TaskUnschedulableError",
+    "UnknownOwnerError",
     "UnserializableException",
     "WorkerCrashedError",
 ]

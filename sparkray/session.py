@@ -17,7 +17,7 @@ from sparkray.options import thousandths
 from sparkray.runtime_env import RuntimeEnv, checked
 from sparkray_core.errors import RaySystemError
 from sparkray_core.ids import NodeId, new_node_id, new_process_id
-from sparkray_core.run import logs, object_ref
+from sparkray_core.run import forked, logs, object_ref
 from sparkray_core.run.config import NodeConfig, default_base_folder
 from sparkray_core.run.core import Core
 from sparkray_core.run.settings_sources import resolve
@@ -383,6 +383,7 @@ def is_initialized() -> bool:
 def core() -> Core:
     """This process's core; a driver without a session gets one, as with Ray."""
     if object_ref.current is None:
+        forked.refuse()
         if not resolve().enable_auto_connect:
             raise RaySystemError(
                 "there is no sparkray session: call init() first (SPARKRAY_ENABLE_AUTO_CONNECT=0 forbids to start one "
@@ -391,6 +392,27 @@ def core() -> Core:
         init()
     assert object_ref.current is not None
     return object_ref.current
+
+
+def core_of(ref: Any) -> Core:
+    """This process's core, for a reference or generator: without a session it can only be of one that has ended.
+
+    Raises:
+        UnknownOwnerError: so it is.
+    """
+    if object_ref.current is None:
+        raise object_ref.of_past_session(repr(ref))
+    return object_ref.current
+
+
+def _forget_after_fork() -> None:
+    """In a forked child the session is the parent's: neither to be used nor to be ended here."""
+    global _session, _lock
+    _session, _lock = None, threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_after_fork)
 
 
 def usable_cpus() -> int:

@@ -10,6 +10,8 @@ RayError
     ActorUnavailableError    it is restarting; the call may or may not have run
   PendingCallsLimitExceeded  as many calls wait for the actor as its max_pending_calls allows
   ActorAlreadyExistsError    also a ValueError
+  ActorHandleNotFoundError   the handle is of a session that has ended; also a ValueError
+  UnknownOwnerError          so is the reference; also a ValueError
   OutOfMemoryError           the task's or actor's worker was ended because memory ran out
   GetTimeoutError            also a TimeoutError
   ObjectLostError            the object is gone from every node that had it
@@ -188,6 +190,14 @@ class OutOfMemoryError(RayError):
 
 class ActorAlreadyExistsError(ValueError, RayError):
     """An actor of that name is alive in the namespace. (`get_if_exists=True` gives its handle instead.)"""
+
+
+class ActorHandleNotFoundError(ValueError, RayError):
+    """The handle is of a session that has ended. Its actor ended with it."""
+
+
+class UnknownOwnerError(ValueError, RayError):
+    """The reference is of a session that has ended: its owner is unknown here. Its value ended with the session."""
 
 
 class GetTimeoutError(RayError, TimeoutError):

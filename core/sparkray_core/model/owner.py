@@ -142,6 +142,8 @@ class Owner:
     def drop_stream(self, stream: Stream) -> list[Effect]:
         """The generator object of a stream died."""
         effects: list[Effect] = []
+        if stream.owner != self.book.me:
+            return effects  # of an earlier session
         self.book.streams.drop(stream, effects)
         self.refs.flush(effects)
         return effects

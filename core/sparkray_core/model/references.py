@@ -54,6 +54,13 @@ class References:
                 entry.value = freed(some_object)
         return entry
 
+    def knows(self, entry: Entry) -> bool:
+        """Whether it is of this process's session; else it was left over by an earlier one."""
+        if entry.owner == self.me:
+            return True
+        known = getattr(entry, "_id", None)  # a stream, which is no entry, is always its owner's
+        return known is not None and self.exported.get(known) is entry
+
     def export(self, entry: Entry) -> ObjectId:
         """The entry's id, from now on to be found by it."""
         self.exported.setdefault(entry.id, entry)
@@ -132,6 +139,8 @@ class References:
         for entry in entries:
             if entry.weak is not None and entry.weak() is not None:
                 continue  # it came back in the meantime
+            if entry.owner is not self.me and not self.knows(entry):
+                continue  # of an earlier session
             entry.held = False
             if entry.pins or entry.borrowers:
                 continue

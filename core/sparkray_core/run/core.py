@@ -5,7 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from sparkray_core import errors
@@ -33,7 +33,7 @@ from sparkray_core.messages import (
 from sparkray_core.model.entries import Entry, bare, is_failure, place
 from sparkray_core.model.owner import Actor
 from sparkray_core.model.streams import Stream
-from sparkray_core.run import modules, object_ref
+from sparkray_core.run import forked, modules, object_ref
 from sparkray_core.run.folders import spill_path
 from sparkray_core.run.local_process import LocalProcess
 from sparkray_core.run.object_ref import ObjectRef, remember
@@ -96,6 +96,7 @@ class Core(LocalProcess):
         object_ref.dropped.clear()
         object_ref.dropped_streams.clear()
         object_ref.current = self
+        forked.has_own_session()
 
     def _give_up_asking(self) -> None:
         for reply in self._replies.values():
@@ -194,6 +195,7 @@ class Core(LocalProcess):
             GetTimeoutError: not all were there in time (seconds).
             RayError: the first failure that shows, without waiting for the rest.
         """
+        self.refuse_foreign(entries)
         try:
             missing = [entry for entry in entries if entry.value is None]
             if missing:
@@ -213,9 +215,21 @@ class Core(LocalProcess):
 
     def get_one(self, entry: Entry, timeout: float | None) -> Any:
         """`get` of one: the loop of calls one by one lives here."""
+        if entry.owner is not self.me:
+            self.refuse_foreign([entry])
         if entry.value is None:
             self._get_missing([entry], 1, timeout)
         return self.load(entry)
+
+    def refuse_foreign(self, entries: Iterable[Entry]) -> None:
+        """
+        Raises:
+            UnknownOwnerError: one is of an earlier session of this process.
+        """
+        knows, me = self.owner.refs.knows, self.me
+        for entry in entries:
+            if entry.owner is not me and not knows(entry):
+                raise object_ref.of_past_session(f"ObjectRef({getattr(entry, 'end', entry).id.hex()})")
 
     def _get_missing(self, missing: list[Entry], of: int, timeout: float | None) -> None:
         deadline = None if timeout is None or timeout < 0 else now() + timeout
@@ -233,6 +247,7 @@ class Core(LocalProcess):
     def wait(self, entries: Sequence[Entry], wanted: int, timeout: float | None) -> None:
         """Return once `wanted` of the entries are there, or after `timeout` seconds."""
         missing = [entry for entry in entries if entry.value is None]
+        self.refuse_foreign(missing)
         wanted -= len(entries) - len(missing)
         if wanted > 0:
             self._wait(Getter(0), missing, wanted, None if timeout is None else now() + timeout)
@@ -434,6 +449,7 @@ class Core(LocalProcess):
         return ObjectRef(entry)
 
     def cancel(self, entry: Entry, force: bool, recursive: bool) -> None:
+        self.refuse_foreign([entry])
         with self.lock:
             self._kick()
             task = self.owner.book.tasks.get(entry.count) if entry.owner == self.me else None

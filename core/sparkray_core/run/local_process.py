@@ -165,6 +165,17 @@ class LocalProcess:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._path_of(self.me))
 
+    def abandon(self) -> None:
+        """In a child that was forked from this process: give up the sockets, which the parent goes on with.
+
+        They are not taken out of the sets of the two epolls, which are the parent's too. The wake-up pipe stays open: a
+        destructor may still write to it, and must not hit a file that got its number.
+        """
+        self._closed = True
+        self.pump.abandon()
+        for connection in list(self._by_fd.values()):
+            connection.close()
+
     def end_session(self, why: str) -> None:
         """Ask the head to end the session for all."""
         with self.lock:

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from sparkray_core.errors import UnknownOwnerError
 from sparkray_core.ids import OBJECT_ID_BYTES, ObjectId
 from sparkray_core.model.entries import Entry
 from sparkray_core.model.streams import Stream
@@ -32,6 +33,29 @@ def core() -> Core:
     if current is None:
         raise RuntimeError("sparkray is not initialized in this process: call sparkray.init() first")
     return current
+
+
+def core_for(entry: Entry) -> Core:
+    """The core, if it is the one that the reference with this entry is of.
+
+    Raises:
+        UnknownOwnerError: the reference is of a session that has ended.
+    """
+    here = current
+    if here is None or (entry.owner is not here.me and not here.owner.refs.knows(entry)):
+        raise of_past_session(f"ObjectRef({entry.id.hex()})")
+    return here
+
+
+def of_past_session(what: str) -> Exception:
+    """The error for a reference that outlived its session, or was inherited by a forked child."""
+    from sparkray_core.run import forked
+
+    forked.refuse()
+    return UnknownOwnerError(
+        f"{what} is of a sparkray session that has ended: its owner is unknown, and its value is gone. References and "
+        f"handles are good for one session only: make new ones after init()."
+    )
 
 
 class ObjectRef(Generic[T_co]):
@@ -74,16 +98,16 @@ class ObjectRef(Generic[T_co]):
 
     def __reduce__(self) -> Any:
         values.note_ref(self)
-        core().export(self)
+        core_for(self._entry).export(self)
         return rebuild, (self._entry.id,)
 
     def future(self) -> concurrent.futures.Future[T_co]:
         """A future of the value. Cancelling it does not cancel the task."""
-        return core().future(self)
+        return core_for(self._entry).future(self)
 
     def __await__(self) -> Generator[Any, None, T_co]:
         """The value, or raise the task's error; in whatever asyncio loop runs."""
-        here = core()
+        here = core_for(self._entry)
         if self._entry.value is None:
             import asyncio
 

@@ -32,6 +32,7 @@ def pack(core: Core, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Packed:
 
     Raises:
         TypeError: an argument cannot be pickled; the text names it.
+        UnknownOwnerError: one is a reference of an earlier session.
     """
     if not args and not kwargs:
         return NO_ARGUMENTS, None, None, []
@@ -39,6 +40,7 @@ def pack(core: Core, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Packed:
     made: list[ObjectRef[Any]] = []
     if ObjectRef in map(type, args) or (kwargs and ObjectRef in map(type, kwargs.values())):
         args, kwargs, refs = _take_refs(args, kwargs)
+        core.refuse_foreign([entry for _, entry in refs])
     serialized = values.serialize((args, kwargs))
     if serialized.size > core.inline_bytes:
         args, kwargs, refs = _take_large(core, args, kwargs, refs or [], made)

@@ -276,6 +276,12 @@ class Pump:
             else:
                 quiet += 1
 
+    def abandon(self) -> None:
+        """In a forked child, which has no side thread: close what would keep the parent's sockets from ending."""
+        self._closed = True
+        self.inner.close()
+        self.outer.close()
+
     def close(self) -> None:
         """End the side thread and wait for it; close the descriptors."""
         if self._closed:

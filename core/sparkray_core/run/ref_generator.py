@@ -49,7 +49,7 @@ class ObjectRefGenerator(Generic[T_co]):
         return self._stream
 
     def _take(self) -> ObjectRef[T_co] | None:
-        entry = object_ref.core().take(self._stream)
+        entry = object_ref.core_for(self._stream.end).take(self._stream)
         return None if entry is None else ObjectRef(entry)
 
     def _wait(self, timeout: float | None) -> ObjectRef[T_co] | None:
@@ -93,19 +93,19 @@ class ObjectRefGenerator(Generic[T_co]):
         """A reference whose value is None once the generator has ended; `get` raises if the system ended it."""
         if self._completed is None:
             entry: Entry = self._stream.end
-            with object_ref.core().lock:
+            with object_ref.core_for(entry).lock:
                 entry.held = True
             self._completed = ObjectRef(entry)
         return self._completed
 
     def next_ready(self) -> bool:
         """Whether `next` gives a reference without waiting."""
-        object_ref.core().look()
+        object_ref.core_for(self._stream.end).look()
         return bool(self._stream.items)
 
     def is_finished(self) -> bool:
         """Whether the generator has ended and everything was read."""
-        object_ref.core().look()
+        object_ref.core_for(self._stream.end).look()
         return self._stream.over and not self._stream.items
 
     def __del__(self) -> None:

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import IO, Any
@@ -43,6 +44,19 @@ sys.exit(main())
 """
 
 
+_started: weakref.WeakSet[StartedNode] = weakref.WeakSet()
+
+
+def _forget_after_fork() -> None:
+    """A forked child would hold the pipe on whose end the keeper ends, also when our own end of it is closed."""
+    for node in _started:
+        node.forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_after_fork)
+
+
 class NodeStartError(RaySystemError):
     """The node did not come up; nothing of it is left behind."""
 
@@ -69,6 +83,7 @@ class StartedNode:
 
     def __init__(self, keeper: subprocess.Popen[bytes], config: NodeConfig, facts: dict[str, Any]) -> None:
         self._keeper = keeper
+        _started.add(self)
         self.config = config  # with the head's address and, where the keeper made them, the curve keys
         self.pid = keeper.pid
         self.folder: str = facts["folder"]
@@ -93,6 +108,12 @@ class StartedNode:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._keeper.wait(timeout)
         return not self.is_running() and not os.path.exists(self.folder)
+
+    def forget(self) -> None:
+        """In a forked child: it is the parent's, and goes on."""
+        if self._keeper.stdin is not None:
+            self._keeper.stdin.close()
+        self._keeper.returncode = 0  # not to be waited for here
 
     def leave(self) -> None:
         """Let it live on without us, for its `ProcessTie` or nobody. Its end is waited for: no zombie of ours stays."""

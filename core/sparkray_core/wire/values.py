@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from pickle import PickleBuffer, dumps, loads
 from typing import Any, Final, TypeAlias
 
+from sparkray_core.errors import ActorHandleNotFoundError, UnknownOwnerError
 from sparkray_core.wire import arrow_values
 from sparkray_core.wire.pickling import (
     ATOMS,
@@ -222,7 +223,7 @@ def _pickle(value: object, buffers: list[PickleBuffer] | None) -> tuple[bytes, l
     _here.noting = refs
     try:
         return dump(value, buffers), refs
-    except MemoryError:
+    except (MemoryError, UnknownOwnerError, ActorHandleNotFoundError):  # the last two: of an earlier session
         raise
     except Exception as error:  # the user's __reduce__ and __getstate__ run in there
         raise TypeError(explain(value, error, lambda inner: dump(inner, []))) from error
