@@ -182,6 +182,8 @@ class ActorClass(Generic[T]):
             actor.entry.contained = kept or None
             actor.entry.pins += detached  # for good
             here._perform(effects)
+        if here.serial:
+            here.look()
         return new_handle(actor, *facts)
 
     def _facts(self) -> tuple[Facts, dict[str, str]]:

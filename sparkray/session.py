@@ -102,6 +102,7 @@ def init(
     namespace: str | None = None,
     log_to_driver: bool | None = None,
     runtime_env: Mapping[str, Any] | None = None,
+    local_mode: bool = False,
     ignore_reinit_error: bool = False,
     job_config: JobConfig | None = None,
     configure_logging: bool = True,
@@ -127,6 +128,8 @@ def init(
         namespace: of the names of actors, where none is given with the name.
         log_to_driver: show what workers print, with the name and pid of who printed it.
         runtime_env: of all tasks and actors, which may lay their own over it: see `sparkray.runtime_env`.
+        local_mode: run all tasks and actors in this process, one after the other and at once: for debuggers. Their
+            semantics stay (values are pickled snapshots, errors have both classes), their resources are only checked.
         ignore_reinit_error: return the session that is up, instead of raising.
         job_config: further defaults of the job; what is given here wins over it.
         configure_logging: False: `logging_level` and `logging_format` have no effect.
@@ -193,6 +196,11 @@ def init(
         from sparkray import joining
 
         chosen = resolve(wishes)
+        if local_mode:
+            totals = {"CPU": usable_cpus() if num_cpus is None else num_cpus, "GPU": num_gpus or 0, **(resources or {})}
+            _session = _local_session(totals, store_bytes, namespace or anonymous_namespace(), chosen)
+            _set_up(_session.core, job_facts, configure_logging, logging_level, logging_format)
+            return _session
         target = joining.find(address, base_folder=chosen.base_folder)
         if target is not None:
             _refuse_beside_address(
@@ -259,6 +267,18 @@ def _open_metrics(session: Session, host: str, port: int | None) -> None:
         session.end()
         raise
     session.address_info["metrics_export_port"] = session.metrics.port
+
+
+def _local_session(totals: Mapping[str, float], store_bytes: int | None, namespace: str, chosen: Settings) -> Session:
+    from sparkray_core.run.local_mode import LocalCore  # asyncio takes 50 ms to import
+
+    store_bytes = store_bytes or default_store_bytes(chosen)
+    amounts = {"memory": default_memory(store_bytes), **totals}
+    resources = {name: thousandths(amount) for name, amount in amounts.items() if amount}
+    core = LocalCore(new_node_id(), resources, store_bytes, chosen)
+    core.namespace = namespace
+    core.connect()
+    return Session(core, "local_mode", "127.0.0.1", None)
 
 
 def _set_up(core: Core, job: Mapping[str, Any], configure: bool, level: int | str | None, text: str | None) -> None:

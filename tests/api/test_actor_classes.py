@@ -11,6 +11,8 @@ import pytest
 import sparkray
 from sparkray.actor import ActorClass, ActorHandle, ActorProxy
 
+LOCAL_MODE_TOO = True
+
 
 class _Base:
     """Says who it is."""

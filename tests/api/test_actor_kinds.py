@@ -12,6 +12,8 @@ import pytest
 
 from sparkray.exceptions import ActorAlreadyExistsError, ActorDiedError, RayActorError
 
+LOCAL_MODE_TOO = True
+
 
 def wait_for(condition: Any, limit: float = 10.0) -> None:
     deadline = time.monotonic() + limit
@@ -20,6 +22,7 @@ def wait_for(condition: Any, limit: float = 10.0) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.needs_workers
 def test_an_async_actor_runs_its_coroutines_at_once(ray: Any) -> None:
     class Meeting:
         def __init__(self, guests: int) -> None:
@@ -42,6 +45,7 @@ def test_an_async_actor_runs_its_coroutines_at_once(ray: Any) -> None:
     assert ray.get(meeting.count.remote()) == 100
 
 
+@pytest.mark.needs_workers
 def test_an_async_actor_awaits_references_of_tasks_and_other_actors(ray: Any) -> None:
     @ray.remote
     def slow(x: int) -> int:
@@ -80,6 +84,7 @@ def test_an_async_actor_may_block_in_get(ray: Any) -> None:
     assert ray.get(ray.remote(Blocking).remote().get.remote([later.remote()]), timeout=30) == "later"
 
 
+@pytest.mark.needs_workers
 def test_max_concurrency_bounds_an_async_actor(ray: Any) -> None:
     class Bounded:
         def __init__(self) -> None:
@@ -99,6 +104,7 @@ def test_max_concurrency_bounds_an_async_actor(ray: Any) -> None:
     assert ray.get(bounded.seen.remote()) == 3
 
 
+@pytest.mark.needs_workers
 def test_a_threaded_actor_runs_as_many_calls_at_once_as_it_may(ray: Any) -> None:
     class Gate:
         def __init__(self) -> None:
@@ -115,6 +121,7 @@ def test_a_threaded_actor_runs_as_many_calls_at_once_as_it_may(ray: Any) -> None
     assert ray.get(gate.nested.remote([ray.put("inner")]), timeout=30) == "inner"
 
 
+@pytest.mark.needs_workers
 def test_concurrency_groups_have_limits_of_their_own(ray: Any) -> None:
     class Grouped:
         @ray.method(concurrency_group="io")
@@ -207,6 +214,7 @@ def test_names_are_looked_up_in_their_namespace(ray: Any, named_class: Any) -> N
     del actor
 
 
+@pytest.mark.needs_workers
 def test_a_named_actor_goes_with_its_last_handle_and_a_detached_one_stays(ray: Any, named_class: Any) -> None:
     @ray.remote
     def create() -> int:
@@ -269,6 +277,7 @@ def test_ray_call_runs_a_function_on_the_instance(ray: Any, named_class: Any) ->
     assert ray.get(actor.__ray_call__.remote(lambda self, x: self.value + x, 1), timeout=30) == 21
 
 
+@pytest.mark.needs_workers
 def test_shutdown_hook_runs_when_an_actor_ends_gently(ray: Any, tmp_path: Any) -> None:
     mark = tmp_path / "hook"
 

@@ -11,6 +11,8 @@ import pytest
 
 from sparkray.exceptions import ActorDiedError, RayActorError
 
+LOCAL_MODE_TOO = True
+
 
 class Counter:
     """Counts, and tells where it lives."""
@@ -120,6 +122,7 @@ def test_a_constructor_that_raises_makes_every_call_fail_with_its_traceback(ray:
         ray.get(ray.remote(Broken).remote().method.remote(), timeout=30)
 
 
+@pytest.mark.needs_workers
 def test_kill_ends_the_actor_and_fails_its_calls(ray: Any, counter_class: Any) -> None:
     counter = counter_class.remote()
     pid = ray.get(counter.pid.remote())
@@ -135,6 +138,7 @@ def test_kill_ends_the_actor_and_fails_its_calls(ray: Any, counter_class: Any) -
         ray.kill("counter")
 
 
+@pytest.mark.needs_workers
 def test_an_actor_whose_worker_is_killed_is_restarted_as_often_as_allowed(ray: Any, counter_class: Any) -> None:
     counter = counter_class.options(max_restarts=1).remote(5)
     first = ray.get(counter.pid.remote())
@@ -156,6 +160,7 @@ def test_an_actor_whose_worker_is_killed_is_restarted_as_often_as_allowed(ray: A
         ray.get(counter.increment.remote(), timeout=30)
 
 
+@pytest.mark.needs_workers
 def test_an_actor_ends_with_its_last_handle_after_the_calls_made(ray: Any, counter_class: Any) -> None:
     counter = counter_class.remote()
     pid = ray.get(counter.pid.remote())
@@ -167,6 +172,7 @@ def test_an_actor_ends_with_its_last_handle_after_the_calls_made(ray: Any, count
     assert ray.get(counter_class.remote(7).increment.remote(), timeout=30) == 8
 
 
+@pytest.mark.needs_workers
 def test_an_actor_s_resources_are_held_for_life_and_come_back(ray: Any) -> None:
     class Holder:
         def ping(self) -> str:

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+LOCAL_MODE_TOO = True
+
 
 def test_a_task_knows_who_it_is(ray: Any) -> None:
     @ray.remote
@@ -26,6 +28,7 @@ def test_a_task_knows_who_it_is(ray: Any) -> None:
     assert ray.get_runtime_context().get_task_id() is None
 
 
+@pytest.mark.needs_workers
 def test_an_actor_knows_who_it_is_in_every_call_at_once(ray: Any) -> None:
     class Actor:
         async def who(self, seconds: float) -> tuple[str, str]:
@@ -78,6 +81,7 @@ def test_a_copy_can_be_written_to(ray: Any) -> None:
     assert ray.get(ref)[0][0] == 0
 
 
+@pytest.mark.needs_workers
 def test_available_resources_follow_what_is_in_use(ray: Any) -> None:
     @ray.remote(resources={"special": 1})
     def hold(seconds: float) -> None:
@@ -96,6 +100,7 @@ def test_available_resources_follow_what_is_in_use(ray: Any) -> None:
     wait_for_special(True)
 
 
+@pytest.mark.needs_workers
 def test_wait_async_lets_others_run(ray: Any) -> None:
     @ray.remote
     def after(seconds: float) -> float:

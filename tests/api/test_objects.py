@@ -13,6 +13,9 @@ import pytest
 
 from sparkray.exceptions import ObjectStoreFullError
 
+LOCAL_MODE_TOO = True
+
+
 MIB = 1 << 20
 
 
@@ -67,6 +70,7 @@ def test_arrow_and_pandas_come_back_as_they_were(ray: Any) -> None:
     pd.testing.assert_frame_equal(ray.get(ray.put(frame)), frame)
 
 
+@pytest.mark.needs_workers
 def test_memory_is_freed_when_the_last_reference_and_the_last_view_are_gone(ray: Any) -> None:
     gc.collect()
     before = stored_bytes(ray)
@@ -82,6 +86,7 @@ def test_memory_is_freed_when_the_last_reference_and_the_last_view_are_gone(ray:
     wait_until_stored(ray, before)
 
 
+@pytest.mark.needs_workers
 def test_results_that_nobody_wants_are_freed(ray: Any) -> None:
     @ray.remote
     def make() -> Any:
@@ -108,6 +113,7 @@ def test_far_more_than_the_store_passes_through_it(ray: Any) -> None:
         assert ray.get(total.remote(array)) == 64 * MIB
 
 
+@pytest.mark.needs_workers
 def test_a_large_argument_s_object_lives_until_the_call_is_handed_in(ray: Any) -> None:
     from sparkray_core.run import object_ref
     from sparkray_core.run.pack import pack
@@ -120,6 +126,7 @@ def test_a_large_argument_s_object_lives_until_the_call_is_handed_in(ray: Any) -
     del made
 
 
+@pytest.mark.needs_workers
 def test_what_can_never_fit_is_refused_at_once_with_sizes(ray: Any) -> None:
     array = np.zeros(600 * MIB, dtype=np.uint8)
     begin = time.monotonic()

@@ -13,6 +13,8 @@ import pytest
 
 from sparkray.exceptions import GetTimeoutError, RayTaskError, WorkerCrashedError
 
+LOCAL_MODE_TOO = True
+
 
 def test_a_task_returns_its_value(ray: Any) -> None:
     @ray.remote
@@ -211,6 +213,7 @@ def test_a_remote_function_can_be_passed_and_calls_itself(ray: Any) -> None:
     assert ray.get(call.remote(fib, 7), timeout=60) == 13
 
 
+@pytest.mark.needs_workers
 def test_get_times_out_and_the_task_runs_on(ray: Any) -> None:
     @ray.remote
     def slow() -> int:
@@ -236,6 +239,7 @@ def test_get_and_put_refuse_what_they_cannot_take(ray: Any) -> None:
         ray.put(ref)
 
 
+@pytest.mark.needs_workers
 def test_get_raises_the_first_error_without_waiting_for_the_rest(ray: Any) -> None:
     @ray.remote
     def fail() -> None:
@@ -250,6 +254,7 @@ def test_get_raises_the_first_error_without_waiting_for_the_rest(ray: Any) -> No
         ray.get([slow_ref, fail.remote()], timeout=10)
 
 
+@pytest.mark.needs_workers
 def test_wait_returns_ready_and_rest_in_the_order_given(ray: Any) -> None:
     @ray.remote
     def after(seconds: float) -> float:
@@ -286,6 +291,7 @@ def test_options_are_checked_when_they_are_given(ray: Any) -> None:
         ray.remote(5)
 
 
+@pytest.mark.needs_workers
 def test_a_custom_resource_admits_one_task_at_a_time(ray: Any) -> None:
     @ray.remote(resources={"special": 1})
     def alone() -> tuple[float, float]:
@@ -297,6 +303,7 @@ def test_a_custom_resource_admits_one_task_at_a_time(ray: Any) -> None:
     assert all(end <= begin for (_, end), (begin, _) in itertools.pairwise(spans))
 
 
+@pytest.mark.needs_workers
 def test_a_killed_worker_s_task_is_retried_and_right(ray: Any, tmp_path: Any) -> None:
     mark = str(tmp_path / "ran")
 
@@ -313,6 +320,7 @@ def test_a_killed_worker_s_task_is_retried_and_right(ray: Any, tmp_path: Any) ->
     assert ray.get(die_once.remote(), timeout=30) == "second run"
 
 
+@pytest.mark.needs_workers
 def test_a_task_without_retries_says_how_its_worker_died(ray: Any) -> None:
     @ray.remote(max_retries=0)
     def die() -> None:
@@ -322,6 +330,7 @@ def test_a_task_without_retries_says_how_its_worker_died(ray: Any) -> None:
         ray.get(die.remote(), timeout=30)
 
 
+@pytest.mark.needs_workers
 def test_a_crash_in_native_code_tells_where_it_was(ray: Any) -> None:
     @ray.remote(max_retries=0)
     def segfault() -> None:
@@ -333,6 +342,7 @@ def test_a_crash_in_native_code_tells_where_it_was(ray: Any) -> None:
         ray.get(segfault.remote(), timeout=30)
 
 
+@pytest.mark.needs_workers
 def test_tasks_around_a_killed_worker_all_come_out_right(ray: Any, tmp_path: Any) -> None:
     mark = str(tmp_path / "ran")
 

@@ -52,6 +52,8 @@ ROOM_LIMIT_S = 600.0
 class Core(LocalProcess):
     """Connected from `connect` until `close`. Every method may be called from any thread."""
 
+    serial = False  # local mode: what is submitted has run when that returns
+
     def __init__(self, me: ProcessId, folder: str, token: bytes, role: str, settings: Settings | None = None) -> None:
         super().__init__(me, folder, token, role, settings)
         self.inline_bytes = self.settings.inline_bytes
