@@ -118,6 +118,11 @@ class ActorHandle(Generic[T]):
     def __repr__(self) -> str:
         return f"Actor({self._class_name}, {self._actor.id.hex()})"
 
+    def _repr_html_(self) -> str:
+        import html  # only notebooks ask
+
+        return f"<code>{html.escape(repr(self))}</code> {html.escape(self._actor.state)}, as far as this process knows"
+
 
 def actor_core(handle: ActorHandle[Any]) -> Core:
     """This process's core, if the handle is of its session.

@@ -289,6 +289,15 @@ def _describe(facts: dict[str, Any]) -> dict[str, Any]:
         "Alive": facts["alive"],
         "NodeManagerAddress": facts["host"],
         "NodeManagerHostname": facts["host"],
+        "NodeManagerPort": int(facts["address"].rpartition(":")[2]),
+        "ObjectManagerPort": int(facts["address"].rpartition(":")[2]),  # one socket for both here
+        "ObjectStoreSocketName": facts["folder"] + "/raylet.sock",
+        "MetricsExportPort": 0,  # not of nodes here: see init()["metrics_export_port"]
+        "RuntimeEnvAgentPort": 0,
+        "NodeName": facts["host"],
+        "DeathReason": 0 if facts["alive"] else 2,  # Ray's number for an unexpected end
+        "DeathReasonMessage": facts["why"],
+        "alive": facts["alive"],
         "RayletSocketName": facts["folder"] + "/raylet.sock",
         "Address": facts["address"],
         "ObjectStoreMemory": facts["store_bytes"],

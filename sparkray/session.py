@@ -78,6 +78,16 @@ class Session(Mapping[str, Any]):
     def __exit__(self, *_: object) -> None:
         self.disconnect()
 
+    def _repr_html_(self) -> str:
+        import html  # only notebooks ask
+
+        shown = {name: value for name, value in self.address_info.items() if value not in (None, "")}
+        rows = "".join(
+            f"<tr><td>{html.escape(name)}</td><td>{html.escape(str(value))}</td></tr>" for name, value in shown.items()
+        )
+        state = "is up" if _session is self else "has ended"
+        return f"<div><b>sparkray session</b> {state}<table>{rows}</table></div>"
+
     def disconnect(self) -> None:
         """The same as `sparkray.shutdown()`, if this is still the session."""
         if _session is self:

@@ -96,6 +96,10 @@ class ObjectRef(Generic[T_co]):
     def __repr__(self) -> str:
         return f"ObjectRef({self.hex()})"
 
+    def _repr_html_(self) -> str:
+        state = "is there" if self._entry.value is not None else "is not there yet: explain(ref) says why"
+        return f"<code>ObjectRef({self.hex()})</code> {state}"
+
     def __reduce__(self) -> Any:
         values.note_ref(self)
         core_for(self._entry).export(self)
