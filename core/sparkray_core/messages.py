@@ -443,6 +443,14 @@ class DropBorrowers:
 
 
 @dataclass(frozen=True, slots=True)
+class AdoptObject:
+    """Worker -> its raylet: I have put this under an id of yours. You own it now, and I am its first borrower."""
+
+    object: ObjectId
+    value: Value
+
+
+@dataclass(frozen=True, slots=True)
 class AllocateObject:
     """Process -> its raylet: room for an object. Answered by `ObjectAllocated` or `ObjectRefused`."""
 
@@ -683,6 +691,7 @@ Message = (
     | ObjectChunk
     | NotHere
     | CopyMade
+    | AdoptObject
     | LogLines
     | StreamItems
     | StreamRead
@@ -751,6 +760,7 @@ MESSAGES: Mapping[int, type[Message]] = {
     76: NotHere,
     77: CopyMade,
     80: LogLines,
+    120: AdoptObject,
     130: StreamItems,
     131: StreamRead,
     140: CallRetried,

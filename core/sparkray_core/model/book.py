@@ -18,9 +18,9 @@ FAILED_TASKS = 1_000  # that are remembered for those who look; as many as a wor
 class Book:
     """Tasks from their submission to their answer, and the objects that they make and use."""
 
-    def __init__(self, me: ProcessId) -> None:
+    def __init__(self, me: ProcessId, keeper: ProcessId | None = None) -> None:
         self.me = me
-        self.refs = References(me)
+        self.refs = References(me, keeper)
         self.streams = Streams(me, self.refs)
         self.tasks: dict[int, Task] = {}  # submitted, not answered
         self.now = 0.0  # of the event that is being handled

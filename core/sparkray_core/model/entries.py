@@ -18,6 +18,8 @@ from typing import Any, Protocol
 from sparkray_core.ids import NodeId, ObjectId, ProcessId, object_id, task_id
 from sparkray_core.messages import ERROR, FAILED, HOLDS, STORED, Value
 
+NOT_GIVEN = -1  # as an entry's `registered`: its keeper is to own it, and has not heard of it
+
 
 class Waiter(Protocol):
     """Somebody in this process who waits for entries: a `get`, a `wait`, or a task with arguments to come."""

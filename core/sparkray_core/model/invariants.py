@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from sparkray_core.ids import node_of
 from sparkray_core.messages import Resources
 from sparkray_core.model.actors import ActorState
-from sparkray_core.model.entries import Entry, is_stored
+from sparkray_core.model.entries import NOT_GIVEN, Entry, is_stored
 from sparkray_core.model.head import Head
 from sparkray_core.model.node import Node
 from sparkray_core.model.node_claims import ClaimState
@@ -276,6 +276,8 @@ def check_entries(owner: Owner, held: Iterable[Entry]) -> None:
         assert entry.owner == owner.me or not entry.borrowers, f"{entry} is not ours, and we count its borrowers"
         assert 0 not in (entry.borrowers or {}).values(), f"{entry} has a borrower that is counted zero times"
         assert owner.me not in (entry.borrowers or {}), f"{entry} is borrowed by its owner"
+        if entry.registered == NOT_GIVEN:
+            continue  # put here, and nobody else knows of it
         if entry.owner != owner.me:
             assert refs.exported.get(entry.id) is entry, f"{entry} is borrowed, and cannot be found"
         elif entry.index != ACTOR_INDEX and entry.value is not None and is_stored(entry.value):

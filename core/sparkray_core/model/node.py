@@ -18,9 +18,14 @@ from sparkray_core.messages import (
     ActorFailed,
     ActorLost,
     ActorUnplaced,
+    AddBorrowers,
+    AdoptObject,
     AllocateObject,
     Answer,
     Ask,
+    AskObjects,
+    CopyMade,
+    DropBorrowers,
     EndSession,
     ExitWorker,
     FreeObjects,
@@ -82,6 +87,7 @@ from sparkray_core.model.node_claims import (
     lease_key,
 )
 from sparkray_core.model.node_info import NodeInfo
+from sparkray_core.model.node_kept import Kept
 from sparkray_core.model.node_memory import Memory
 from sparkray_core.model.node_objects import Allocates, Store
 from sparkray_core.model.node_pulls import Pulls
@@ -109,6 +115,8 @@ class Node:
         self.memory = Memory(str(info), self.claims, self.workers, self.limits)
         self.store = Store(self.me, store, self.limits, self.out)
         self.pulls = Pulls(self.me, self.store, self.limits, self.out)
+        self.kept = Kept(self.me, self.limits.remembered, self.out)
+        self.kept.refs.is_here = lambda process: process in self.processes
         self.store.gone_owner = lambda some: self._is_gone(owner_of(some))
         self.pulls.is_alive = lambda node: node in self.peers
         self.former = Former()
@@ -153,10 +161,21 @@ class Node:
             case MemoryRead():
                 self.memory.read(event, now)
         if self.ended is None:
+            self._flush_kept(now)
             self.store.settle(now)
             self.claims.settle(now)
             self._beat(now)
         return self._flush()
+
+    def _flush_kept(self, now: float) -> None:
+        """What nobody holds any more of the objects that this raylet owns. What is for ourselves is done at once."""
+        self.kept.refs.flush(self.out)
+        mine = [effect for effect in self.out if isinstance(effect, Send) and effect.to == self.me]
+        if mine:
+            self.out[:] = [effect for effect in self.out if not (isinstance(effect, Send) and effect.to == self.me)]
+            for effect in mine:
+                self._receive(self.me, effect.message, now)
+            self._flush_kept(now)
 
     def _flush(self) -> list[Effect]:
         effects = self.out[:]
@@ -192,6 +211,8 @@ class Node:
                 self.pulls.chunk(sender, message, now)
             case NotHere(some):
                 self.pulls.not_here(sender, some, now)
+            case AdoptObject() | AskObjects() | AddBorrowers() | DropBorrowers() | CopyMade():
+                self.kept.receive(sender, message)
             case RequestLeases():
                 self._requested(sender, message, now)
             case ReturnLeases(leases):
@@ -333,7 +354,8 @@ class Node:
             return
         self.gone.remember(process, why)
         self._drop_claims(self.claims.of_owners(lambda owner: owner == process), f"its owner is gone: {why}", now)
-        self.store.free_all(lambda some: owner_of(some) == process, now)
+        self.kept.process_gone(process, why)
+        self.store.free_all(lambda some: owner_of(some) == process or self.kept.is_left_over(some, process), now)
 
     def _drop_claims(self, claims: list[Claim], why: str, now: float) -> None:
         """Nobody wants these any more. Who runs keeps its resources until its worker has ended."""
@@ -481,6 +503,7 @@ class Node:
         self.out.append(ForgetPeer(node))
         self._drop_claims(self.claims.of_owners(lambda owner: node_of(owner) == node), f"{known} is gone: {why}", now)
         self.pulls.node_gone(node, now)
+        self.kept.refs.node_gone(node, why, self.out)
         self.store.free_all(lambda some: node_of(owner_of(some)) == node, now)
         self._tell_processes(NodeGone(node, why))
 
@@ -546,6 +569,7 @@ class Node:
             "store_bytes": self.store.allocator.capacity,
             "store_used": self.store.allocator.used,
             "objects": len(self.store.stored),
+            "kept": len(self.kept.refs.exported),
             "spilled": self.store.spills.status(),
             "pins": sum(stored.pins for stored in self.store.stored.values()),
         }

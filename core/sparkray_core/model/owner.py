@@ -41,9 +41,10 @@ from sparkray_core.messages import (
 from sparkray_core.model.book import Book
 from sparkray_core.model.calls import Calls
 from sparkray_core.model.effects import Effect, Send
-from sparkray_core.model.entries import Entry, is_stored
+from sparkray_core.model.entries import NOT_GIVEN, Entry, is_stored
 from sparkray_core.model.leasing import Leasing
-from sparkray_core.model.references import ACTOR_INDEX, freed
+from sparkray_core.model.node_kept import kept_count
+from sparkray_core.model.references import ACTOR_INDEX
 from sparkray_core.model.streams import Stream
 from sparkray_core.model.tasks import Actor, Function, OwnerLimits, Shape, Task
 
@@ -53,9 +54,13 @@ __all__ = ["Actor", "Function", "Owner", "OwnerLimits", "Shape", "Task"]
 class Owner:
     """`handle` for what others say; `submit` and its neighbours for what this process's own code wants."""
 
-    def __init__(self, me: ProcessId, limits: OwnerLimits | None = None) -> None:
+    def __init__(self, me: ProcessId, limits: OwnerLimits | None = None, keeper: ProcessId | None = None) -> None:
+        """
+        Args:
+            keeper: the raylet, in a worker: it owns what the worker puts, so that it outlives the worker.
+        """
         self.me = me
-        self.book = Book(me)
+        self.book = Book(me, keeper)
         self.refs = self.book.refs
         self.leasing = Leasing(self.book, limits or OwnerLimits())
         self.calls = Calls(self.book)
@@ -78,15 +83,31 @@ class Owner:
             self._fail_all(effects)
         return self._dispatch(now, effects)
 
-    def put(self, entry: Entry, value: Value, inner: list[Entry]) -> None:
+    def put_entry(self, count: int) -> Entry:
+        """For a value that this process is about to put."""
+        keeper = self.refs.keeper
+        kept = kept_count(self.me, count) if keeper is not None else None
+        if keeper is None or kept is None:
+            return Entry(self.me, count)
+        entry = Entry(keeper, kept)
+        entry.registered = NOT_GIVEN
+        return entry
+
+    def put(self, entry: Entry, value: Value, inner: list[Entry]) -> list[Effect]:
         """An object made by this process is there; `inner` are the references inside it."""
+        effects: list[Effect] = []
         if inner:
             self.refs.hold_inside(entry, inner)
             value = (HOLDS, value, tuple(held.id for held in inner))
         entry.value = value
-        if is_stored(value):
+        if entry.owner != self.me:
+            if inner or is_stored(value):  # a small one goes when its id is seen outside: most never are
+                self.refs.give_away(entry)
+                self.refs.flush(effects)
+        elif is_stored(value):
             self.refs.export(entry)
             self.refs.stored[entry.id] = entry
+        return effects
 
     def want(self, entries: Iterable[Entry]) -> list[Effect]:
         """Somebody here waits for these: ask the owners of those that are not ours."""
@@ -271,14 +292,7 @@ class Owner:
 
     # ------------------------------------------------------------------ objects of and for others
     def _on_ask(self, sender: ProcessId, message: AskObjects, now: float, effects: list[Effect]) -> None:
-        for some_object in message.objects:
-            entry = self.refs.exported.get(some_object)
-            if entry is None:
-                effects.append(Send(sender, ObjectReady(some_object, freed(some_object))))
-            elif entry.value is not None:
-                self.refs.tell(entry, sender, effects)
-            elif entry.owner == self.me:
-                entry.asked = [*(entry.asked or ()), sender]
+        self.refs.asked(sender, message.objects, effects)
 
     def _on_ready(self, sender: ProcessId, message: ObjectReady, now: float, effects: list[Effect]) -> None:
         entry = self.refs.exported.get(message.object)

@@ -10,6 +10,7 @@ from sparkray_core.messages import (
     HOLDS,
     STORED,
     AddBorrowers,
+    AdoptObject,
     AskObjects,
     CopyMade,
     DropBorrowers,
@@ -20,7 +21,7 @@ from sparkray_core.messages import (
 )
 from sparkray_core.model.bounded import Recent
 from sparkray_core.model.effects import Effect, Send
-from sparkray_core.model.entries import Entry, is_failure, is_stored, place
+from sparkray_core.model.entries import NOT_GIVEN, Entry, is_failure, is_stored, place
 
 _REMEMBERED = 10_000  # as in limits.py: word of older deaths does not cross anybody's path any more
 ACTOR_INDEX = 0xFFFFFFFF  # an actor's handles are counted as references to this "return" of its creation
@@ -29,8 +30,13 @@ ACTOR_INDEX = 0xFFFFFFFF  # an actor's handles are counted as references to this
 class References:
     """The table of one process's objects, its own and the borrowed ones."""
 
-    def __init__(self, me: ProcessId) -> None:
+    def __init__(self, me: ProcessId, keeper: ProcessId | None = None) -> None:
+        """
+        Args:
+            keeper: who is to own what this process puts, once others may learn of it; None: this process itself.
+        """
         self.me = me
+        self.keeper = keeper
         # Own entries are here once their id was seen outside (lazily: most never are); borrowed ones always.
         self.exported: dict[ObjectId, Entry] = {}
         self.stored: dict[ObjectId, Entry] = {}  # own entries whose value is in shared memory
@@ -38,6 +44,7 @@ class References:
         self.on_actor_freed: Callable[[Entry], None] = lambda entry: None  # calls.py knows
         self.on_unseen_failure: Callable[[Entry], None] = lambda entry: None  # the shell reports it
         self._freed: dict[NodeId, list[ObjectId]] = {}
+        self._given_away: list[Entry] = []  # to the keeper
         self._dropped: dict[ProcessId, list[tuple[ObjectId, ProcessId]]] = {}
 
     # ------------------------------------------------------------------ looking up
@@ -50,21 +57,33 @@ class References:
             entry.held = False
             self.exported[some_object] = entry
             if entry.owner == self.me:
-                # It was freed here while somebody still named it: an old reference, smuggled out of band.
-                entry.value = freed(some_object)
+                entry.value = self.unknown(some_object)
         return entry
 
     def knows(self, entry: Entry) -> bool:
         """Whether it is of this process's session; else it was left over by an earlier one."""
-        if entry.owner == self.me:
+        if entry.owner == self.me or getattr(entry, "registered", 0) == NOT_GIVEN:
             return True
         known = getattr(entry, "_id", None)  # a stream, which is no entry, is always its owner's
         return known is not None and self.exported.get(known) is entry
 
+    def unknown(self, some_object: ObjectId) -> Value | None:
+        """What an own object is that is not in the table. None: it will come."""
+        return freed(some_object)  # while somebody still named it: an old reference, smuggled out of band
+
     def export(self, entry: Entry) -> ObjectId:
         """The entry's id, from now on to be found by it."""
+        some = entry.id
+        self.exported.setdefault(some, entry)
+        if entry.registered == NOT_GIVEN:
+            self.give_away(entry)
+        return some
+
+    def give_away(self, entry: Entry) -> None:
+        """The keeper owns it from now on, and has counted us in as its borrower."""
         self.exported.setdefault(entry.id, entry)
-        return entry.id
+        entry.registered = 1
+        self._given_away.append(entry)
 
     # ------------------------------------------------------------------ values
     def settle(self, entry: Entry, value: Value, effects: list[Effect]) -> None:
@@ -117,7 +136,7 @@ class References:
             if owner == to:
                 continue  # its own; our pin goes only after the value that we send now
             if owner == self.me:
-                self._count_in(self.find(some_object), to)
+                self.count_in(self.find(some_object), to)
             else:
                 effects.append(Send(owner, AddBorrowers([(some_object, to)])))
 
@@ -126,6 +145,21 @@ class References:
         if is_failure(entry.value):
             entry.seen = True  # there
         effects.append(Send(process, ObjectReady(entry.id, self.outgoing(entry.value, process, effects))))
+
+    def asked(self, process: ProcessId, objects: Iterable[ObjectId], effects: list[Effect]) -> None:
+        """A borrower is to be told of these, now or when they are there."""
+        for some_object in objects:
+            entry = self.exported.get(some_object)
+            if entry is None:
+                value = self.unknown(some_object)
+                if value is not None:
+                    effects.append(Send(process, ObjectReady(some_object, value)))
+                    continue
+                entry = self.find(some_object)
+            if entry.value is not None:
+                self.tell(entry, process, effects)
+            elif entry.owner == self.me:
+                entry.asked = [*(entry.asked or ()), process]
 
     def ask(self, entry: Entry, effects: list[Effect]) -> None:
         """Borrowed and not there: ask its owner, once."""
@@ -160,7 +194,7 @@ class References:
         if entry.index == ACTOR_INDEX:
             self.on_actor_freed(entry)
         if entry.owner != self.me:
-            if entry.registered:
+            if entry.registered > 0:
                 self._dropped.setdefault(entry.owner, []).extend([(entry.id, self.me)] * entry.registered)
                 entry.registered = 0
         elif entry.index == ACTOR_INDEX:
@@ -179,6 +213,12 @@ class References:
 
     def flush(self, effects: list[Effect]) -> None:
         """Tell raylets and owners, in one message each, what was let go since the last time."""
+        if self._given_away:
+            for entry in self._given_away:
+                assert entry.value is not None
+                value = self.outgoing(entry.value, entry.owner, effects)
+                effects.append(Send(entry.owner, AdoptObject(entry.id, value)))
+            self._given_away.clear()
         if self._freed:
             for node, objects in self._freed.items():
                 effects.append(Send(raylet_of(node), FreeObjects(objects)))
@@ -194,7 +234,7 @@ class References:
             self._dropped.clear()
 
     # ------------------------------------------------------------------ what others tell us
-    def _count_in(self, entry: Entry, process: ProcessId, by: int = 1) -> None:
+    def count_in(self, entry: Entry, process: ProcessId, by: int = 1) -> None:
         if process in self._gone or node_of(process) in self._gone:
             return  # said by a third before it had heard, or on its way for longer than word of the death
         if entry.borrowers is None:
@@ -210,8 +250,10 @@ class References:
         for some_object, process in pairs:
             entry = self.exported.get(some_object)
             if entry is None:
-                continue  # freed before: the borrower's process had died in between
-            self._count_in(entry, process, by)
+                if self.unknown(some_object) is not None:
+                    continue  # freed before: the borrower's process had died in between
+                entry = self.find(some_object)
+            self.count_in(entry, process, by)
             if not entry.borrowers and not entry.held and not entry.pins:
                 self.free(entry)
 

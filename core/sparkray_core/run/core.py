@@ -30,6 +30,7 @@ from sparkray_core.messages import (
     SealObjects,
     Value,
 )
+from sparkray_core.model.effects import Effect
 from sparkray_core.model.entries import Entry, bare, is_failure, place
 from sparkray_core.model.owner import Actor
 from sparkray_core.model.streams import Stream
@@ -368,16 +369,16 @@ class Core(LocalProcess):
         return values.from_inline(value)
 
     def put(self, value: object) -> ObjectRef[Any]:
-        """An immutable snapshot of the value, as an object that this process owns."""
+        """An immutable snapshot of the value, as an object that this process owns; of a worker's, its raylet."""
         serialized = values.serialize(value)
-        entry = self.next_entry()
+        entry = self.owner.put_entry(next(self.counter))
         if serialized.size <= self.inline_bytes and not serialized.refs:
             entry.value = values.to_inline(serialized)
             return ObjectRef(entry)
         stored = self.store(entry.id, serialized)
         inner = [ref._entry for ref in serialized.refs]
         with self.lock:
-            self.owner.put(entry, stored, inner)
+            self._perform(self.owner.put(entry, stored, inner))
         return ObjectRef(entry)
 
     def store(self, some_object: ObjectId, serialized: values.Serialized) -> Value:
@@ -428,8 +429,13 @@ class Core(LocalProcess):
     def export(self, ref: ObjectRef[Any]) -> None:
         """The ref's id is about to be seen outside."""
         with self.lock:
-            self.owner.refs.export(ref._entry)
+            entry, refs = ref._entry, self.owner.refs
+            refs.export(entry)
             remember(ref)
+            if entry.owner == refs.keeper:
+                effects: list[Effect] = []
+                refs.flush(effects)
+                self._perform(effects)
 
     def ref_of(self, some_object: ObjectId) -> ObjectRef[Any]:
         """The one ObjectRef of this process for an id that came in."""
@@ -447,7 +453,7 @@ class Core(LocalProcess):
         """A ref to an object that somebody wrote to a store on our behalf, under an id of ours."""
         with self.lock:
             entry = Entry(self.me, int.from_bytes(some_object[16:24], "big"), int.from_bytes(some_object[24:], "big"))
-            self.owner.put(entry, value, [])
+            self._perform(self.owner.put(entry, value, []))
         return ObjectRef(entry)
 
     def cancel(self, entry: Entry, force: bool, recursive: bool) -> None:

@@ -77,7 +77,8 @@ class LocalProcess:
         self.role = role
         self.token = token
         self.settings = settings or Settings()
-        self.owner = Owner(self.me, owner_limits(self.settings))
+        keeper = self.raylet_id if role == "worker" else None
+        self.owner = Owner(self.me, owner_limits(self.settings), keeper)
         self.lock = threading.Lock()
         self.pump = Pump(f"sparkray-{role}", self._turn)
         self.counter = itertools.count(1)

@@ -149,7 +149,7 @@ class SimCore:
         self.raylet = raylet_of(self.node)
         self.segment = segment
         self.ledger = ledger
-        self.owner = Owner(me)
+        self.owner = Owner(me, keeper=self.raylet if self.role == "worker" else None)
         self.now = 0.0
         self.counter = itertools.count(1)
         self.pending: list[Task] = []
@@ -272,6 +272,9 @@ class SimCore:
 
     def export(self, ref: Ref) -> ObjectId:
         some = self.owner.refs.export(ref.entry)
+        effects: list[Effect] = []
+        self.owner.refs.flush(effects)
+        self.perform(effects)
         self._remember(ref)
         return some
 
@@ -448,9 +451,9 @@ class SimCore:
         return (STORED, len(data), (self.node,))
 
     def put(self, outcome: str, size: int, inner: Sequence[Ref]) -> Code[Ref]:
-        entry = Entry(self.me, next(self.counter))
+        entry = self.owner.put_entry(next(self.counter))
         value = yield from self.store(entry.id, sim_programs.pack(outcome, [self.export(ref) for ref in inner]), size)
-        self.owner.put(entry, value, [ref.entry for ref in inner])
+        self.perform(self.owner.put(entry, value, [ref.entry for ref in inner]))
         return Ref(self, entry)
 
     def _ask(self, pin: bool, some: ObjectId, message: Message) -> Code[Any]:

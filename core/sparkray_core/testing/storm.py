@@ -165,6 +165,8 @@ class Storm:
             assert not node.claims.all, f"{host.name} keeps claims: {list(node.claims.all.values())}"
             assert not node.store.pins, f"{host.name} keeps pins: {node.store.pins}"
             assert not node.store.stored, f"{host.name} keeps objects: {list(node.store.stored.values())}"
+            kept = list(node.kept.refs.exported.values())
+            assert not kept, f"{host.name} keeps what its workers have put: {[(e, e.borrowers, e.pins) for e in kept]}"
             assert not host.disk, f"{host.name} keeps files: {list(host.disk)}"
             assert not node.store.unsealed, f"{host.name} keeps blocks: {list(node.store.unsealed.values())}"
             assert not node.store.room, f"{host.name} still makes room: {node.store.room}"

@@ -1,0 +1,93 @@
+"""What workers of this node have put: the raylet owns it, so that it outlives the worker that made it.
+
+A worker gives such an object an id of its raylet's, with its own number inside. As soon as somebody else might learn of
+the object (its reference is pickled, or it lies in the segment anyway) the worker hands it over, `AdoptObject`, and is
+from then on a borrower like any other. Word of third parties may come before the object itself, over other connections;
+then the entry waits for it, or for its maker's end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sparkray_core.ids import ObjectId, ProcessId, count_of, node_of, owner_of
+from sparkray_core.messages import FAILED, AddBorrowers, AdoptObject, AskObjects, CopyMade, DropBorrowers, Value
+from sparkray_core.model.bounded import Recent
+from sparkray_core.model.effects import Effect
+from sparkray_core.model.entries import Entry
+from sparkray_core.model.references import References, freed
+
+_NUMBER_BITS = 32  # of a worker's counter within the count of an id that it gives for its raylet
+Message = AdoptObject | AskObjects | AddBorrowers | DropBorrowers | CopyMade
+
+
+def kept_count(worker: ProcessId, count: int) -> int | None:
+    """For an id of the raylet's, from a worker's own counter; None when the numbers are too large for that."""
+    number = int.from_bytes(worker[8:], "big")
+    if number >> _NUMBER_BITS or count >> _NUMBER_BITS:
+        return None
+    return number << _NUMBER_BITS | count
+
+
+def maker_of(some: ObjectId) -> ProcessId:
+    """The worker that put an object which its raylet owns."""
+    return ProcessId(node_of(owner_of(some)) + (count_of(some) >> _NUMBER_BITS).to_bytes(8, "big"))
+
+
+class _Kept(References):
+    """References of a raylet. Unlike others it may hear of an own object before it has it."""
+
+    def __init__(self, me: ProcessId, remembered: int) -> None:
+        super().__init__(me)
+        self.is_here: Callable[[ProcessId], bool] = lambda process: False  # node.py knows
+        self.freed: Recent[ObjectId, None] = Recent(remembered)
+
+    def unknown(self, some_object: ObjectId) -> Value | None:
+        expected = some_object not in self.freed and self.is_here(maker_of(some_object))
+        return None if expected else freed(some_object)
+
+    def free(self, entry: Entry) -> None:
+        if entry.owner == self.me and entry.value is not None:
+            self.freed.remember(entry.id, None)
+        super().free(entry)
+
+
+class Kept:
+    def __init__(self, me: ProcessId, remembered: int, out: list[Effect]) -> None:
+        self.me = me
+        self.out = out
+        self.refs = _Kept(me, remembered)
+
+    def receive(self, sender: ProcessId, message: Message) -> None:
+        match message:
+            case AdoptObject(some, value):
+                self._adopt(some, value, sender)
+            case AskObjects(objects):
+                self.refs.asked(sender, objects, self.out)
+            case AddBorrowers(pairs):
+                self.refs.counted(pairs, 1)
+            case DropBorrowers(pairs):
+                self.refs.counted(pairs, -1)
+            case CopyMade():
+                self.refs.copied(message)
+
+    def _adopt(self, some: ObjectId, value: Value, maker: ProcessId) -> None:
+        entry = self.refs.exported.get(some)
+        if entry is None:
+            entry = Entry(self.me, count_of(some))
+            entry.held = False
+            self.refs.exported[some] = entry
+        self.refs.count_in(entry, maker)
+        self.refs.settle(entry, value, self.out)
+
+    def process_gone(self, process: ProcessId, why: str) -> None:
+        """It holds nothing any more, and what it has not handed over will not come."""
+        for entry in list(self.refs.exported.values()):
+            if entry.owner == self.me and entry.value is None and maker_of(entry.id) == process:
+                sentence = f"object {entry.id.hex()}: the process that made it ({process.hex()}) is gone: {why}"
+                self.refs.settle(entry, (FAILED, "OwnerDiedError", sentence), self.out)
+        self.refs.process_gone(process, why, self.out)
+
+    def is_left_over(self, some: ObjectId, process: ProcessId) -> bool:
+        """Written by this process, which died, and never handed over."""
+        return owner_of(some) == self.me and maker_of(some) == process and some not in self.refs.exported
