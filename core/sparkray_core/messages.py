@@ -124,7 +124,7 @@ class Ask:
     """Process -> head or raylet. Answered by `Answer` with the same number."""
 
     request: int
-    what: str  # "nodes"; "status" (of a raylet)
+    what: str  # "nodes"; "status", "objects" (of a raylet)
 
 
 @dataclass(frozen=True, slots=True)

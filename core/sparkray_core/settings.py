@@ -80,6 +80,14 @@ class Settings:
         "how long a value that finds the store full waits for others to be let go, before ObjectStoreFullError",
         least=0,
     )
+    object_store_warm_bytes: int = _setting(
+        320 << 20,
+        "bytes",
+        "so much of each store's memory (a sixteenth of the store at most) is taken from the system at its start, in "
+        "the background: the first large value is stored at twice the speed. It is given back after a minute without "
+        "any; 0: none",
+        least=0,
+    )
     object_spilling_directory: str | None = _setting(
         None,
         "path",

@@ -65,13 +65,19 @@ def test_a_worker_may_be_given_the_tasks_that_it_made_itself(ray: Any) -> None:
 
 
 def test_a_reference_of_a_dead_process_fails_instead_of_waiting_for_ever(ray: Any) -> None:
+    @ray.remote
+    def child() -> str:
+        return "small"
+
     @ray.remote(max_retries=0)
     def make() -> tuple[list[Any], int]:
-        return [ray.put(np.ones(1 << 20)), ray.put("small")], os.getpid()
+        refs = [child.remote()]
+        ray.wait(refs)
+        return refs, os.getpid()
 
     @ray.remote
     def wait_for_pid(refs: list[Any]) -> Any:
-        return ray.get(refs[1], timeout=20)
+        return ray.get(refs[0], timeout=20)
 
     refs, pid = ray.get(make.remote())
     os.kill(pid, signal.SIGKILL)

@@ -41,6 +41,16 @@ class Release:
         self.calls += 1
 
 
+def test_only_the_first_write_to_a_stretch_is_one(tmp_path: Path) -> None:
+    with Segment.create(8 << 20, tmp_path) as segment:
+        assert segment.is_memory
+        assert segment.is_first_write(100, 3 << 20)
+        assert not segment.is_first_write(100, 3 << 20)
+        assert not segment.is_first_write(1 << 20, 1 << 20)
+        assert segment.is_first_write(3 << 20, 2 << 20)
+        assert segment.is_first_write((8 << 20) - 1, 1)
+
+
 def test_new_segment_is_zeros_and_takes_no_memory(segment: Segment) -> None:
     assert bytes(segment.write_view(0, SIZE)) == bytes(SIZE)
     assert os.fstat(segment.fileno()).st_size == SIZE

@@ -117,6 +117,7 @@ class Node:
         self.pulls = Pulls(self.me, self.store, self.limits, self.out)
         self.kept = Kept(self.me, self.limits.remembered, self.out)
         self.kept.refs.is_here = lambda process: process in self.processes
+        self.store.name_of = self._name_of
         self.store.gone_owner = lambda some: self._is_gone(owner_of(some))
         self.pulls.is_alive = lambda node: node in self.peers
         self.former = Former()
@@ -365,6 +366,13 @@ class Node:
             else:
                 self.workers.kill(self.workers.all[claim.worker], why, now)
 
+    def _name_of(self, process: ProcessId) -> str:
+        if process == self.me:
+            return "a worker"  # which put it: see `node_kept`
+        if process in self.processes:
+            return f"{self.processes[process]} {process[8:].hex()}"
+        return f"a process of node {node_of(process).hex()}"
+
     def _is_gone(self, process: ProcessId) -> bool:
         if process in self.gone:
             return True
@@ -553,6 +561,8 @@ class Node:
             return [info.as_dict() for info in self.table.values()]
         if what == "status":
             return self._status()
+        if what == "objects":
+            return self.store.listing()
         return describe(self, sender, what, now)
 
     def _status(self) -> dict[str, Any]:

@@ -13,9 +13,9 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
-from sparkray_core.ids import NodeId, ObjectId, ProcessId
+from sparkray_core.ids import NodeId, ObjectId, ProcessId, owner_of
 from sparkray_core.messages import ObjectAllocated, ObjectGone, ObjectPinned, ObjectRefused
 from sparkray_core.model.bounded import Recent
 from sparkray_core.model.effects import Effect, PunchHole, RestoreObject, Send
@@ -82,6 +82,7 @@ class Store:
         self.holes: dict[int, tuple[int, float]] = {}  # offset: (size, since) of large ones not punched yet
         self.ended_transfers: Recent[bytes, frozenset[ObjectId]] = Recent(limits.remembered)
         self._prefix_lengths: set[int] = set()  # of ended transfers
+        self.name_of: Callable[[ProcessId], str] = lambda process: process.hex()  # node.py knows
         self.gone_owner: Callable[[ObjectId], bool] = lambda some: False  # node.py knows
         self.on_room: Callable[[RoomWanted, int | None, float], None] = lambda wanted, offset, now: None  # pulls know
 
@@ -175,7 +176,7 @@ class Store:
                 f"an object of {show_bytes(size)} can never fit into this node's store of "
                 f"{show_bytes(allocator.capacity)}; start the node with a larger object_store_memory"
             )
-        pinned = sum(stored.size for stored in self.stored.values() if stored.pins)
+        pinned = sum(stored.size for stored in self.stored.values() if stored.pins and stored.in_memory)
         facts = (
             f"no room for an object of {show_bytes(size)}: this node's store of "
             f"{show_bytes(allocator.capacity)} has {show_bytes(allocator.free_bytes)} free, "
@@ -184,9 +185,41 @@ class Store:
         if self.spills.failure:
             return f"{facts}, and what is not read cannot be spilled to disk: {self.spills.failure}"
         return (
-            f"{facts}, and nothing was freed within {self.limits.room_s:g} s. Let go of "
-            f"references to large objects, or start the node with a larger object_store_memory"
+            f"{facts}, and nothing was freed within {self.limits.room_s:g} s. Let go of references to large objects "
+            f"and of arrays that lie in them, or start the node with a larger object_store_memory.{self._largest()}"
         )
+
+    def _largest(self, most: int = 3) -> str:
+        """Who could make room."""
+        here = sorted((one for one in self.stored.values() if one.in_memory), key=lambda one: -one.size)[:most]
+        if not here:
+            return ""
+        told = []
+        for stored in here:
+            readers = [self.name_of(process) for process, held in self.pins.items() if stored.object in held]
+            by = f"read by {' and '.join(readers)}" if readers else "read by nobody"
+            owner = self.name_of(owner_of(stored.object))
+            told.append(f"{show_bytes(stored.size)} ({stored.object.hex()}, of {owner}, {by})")
+        return f" The largest: {'; '.join(told)}"
+
+    def listing(self) -> list[dict[str, Any]]:
+        """Every object here: what `memory` commands show."""
+        pins: dict[ObjectId, dict[ProcessId, int]] = {}
+        for process, held in self.pins.items():
+            for some, count in held.items():
+                pins.setdefault(some, {})[process] = count
+        return [
+            {
+                "object": some,
+                "size": stored.size,
+                "owner": owner_of(some),
+                "where": stored.where.value,
+                "spilled": stored.file is not None and stored.file.written,
+                "copy": stored.copy,
+                "pins": pins.get(some, {}),
+            }
+            for some, stored in self.stored.items()
+        ]
 
     # ------------------------------------------------------------------ written
     def seal(self, some: ObjectId, writer: ProcessId, now: float) -> bool:

@@ -28,6 +28,7 @@ from sparkray_core.messages import (
     PinObject,
     ProcessGone,
     SealObjects,
+    UnpinObjects,
     Value,
 )
 from sparkray_core.model.effects import Effect
@@ -358,7 +359,7 @@ class Core(LocalProcess):
             return values.from_inline(value)
         kind = value[0]
         if kind == STORED:
-            return self.read(entry.id, list(place(value)[1]))
+            return self.read(entry.id, list(place(value)[1]), held=True)
         if kind in (FAILED, ERROR):
             entry.seen = True
         if kind == FAILED:
@@ -387,8 +388,12 @@ class Core(LocalProcess):
             return values.to_inline(serialized)
         size = values.segment_size(serialized)
         begin = clock()
-        with self.room(some_object, size) as view:
-            values.write_to(view, serialized)
+        room = self.room(some_object, size)
+        with room as view:
+            if size >= values.COPY_WITHOUT_GIL and self.segment.is_first_write(room.offset, size):
+                values.write_to_file(self.segment.fileno(), room.offset, serialized)
+            else:
+                values.write_to(view, serialized)
         self.records.span("put", begin, f"{size} bytes")
         return (STORED, size, (self.node,))
 
@@ -397,33 +402,49 @@ class Core(LocalProcess):
         answer = self._call((False, some_object), self.raylet_id, AllocateObject(some_object, size), ROOM_LIMIT_S)
         if isinstance(answer, ObjectRefused):
             raise errors.by_name(answer.error, answer.why)
-        return _Room(self, some_object, self.segment.write_view(answer.offset, size))
+        return _Room(self, some_object, answer.offset, self.segment.write_view(answer.offset, size))
 
-    def read(self, some_object: ObjectId, nodes: list[Any], on_ref: Callable[[Any], None] | None = None) -> Any:
+    def read(
+        self,
+        some_object: ObjectId,
+        nodes: list[Any],
+        on_ref: Callable[[Any], None] | None = None,
+        held: bool = False,
+    ) -> Any:
         """A stored value, read in place. Its memory stays pinned until the last view of it died.
 
-        `on_ref` is called with each reference that comes to life in it.
+        Args:
+            on_ref: called with each reference that comes to life in it.
+            held: by a reference of this process; it may be read again soon.
         """
-        kind, parts = values.read_from(self.pin(some_object, nodes))
+        kind, parts = values.read_from(self.pin(some_object, nodes, held))
         value = values.deserialize(kind, parts, on_ref)
         if kind == ERROR:
             raise value.as_instanceof_cause() if isinstance(value, errors.RayTaskError) else value
         return value
 
-    def pin(self, some_object: ObjectId, nodes: list[Any]) -> memoryview:
-        answer = self._call((True, some_object), self.raylet_id, PinObject(some_object, nodes), ROOM_LIMIT_S)
-        if isinstance(answer, ObjectGone):
-            raise errors.unreadable(some_object.hex(), answer.error, answer.why)
-        unpins, pump = self._unpins, self.pump
+    def pin(self, some_object: ObjectId, nodes: list[Any], held: bool = False) -> memoryview:
+        with self.lock:
+            self._check_open()
+            pin = self.pins.again(some_object)
+        if pin is None:
+            answer = self._call((True, some_object), self.raylet_id, PinObject(some_object, nodes), ROOM_LIMIT_S)
+            if isinstance(answer, ObjectGone):
+                raise errors.unreadable(some_object.hex(), answer.error, answer.why)
+            with self.lock:
+                pin, doubled = self.pins.add(some_object, answer.offset, answer.size, answer.file, held)
+                if doubled:
+                    self._send(self.raylet_id, UnpinObjects([some_object]))
+        unpins, pump, known = self._unpins, self.pump, pin
 
         def release() -> None:
             unpins.append(some_object)
-            if pump.asleep:
+            if pump.asleep and not known.rests:
                 pump.wake()
 
-        if answer.file:
-            return pinned_file_view(spill_path(self.folder, answer.file), answer.offset, answer.size, release)
-        return self.segment.pinned_view(answer.offset, answer.size, release)
+        if pin.file:
+            return pinned_file_view(spill_path(self.folder, pin.file), pin.offset, pin.size, release)
+        return self.segment.pinned_view(pin.offset, pin.size, release)
 
     # ------------------------------------------------------------------ references
     def export(self, ref: ObjectRef[Any]) -> None:
@@ -486,10 +507,11 @@ class _Reply(Getter):
 class _Room:
     """An allocated, not yet sealed object."""
 
-    __slots__ = ("_core", "_object", "_view")
+    __slots__ = ("_core", "_object", "_view", "offset")
 
-    def __init__(self, core: Core, some_object: ObjectId, view: memoryview) -> None:
+    def __init__(self, core: Core, some_object: ObjectId, offset: int, view: memoryview) -> None:
         self._core = core
+        self.offset = offset
         self._object = some_object
         self._view = view
 

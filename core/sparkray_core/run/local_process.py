@@ -41,6 +41,7 @@ from sparkray_core.model.entries import Entry
 from sparkray_core.model.owner import Owner, Task
 from sparkray_core.run import object_ref
 from sparkray_core.run.limits import owner_limits
+from sparkray_core.run.pins import Pins
 from sparkray_core.run.pump import Pump, now
 from sparkray_core.run.readiness import WRITE
 from sparkray_core.run.records import Records
@@ -98,6 +99,7 @@ class LocalProcess:
         self._undirected: set[ProcessId] = set()  # on this node, but cannot be reached directly
         self._unpins: deque[ObjectId] = deque()
         self.unhandled = Unhandled()
+        self.pins = Pins(0)
         self._listener: Any = None
         self._closed = False
 
@@ -115,6 +117,7 @@ class LocalProcess:
             connection.send(self._frame(self.raylet_id, RegisterProcess(self.role, os.getpid())))
             welcome, behind = self._await_welcome(connection)
             self.segment = Segment.attach(fd, welcome.store_bytes)
+            self.pins = Pins(welcome.store_bytes if self.role == "driver" else 0)
         except BaseException:
             connection.close()
             raise
@@ -212,12 +215,18 @@ class LocalProcess:
             moment = now()
             self.handed_in.append((tasks[0].count, moment))
             self._perform(self.owner.submit(tasks, moment))
+        unpins: list[ObjectId] = []
         if count:
-            self._perform(self.owner.drop([dropped.popleft() for _ in range(count)]))
+            entries = [dropped.popleft() for _ in range(count)]
+            if self.pins.held:
+                unpins = self.pins.dropped(entries)
+            self._perform(self.owner.drop(entries))
         while object_ref.dropped_streams:
             self._perform(self.owner.drop_stream(object_ref.dropped_streams.popleft()))
-        if self._unpins:
-            unpins = [self._unpins.popleft() for _ in range(len(self._unpins))]
+        released = self._unpins  # after `dropped`: of what rests, nobody is told that its last view died
+        while released:
+            unpins += self.pins.released(released.popleft())
+        if unpins:
             self._send(self.raylet_id, UnpinObjects(unpins))
 
     def next_entry(self) -> Entry:

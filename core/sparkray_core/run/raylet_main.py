@@ -28,6 +28,7 @@ from sparkray_core.run.peers import Peers
 from sparkray_core.run.perform import NodePerformer
 from sparkray_core.run.processes import Identity
 from sparkray_core.run.spill_disk import SpillDisk
+from sparkray_core.run.warmth import UNUSED_S, Warmth
 from sparkray_core.run.zygote_client import ZygoteClient, ZygoteGone
 from sparkray_core.store.allocator import Allocator
 from sparkray_core.store.segment import Segment
@@ -93,6 +94,9 @@ class Raylet:
         self._closed: dict[ProcessId, float] = {}  # workers that closed their connection: when that will be told
         self._closed_timer = loop.timer(self._on_closed_for_long)
         self._segment = Segment.create(config.store_bytes, config.folder)
+        self._warmth = Warmth(self._segment, config.settings.object_store_warm_bytes)
+        self._allocator = Allocator(config.store_bytes)
+        loop.timer(lambda: self._warmth.give_back(self._allocator.free_at_start)).wake_at(loop.clock() + UNUSED_S)
         self._peers = Peers.open(config, config.node, loop, self._on_payloads, self._on_peer_lost)
         assert config.head_address is not None
         self._peers.connect(HEAD_NODE, config.head_address)
@@ -108,7 +112,7 @@ class Raylet:
             visits=config.visits,
         )
         limits = node_limits(config.settings, config.prestart)
-        self._node = Node(info, config.session, Allocator(config.store_bytes), limits)
+        self._node = Node(info, config.session, self._allocator, limits)
         self._local = LocalPeers(
             loop,
             config.node,
@@ -144,6 +148,7 @@ class Raylet:
         self._local.close()
         self._peers.close()
         self._spill_disk.close()
+        self._warmth.close()
         self._segment.close()
 
     def _handle(self, event: Event) -> None:

@@ -51,6 +51,11 @@ class Allocator:
         """Bytes of the largest free block. Alignment may take up to a page of it."""
         return self._by_size[-1][0] if self._by_size else 0
 
+    @property
+    def free_at_start(self) -> int:
+        """Bytes before the first taken block."""
+        return self._starts.get(0, 0)
+
     def size_of(self, offset: int) -> int:
         """Bytes of the taken block, rounding included. Raises KeyError if there is none."""
         return self._taken[offset]

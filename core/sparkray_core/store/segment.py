@@ -17,6 +17,7 @@ from types import TracebackType
 from sparkray_core.system import LINUX
 
 PAGE = mmap.PAGESIZE
+_STRETCH = 1 << 20  # bytes; a byte is kept of each
 
 
 class Segment:
@@ -36,6 +37,8 @@ class Segment:
             raise
         self.size = size
         self._fd = fd
+        self.is_memory = False  # made here, and no file of a disk
+        self._written = bytearray(-(-size // _STRETCH))  # 1: this process has written to this stretch
         self._writable, self._readable = memoryview(self._maps[0]), memoryview(self._maps[1])
 
     @classmethod
@@ -53,16 +56,16 @@ class Segment:
         """
         if size <= 0:
             raise ValueError(f"a segment needs a positive size, not {size}")
-        if anonymous and LINUX and hasattr(os, "memfd_create"):
-            fd = os.memfd_create("sparkray", os.MFD_CLOEXEC)
-        else:
-            fd = _unlinked_file(size, fallback_folder)
+        is_memory = anonymous and LINUX and hasattr(os, "memfd_create")
+        fd = os.memfd_create("sparkray", os.MFD_CLOEXEC) if is_memory else _unlinked_file(size, fallback_folder)
         try:
             os.ftruncate(fd, size)
         except BaseException:
             os.close(fd)
             raise
-        return cls(fd, size)
+        segment = cls(fd, size)
+        segment.is_memory = is_memory
+        return segment
 
     @classmethod
     def attach(cls, fd: int, size: int) -> Segment:
@@ -85,6 +88,19 @@ class Segment:
         """Writable; the caller knows that the block is its own."""
         self._check(offset, size)
         return self._writable[offset : offset + size]
+
+    def is_first_write(self, offset: int, size: int) -> bool:
+        """Whether this process has written nothing yet to some of this block; asking counts as writing.
+
+        Its pages are not in our map then, and perhaps nowhere. A page fault for each costs more than the copying:
+        system calls write there at twice the speed (268 MB that nobody has touched: 0.3 instead of 0.6 s). But what is
+        in the map is written at twice the speed of system calls (0.1 s).
+        """
+        first, last = offset // _STRETCH, (offset + size - 1) // _STRETCH + 1
+        if self._written.find(0, first, last) < 0:
+            return False
+        self._written[first:last] = b"\1" * (last - first)
+        return True
 
     def pinned_view(self, offset: int, size: int, on_release: Callable[[], None]) -> memoryview:
         """Read-only and in place. `on_release` is called once, when this view and all that was made from it (slices,
