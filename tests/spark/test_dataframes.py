@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from pyspark.errors import PySparkException
@@ -232,12 +233,28 @@ def test_a_failing_partition_is_spark_s_error_and_leaves_nothing(numbers: DataFr
         wait_until_stored(0)
 
 
-def test_a_full_store_is_told_with_sizes_and_leaves_nothing(spark: SparkSession) -> None:
-    big = spark.range(0, 400_000, 1, 4).select(F.repeat(F.lit("x"), 1000).alias("text"))  # 400 MB; the store has 256
+def test_a_dataframe_larger_than_the_store_goes_to_disk_and_comes_back(spark: SparkSession) -> None:
+    big = spark.range(0, 400_000, 1, 4).select("id", F.repeat(F.lit("x"), 1000).alias("text"))  # 400 MB; it has 256
+    dataset = sparkray.data.from_spark(big, target_block_bytes=16 << 20)
+    assert status()["spilled"]["spilled_bytes"] > 0
+
+    @sparkray.remote
+    def total(table: pa.Table) -> tuple[int, int]:
+        ids = table["id"].to_numpy()
+        return len(ids), int(ids.sum())
+
+    parts = sparkray.get([total.remote(ref) for ref in dataset.refs])
+    assert [sum(part) for part in zip(*parts, strict=True)] == [400_000, 400_000 * 399_999 // 2]
+
+
+def test_a_store_full_of_what_is_being_read_is_told_with_sizes(spark: SparkSession) -> None:
+    held = sparkray.get(sparkray.put(np.ones(31 << 20)))  # 248 of 256 MiB, which cannot go to disk while it is read
+    big = spark.range(0, 30_000, 1, 1).select(F.repeat(F.lit("x"), 1000).alias("text"))
     with pytest.raises(
-        ObjectStoreFullError, match=r"this node's store of 256 MiB has .* free.* The DataFrame does not fit"
+        ObjectStoreFullError, match=r"this node's store of 256 MiB has .* is being read.* The DataFrame does not fit"
     ):
         sparkray.data.from_spark(big)
+    del held
     wait_until_stored(0)
 
 

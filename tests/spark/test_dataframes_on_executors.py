@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 from pyspark import SparkContext
 from pyspark.sql import DataFrame, SparkSession
@@ -120,10 +121,21 @@ def test_the_rows_come_back_to_the_driver_and_to_spark(spark: SparkSession, numb
     assert back.orderBy("id").select("id", "x", "y").collect() == numbers.collect()
 
 
+@sparkray.remote(num_cpus=1)
+class Reader:
+    """Reads 248 MiB in the store of its node: what is being read cannot go to disk."""
+
+    def read(self) -> str:
+        self.view = sparkray.get(sparkray.put(np.ones(31 << 20)))
+        return sparkray.get_runtime_context().get_node_id()
+
+
 @pytest.mark.slow
 def test_a_full_store_ends_the_transfer_after_spark_s_retries(spark: SparkSession) -> None:
-    big = spark.range(0, 800_000, 1, 4).select(F.repeat(F.lit("x"), 1000).alias("text"))  # 800 MB into 2 x 256 MiB
-    with pytest.raises(ObjectStoreFullError, match=r"this node's store of 256 MiB has .* free"):
+    readers = [Reader.remote() for _ in range(2)]
+    assert len(set(sparkray.get([reader.read.remote() for reader in readers]))) == 2  # one CPU each
+    big = spark.range(0, 60_000, 1, 2).select(F.repeat(F.lit("x"), 1000).alias("text"))
+    with pytest.raises(ObjectStoreFullError, match=r"this node's store of 256 MiB has .* is being read"):
         sparkray.data.from_spark(big)
 
 
