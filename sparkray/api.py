@@ -284,13 +284,14 @@ def available_resources() -> dict[str, float]:
 
 
 def _describe(facts: dict[str, Any]) -> dict[str, Any]:
+    port = int(facts["address"].rpartition(":")[2] or 0)  # none in local mode
     return {
         "NodeID": facts["node"].hex(),
         "Alive": facts["alive"],
         "NodeManagerAddress": facts["host"],
         "NodeManagerHostname": facts["host"],
-        "NodeManagerPort": int(facts["address"].rpartition(":")[2]),
-        "ObjectManagerPort": int(facts["address"].rpartition(":")[2]),  # one socket for both here
+        "NodeManagerPort": port,
+        "ObjectManagerPort": port,  # one socket for both here
         "ObjectStoreSocketName": facts["folder"] + "/raylet.sock",
         "MetricsExportPort": 0,  # not of nodes here: see init()["metrics_export_port"]
         "RuntimeEnvAgentPort": 0,

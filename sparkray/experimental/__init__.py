@@ -1,4 +1,4 @@
-"""Ray's `ray.experimental`: where objects are; `internal_kv`, a small store at the head."""
+"""Ray's `ray.experimental`: where objects are."""
 
 from __future__ import annotations
 

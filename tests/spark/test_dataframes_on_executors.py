@@ -121,7 +121,6 @@ def test_the_rows_come_back_to_the_driver_and_to_spark(spark: SparkSession, numb
     assert back.orderBy("id").select("id", "x", "y").collect() == numbers.collect()
 
 
-@sparkray.remote(num_cpus=1)
 class Reader:
     """Reads 248 MiB in the store of its node: what is being read cannot go to disk."""
 
@@ -132,7 +131,7 @@ class Reader:
 
 @pytest.mark.slow
 def test_a_full_store_ends_the_transfer_after_spark_s_retries(spark: SparkSession) -> None:
-    readers = [Reader.remote() for _ in range(2)]
+    readers = [sparkray.remote(num_cpus=1)(Reader).remote() for _ in range(2)]
     assert len(set(sparkray.get([reader.read.remote() for reader in readers]))) == 2  # one CPU each
     big = spark.range(0, 60_000, 1, 2).select(F.repeat(F.lit("x"), 1000).alias("text"))
     with pytest.raises(ObjectStoreFullError, match=r"this node's store of 256 MiB has .* is being read"):
