@@ -137,11 +137,13 @@ def test_another_user_is_refused_where_the_folders_are_open_even_with_the_token(
         path.chmod(0o755)
     (folder / "raylet.sock").chmod(0o666)
 
+    me = new_process_id(sparkray.session.current().core.node)  # a forked child has no session to ask
+
     def greet() -> None:
         with socket.socket(socket.AF_UNIX) as peer:
             peer.settimeout(10)
             peer.connect(str(folder / "raylet.sock"))
-            frame = hello.hello_frame(token, new_process_id(sparkray.session.current().core.node), "driver")
+            frame = hello.hello_frame(token, me, "driver")
             peer.sendall(len(frame).to_bytes(4, "big") + frame)
             if not peer.recv(1):
                 raise ConnectionRefusedError

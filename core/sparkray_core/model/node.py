@@ -561,8 +561,6 @@ class Node:
             return [info.as_dict() for info in self.table.values()]
         if what == "status":
             return self._status()
-        if what == "objects":
-            return self.store.listing()
         return describe(self, sender, what, now)
 
     def _status(self) -> dict[str, Any]:

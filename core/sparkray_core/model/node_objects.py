@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from sparkray_core.ids import NodeId, ObjectId, ProcessId, owner_of
 from sparkray_core.messages import ObjectAllocated, ObjectGone, ObjectPinned, ObjectRefused
@@ -201,25 +201,6 @@ class Store:
             owner = self.name_of(owner_of(stored.object))
             told.append(f"{show_bytes(stored.size)} ({stored.object.hex()}, of {owner}, {by})")
         return f" The largest: {'; '.join(told)}"
-
-    def listing(self) -> list[dict[str, Any]]:
-        """Every object here: what `memory` commands show."""
-        pins: dict[ObjectId, dict[ProcessId, int]] = {}
-        for process, held in self.pins.items():
-            for some, count in held.items():
-                pins.setdefault(some, {})[process] = count
-        return [
-            {
-                "object": some,
-                "size": stored.size,
-                "owner": owner_of(some),
-                "where": stored.where.value,
-                "spilled": stored.file is not None and stored.file.written,
-                "copy": stored.copy,
-                "pins": pins.get(some, {}),
-            }
-            for some, stored in self.stored.items()
-        ]
 
     # ------------------------------------------------------------------ written
     def seal(self, some: ObjectId, writer: ProcessId, now: float) -> bool:
