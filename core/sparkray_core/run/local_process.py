@@ -236,7 +236,7 @@ class LocalProcess:
     def _turn(self, timeout: float | None) -> bool:
         """Poll, and handle what came. Only the pump's leader calls this."""
         try:
-            events = self.pump.inner.poll(timeout)
+            events = self.pump.poll(timeout)
         except ValueError:
             return False  # closed
         with self.lock:

@@ -31,10 +31,17 @@ from sparkray_core.run import readiness
 now = time.monotonic
 _signal: Any = sys.modules["_signal"]  # what `signal` wraps: that converts to enums and back, 10 us for each `get`
 _SIGINT = int(signal.SIGINT)
+_yield: Callable[[], None] = getattr(os, "sched_yield", lambda: None)
+_SEVERAL_CPUS = (os.cpu_count() or 1) > 1  # on one, looking on would keep the other side from running
 
 QUIET_POLL_S = 0.002  # how often the side thread looks while there is something under way that nobody waits for
 QUIET_TURNS = 50  # looks in vain, after which it sleeps until it is woken
 EMBEDDED_TURN_S = 0.05  # an event loop that does not turn for so long is told again
+# A CPU that falls asleep takes some 50 us to wake, twice per call and answer. So who waits looks on for this long first,
+# as long as that pays: after so many times in vain it sleeps at once, until a sleep turns out to have been short.
+SPIN_S = 0.0001
+SPINS = 4
+SHORT_SLEEP_S = 0.0003
 LEAD_WAIT_S = 0.001  # a thread that has to wait gives the present leader this long to finish its turn
 
 
@@ -88,6 +95,7 @@ class Pump:
         self._embedder_wake: Callable[[], object] | None = None
         self._closed = False
         self._main_thread = threading.main_thread().ident
+        self._spins = SPINS if _SEVERAL_CPUS else 0  # so many looks in vain are left; see SPIN_S
         self._wake_read, self._wake_write = readiness.pipe()
         self._signal_read, self._signal_write = readiness.pipe()  # in `inner`: a signal ends a leader's sleep
         self.inner, self.outer = readiness.sets(self._wake_read)
@@ -97,6 +105,28 @@ class Pump:
 
     def start(self) -> None:
         self._thread.start()
+
+    def poll(self, timeout: float | None) -> Any:
+        """What is ready of the sockets; for the turn. It waits for at most so many seconds (None: without limit)."""
+        if timeout == 0:
+            return self.inner.poll(0)
+        began = now()
+        if self._spins > 0:
+            until = began + SPIN_S
+            while True:
+                events = self.inner.poll(0)
+                if events:
+                    self._spins = SPINS
+                    return events
+                if now() >= until:
+                    break
+                _yield()  # whoever else wants this CPU, perhaps to answer us
+            self._spins -= 1
+            return self.inner.poll(timeout)
+        events = self.inner.poll(timeout)
+        if _SEVERAL_CPUS and now() - began < SHORT_SLEEP_S:
+            self._spins = 1
+        return events
 
     def register(self, fd: int) -> None:
         self.inner.register(fd, readiness.READ)
