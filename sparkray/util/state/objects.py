@@ -44,7 +44,7 @@ def gather(core: Core, timeout: float) -> list[ObjectState]:
 
 
 def _held(process: ProcessId, facts: dict[str, Any], row: Any, hosts: dict[Any, str]) -> ObjectState:
-    some, own, is_actor, status, size, nodes, held, pins, borrowers, _inside = row
+    some, _own, is_actor, status, size, nodes, held, pins, borrowers, _inside = row
     if is_actor:
         kind = "ACTOR_HANDLE"
     elif held:
@@ -53,8 +53,6 @@ def _held(process: ProcessId, facts: dict[str, Any], row: Any, hosts: dict[Any, 
         kind = "USED_BY_PENDING_TASK" if facts["pending"] else "CAPTURED_IN_OBJECT"
     else:
         kind = "BORROWED"
-    if not own and not is_actor and status == "WAITING" and size < 0:
-        status = "WAITING"
     return ObjectState(
         object_id=some.hex(),
         object_size=size,
