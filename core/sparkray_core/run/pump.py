@@ -37,8 +37,8 @@ _SEVERAL_CPUS = (os.cpu_count() or 1) > 1  # on one, looking on would keep the o
 QUIET_POLL_S = 0.002  # how often the side thread looks while there is something under way that nobody waits for
 QUIET_TURNS = 50  # looks in vain, after which it sleeps until it is woken
 EMBEDDED_TURN_S = 0.05  # an event loop that does not turn for so long is told again
-# A CPU that falls asleep takes some 50 us to wake, twice per call and answer. So who waits looks on for this long first,
-# as long as that pays: after so many times in vain it sleeps at once, until a sleep turns out to have been short.
+# A CPU that falls asleep takes some 50 us to wake, twice per call and answer. So who waits looks on for so long
+# first, as long as that pays: after a few times in vain it sleeps at once, until a sleep turns out to be short.
 SPIN_S = 0.0001
 SPINS = 4
 SHORT_SLEEP_S = 0.0003
