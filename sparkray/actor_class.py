@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Generic, NamedTuple, TypeVar, overload
 
-from sparkray.actor_handle import BUILT_IN, ActorHandle, Facts, borrow, key_of, new_handle, pack_retried
+from sparkray.actor_facts import ActorFacts, facts_of, read_facts
+from sparkray.actor_handle import ActorHandle, borrow, key_of, new_handle
 from sparkray.environments import environment
 from sparkray.options import Options
-from sparkray.remote_function import Signature
 from sparkray.runtime_env import checked
 from sparkray.session import ANONYMOUS, core
+from sparkray.signature import Signature
 from sparkray_core.errors import ActorAlreadyExistsError
 from sparkray_core.ids import HEAD, ActorId, task_id
 from sparkray_core.messages import CreateActor, NameActor
@@ -25,8 +26,6 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
-_RETURNS = ("num_returns", "_generator_backpressure_num_objects")
-_NOT_REMOTE = frozenset(dir(object)) - {"__init__"}
 _OWN = frozenset({"_cls", "_options", "_packed", "_known", "_signature"})  # attributes of an ActorClass itself
 
 
@@ -50,8 +49,8 @@ class ActorClass(Generic[T]):
         self._cls = cls
         self._options = options
         self._packed: tuple[Core, Function, list[Any]] | None = None
-        self._known: tuple[Facts, dict[str, str]] | None = None
-        self._signature = Signature(cls.__init__, skip_first=True)
+        self._known: tuple[ActorFacts, dict[str, str]] | None = None
+        self._signature = _constructor(cls)
         self.__name__ = cls.__name__
         self.__doc__ = cls.__doc__
         self.__module__ = cls.__module__
@@ -125,14 +124,15 @@ class ActorClass(Generic[T]):
         facts, group_of = self._facts()
         count = next(here.counter)
         if options.name:
-            taken = _claim(here, options, count, facts)
+            taken = _claim(here, options, count, facts.wired)
             if taken is not None:
                 if not options.get_if_exists:
                     raise ActorAlreadyExistsError(
                         f"an actor named {options.name!r} is alive in this namespace; get it by get_actor(), or pass "
                         f"get_if_exists=True"
                     )
-                return borrow(here, *taken)
+                actor, wired = taken
+                return borrow(here, actor, read_facts(wired))
         payload, refs, nested, _made = pack(here, args, kwargs)
         # The head keeps the arguments for restarts, so they are there by value; what they refer to stays pinned.
         waited = [entry for _, entry in refs or ()]
@@ -145,7 +145,7 @@ class ActorClass(Generic[T]):
             "groups": dict(options.concurrency_groups),
             "group_of": group_of,
             "public_name": options.name,
-            "facts": facts,
+            "facts": facts.wired,
         }
         detached = (options.lifetime or here.actor_lifetime) == "detached"
         if detached and options.name and options.namespace is None and here.namespace.startswith(ANONYMOUS):
@@ -178,28 +178,18 @@ class ActorClass(Generic[T]):
                 entry.pins += 1
                 here.owner.refs.export(entry)
             actor, effects = here.owner.calls.create(count, message)
-            actor.ordered = "unordered" not in facts[2]
+            actor.ordered = facts.ordered
             actor.entry.contained = kept or None
             actor.entry.pins += detached  # for good
             here._perform(effects)
         if here.serial:
             here.look()
-        return new_handle(actor, *facts)
+        return new_handle(actor, facts)
 
-    def _facts(self) -> tuple[Facts, dict[str, str]]:
+    def _facts(self) -> tuple[ActorFacts, dict[str, str]]:
         """What its handles have to know, and the concurrency groups of the methods that have one."""
         if self._known is None:
-            methods, group_of, marked = _methods_of(self._cls, self._options)
-            settings: dict[str, Any] = {}
-            if self._options.max_task_retries:
-                settings["retries"] = self._options.max_task_retries
-            if (self._options.max_pending_calls or 0) > 0:
-                settings["most_pending"] = self._options.max_pending_calls
-            if marked:
-                settings["marked"] = marked
-            if _is_unordered(self._cls, self._options):
-                settings["unordered"] = True
-            self._known = (self.__name__, methods, settings), group_of
+            self._known = facts_of(self._cls, self._options)
         return self._known
 
     def __reduce__(self) -> Any:
@@ -233,43 +223,7 @@ def _claim(here: Core, options: Options, count: int, facts: Any) -> Any:
     return here.request(HEAD, lambda number: NameActor(number, key, actor, facts))
 
 
-def _methods_of(
-    cls: type, options: Options
-) -> tuple[dict[str, int], dict[str, str], dict[str, tuple[int | None, bytes | None]]]:
-    """Each method's number of returns; the concurrency groups of those that have one; and of those for which it was
-    said, how often they are retried, and for what exceptions."""
-    ahead = options._actor_generator_backpressure_num_objects
-    returns: dict[str, int] = {}
-    groups: dict[str, str] = {}
-    retries: dict[str, tuple[int | None, bytes | None]] = {}
-    for name in dir(cls):
-        function = getattr(cls, name, None)
-        if name in _NOT_REMOTE or not callable(function):
-            continue
-        marked: Mapping[str, Any] = getattr(function, "__ray_method__", {})
-        own = {keyword: marked[keyword] for keyword in _RETURNS if keyword in marked}
-        returns[name] = Options(**own, _actor_generator_backpressure_num_objects=ahead).returns(function)
-        if marked.get("concurrency_group"):
-            groups[name] = marked["concurrency_group"]
-        if marked.get("max_task_retries") is not None or "retry_exceptions" in marked:
-            retrying = Options().updated(marked, "method")
-            retries[name] = retrying.max_task_retries, pack_retried(retrying)
-    return {**returns, **BUILT_IN}, groups, retries
-
-
-def _is_unordered(cls: type, options: Options) -> bool:
-    """Whether calls overtake one that waits for its arguments.
-
-    Raises:
-        ValueError: the options want an order that actors of several calls at once do not have.
-    """
-    methods = (getattr(cls, name, None) for name in dir(cls))
-    several = any(inspect.iscoroutinefunction(one) or inspect.isasyncgenfunction(one) for one in methods)
-    several = several or bool(options.concurrency_groups) or (options.max_concurrency or 1) > 1
-    wanted = options.allow_out_of_order_execution
-    if several and wanted is False:
-        raise ValueError(
-            f"{cls.__name__} works on several calls at once (it is async or threaded), so they do not run in order: "
-            f"allow_out_of_order_execution=False cannot be kept"
-        )
-    return several if wanted is None else wanted
+def _constructor(cls: Any) -> Signature:
+    if cls.__init__ is object.__init__ and cls.__new__ is object.__new__ and type(cls).__call__ is type.__call__:
+        return Signature(())
+    return Signature.of(cls.__init__, skip_first=True)

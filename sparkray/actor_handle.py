@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-import cloudpickle
-
+from sparkray.actor_facts import ActorFacts, MethodFacts, pack_retried, read_facts
 from sparkray.options import DYNAMIC, STREAMING, Options
 from sparkray.session import core
 from sparkray.streaming import open_stream
 from sparkray_core.errors import ActorHandleNotFoundError, PendingCallsLimitExceeded
-from sparkray_core.ids import HEAD, FunctionId, ObjectId, object_id
+from sparkray_core.ids import HEAD, ObjectId, object_id
 from sparkray_core.messages import AddBorrowers, FindActor
 from sparkray_core.model.entries import Entry
-from sparkray_core.model.methods import ANY_EXCEPTION, Method, encode
-from sparkray_core.model.owner import Actor, Function, Task
+from sparkray_core.model.owner import Actor, Task
 from sparkray_core.model.references import ACTOR_INDEX
 from sparkray_core.run import forked, object_ref
 from sparkray_core.run.core import Core
@@ -30,17 +27,6 @@ if TYPE_CHECKING:
     T = typing_extensions.TypeVar("T", default=Any)  # a bare `ActorHandle` is one of any class
 else:
     T = TypeVar("T")
-
-Methods = Mapping[str, int]  # name -> number of returns, as `Options.returns` gives it
-# What was said of calls in the actor's options and by `@method`; empty for most. All of it optional:
-#   retries       of each call, when the actor restarts or the method raises what it is retried for
-#   most_pending  calls under way from one process
-#   unordered     a call that waits for its arguments does not hold up those behind it
-#   marked        method -> (retries or None, exceptions or None), from `@method`
-Settings = Mapping[str, Any]
-Facts = tuple[str, Methods, Settings]  # of a handle; the class name first. Primitives: they go to the head, too
-
-BUILT_IN: Methods = {"__ray_ready__": 1, "__ray_call__": 1, "__ray_terminate__": 1}
 
 
 def get_actor(name: str, namespace: str | None = None) -> ActorHandle[Any]:
@@ -59,7 +45,8 @@ def get_actor(name: str, namespace: str | None = None) -> ActorHandle[Any]:
             f"Failed to look up actor with name '{name}'. It may have died, never been created, or be in another "
             f"namespace; names of actors that are not detached go with their last handle."
         )
-    return borrow(here, *found)
+    actor, wired = found
+    return borrow(here, actor, read_facts(wired))
 
 
 def list_named_actors(all_namespaces: bool = False) -> list[Any]:
@@ -78,29 +65,15 @@ def key_of(here: Core, name: str, namespace: str | None) -> str:
 class ActorHandle(Generic[T]):
     """Calls an actor. May be passed to tasks and other actors; the actor lives while any handle does."""
 
-    __slots__ = ("__weakref__", "_actor", "_class_name", "_entry", "_functions", "_methods", "_settings")
+    __slots__ = ("__weakref__", "_actor", "_entry", "_facts")
 
-    def __init__(self, actor: Actor, class_name: str, methods: Methods, settings: Settings) -> None:
+    def __init__(self, actor: Actor, facts: ActorFacts) -> None:
         self._actor = actor
         self._entry = actor.entry
-        self._class_name = class_name
-        self._methods = methods
-        self._settings = settings
-        self._functions = _functions.setdefault(class_name, {})
+        self._facts = facts
 
     def __getattr__(self, name: str) -> ActorMethod:
-        returns = self._methods.get(name)
-        if returns is None:
-            raise AttributeError(f"'{self._class_name}' object has no attribute '{name}'")
-        if self._settings:
-            return self._with_settings(name, returns)
-        return ActorMethod(self, name, returns)
-
-    def _with_settings(self, name: str, returns: int) -> ActorMethod:
-        retries, retried = self._settings.get("marked", {}).get(name, (None, None))
-        if retries is None:
-            retries = self._settings.get("retries", 0)
-        return ActorMethod(self, name, returns, retries, How(retried=retried) if retried else PLAIN)
+        return ActorMethod(self, self._facts.method(name))
 
     def __del__(self) -> None:
         object_ref.dropped.append(self._entry)
@@ -113,10 +86,10 @@ class ActorHandle(Generic[T]):
         with here.lock:
             here.owner.refs.export(self._entry)
             self._entry.weak = weakref.ref(self)
-        return _rebuild, (self._entry.id, self._class_name, dict(self._methods), dict(self._settings))
+        return _rebuild, (self._entry.id, self._facts.wired)
 
     def __repr__(self) -> str:
-        return f"Actor({self._class_name}, {self._actor.id.hex()})"
+        return f"Actor({self._facts.class_name}, {self._actor.id.hex()})"
 
     def _repr_html_(self) -> str:
         import html  # only notebooks ask
@@ -140,35 +113,36 @@ def actor_core(handle: ActorHandle[Any]) -> Core:
     )
 
 
-def new_handle(actor: Actor, class_name: str, methods: Methods, settings: Settings) -> ActorHandle[Any]:
-    handle: ActorHandle[Any] = ActorHandle(actor, class_name, methods, settings)
+def new_handle(actor: Actor, facts: ActorFacts) -> ActorHandle[Any]:
+    handle: ActorHandle[Any] = ActorHandle(actor, facts)
     actor.entry.weak = weakref.ref(handle)
     return handle
 
 
-def _known(here: Core, entry_id: bytes, facts: Facts) -> ActorHandle[Any]:
+def _known(here: Core, entry_id: bytes, facts: ActorFacts) -> ActorHandle[Any]:
     """The one handle of this process for an actor. The core's lock is held."""
     entry = here.owner.refs.find(ObjectId(entry_id))
     known: ActorHandle[Any] | None = entry.weak() if entry.weak is not None else None
     if known is None:
         entry.held = True
         actor, effects = here.owner.calls.known(entry)
-        actor.ordered = "unordered" not in facts[2]
+        actor.ordered = facts.ordered
         here._perform(effects)
-        known = new_handle(actor, *facts)
+        known = new_handle(actor, facts)
     return known
 
 
-def _rebuild(entry_id: bytes, *facts: Any) -> ActorHandle[Any]:
+def _rebuild(entry_id: bytes, wired: bytes) -> ActorHandle[Any]:
     """The handle of an actor that came inside a value from another process."""
     here = object_ref.core()
+    facts = read_facts(wired)
     with here.lock:
         known = _known(here, entry_id, facts)
     values.found_ref(known)
     return known
 
 
-def borrow(here: Core, actor: bytes, facts: Facts) -> ActorHandle[Any]:
+def borrow(here: Core, actor: bytes, facts: ActorFacts) -> ActorHandle[Any]:
     """The handle of an actor that the head told us of. Nobody counted us in: we do."""
     entry_id = object_id(actor, ACTOR_INDEX)
     with here.lock:
@@ -180,31 +154,17 @@ def borrow(here: Core, actor: bytes, facts: Facts) -> ActorHandle[Any]:
     return known
 
 
-class How(NamedTuple):
-    """What is said of few calls."""
-
-    group: str = ""  # of concurrency; empty: the method's own
-    retried: bytes = b""  # for what it raises; as in `model.methods`
-    called: str = ""  # in place of class and method, in what is told of the call
-
-
-PLAIN = How()
-
-
 class ActorMethod:
     """`handle.method`: call it with `.remote(...)`. It keeps the actor alive."""
 
-    __slots__ = ("_handle", "_how", "_name", "_retries", "_returns")
+    __slots__ = ("_facts", "_handle")
 
-    def __init__(self, handle: ActorHandle[Any], name: str, returns: int, retries: int = 0, how: How = PLAIN) -> None:
+    def __init__(self, handle: ActorHandle[Any], facts: MethodFacts) -> None:
         self._handle = handle
-        self._name = name
-        self._returns = returns
-        self._retries = retries  # -1: without end
-        self._how = how
+        self._facts = facts
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        raise TypeError(f"Actor methods cannot be called directly: use '.{self._name}.remote()'.")
+        raise TypeError(f"Actor methods cannot be called directly: use '.{self._facts.name}.remote()'.")
 
     def options(self, **given: Any) -> ActorMethod:
         """The same method with other options.
@@ -212,78 +172,66 @@ class ActorMethod:
         num_returns, max_task_retries, retry_exceptions, concurrency_group, name, enable_task_events,
         _generator_backpressure_num_objects.
         """
+        known = self._facts
         options = Options().updated(given, "method")
-        returns = self._returns if options.num_returns is None else self._number(options)
-        if returns == self._returns < 0 and options._generator_backpressure_num_objects:
+        returns = known.returns if options.num_returns is None else self._number(options)
+        if returns == known.returns < 0 and options._generator_backpressure_num_objects:
             returns = self._number(options)
-        retries = self._retries if options.max_task_retries is None else options.max_task_retries
-        how = How(
-            options.concurrency_group or self._how.group,
-            pack_retried(options) if "retry_exceptions" in given else self._how.retried,
-            options.name or self._how.called,
+        facts = MethodFacts(
+            known.name,
+            options.name or known.called,
+            returns,
+            known.signature,
+            known.retries if options.max_task_retries is None else options.max_task_retries,
+            pack_retried(options) if "retry_exceptions" in given else known.retried,
+            options.concurrency_group or known.group,
         )
-        return ActorMethod(self._handle, self._name, returns, retries, PLAIN if how == PLAIN else how)
+        return ActorMethod(self._handle, facts)
 
     def _number(self, options: Options) -> int:
         """Of returns, as `Options.returns` gives it."""
         if isinstance(options.num_returns, int):
             return options.num_returns
-        if self._returns == 1:  # a generator that was given another number is looked at where it runs
+        returns = self._facts.returns
+        if returns == 1:  # a generator that was given another number is looked at where it runs
             raise ValueError(
                 f"num_returns='{options.num_returns}' can only be used with generator methods (methods that use "
-                f"'yield'), and {self._handle._class_name}.{self._name} is not one"
+                f"'yield'), and {self._handle._facts.class_name}.{self._facts.name} is not one"
             )
-        return options.stream_returns(STREAMING - self._returns if DYNAMIC < self._returns < 0 else 0)
+        return options.stream_returns(STREAMING - returns if DYNAMIC < returns < 0 else 0)
 
     def remote(self, *args: Any, **kwargs: Any) -> Any:
         """Call the method; calls from one process to a serial actor run in the order in which they were made.
 
         Raises:
-            TypeError: an argument cannot be pickled.
+            TypeError: the arguments do not fit the signature, or one cannot be pickled.
             PendingCallsLimitExceeded: the actor has a `max_pending_calls`, and so many calls of ours are under way.
         """
-        here, handle = object_ref.current, self._handle
+        here, handle, facts = object_ref.current, self._handle, self._facts
         if here is None or handle._entry.owner is not here.me:
             here = actor_core(handle)
-        if handle._settings and "most_pending" in handle._settings:
-            _check_room(here, handle, handle._settings["most_pending"])
+        signature = facts.signature
+        if kwargs or not signature.least <= len(args) <= signature.most:
+            signature.check(args, kwargs)
+        if handle._facts.most_pending:
+            _check_room(here, handle, handle._facts.most_pending)
         payload, refs, nested, _made = pack(here, args, kwargs)
         count = next(here.counter)
-        function = handle._functions.get(self._name) if self._how is PLAIN else None
-        if function is None:
-            function = self._function()
-        if self._returns == 1:
+        if facts.returns == 1:
             entry = Entry(here.me, count)
             ref: ObjectRef[Any] = ObjectRef(entry)
-            here.submit(Task(count, function, payload, refs, nested, [entry], self._retries, None, handle._actor))
+            here.submit(Task(count, facts.function, payload, refs, nested, [entry], facts.retries, None, handle._actor))
             return ref
-        if self._returns < 0:
-            stream, result = open_stream(here, count, self._returns)
-            call = Task(count, function, payload, refs, nested, [stream.end], self._retries, None, handle._actor)
+        if facts.returns < 0:
+            stream, result = open_stream(here, count, facts.returns)
+            call = Task(count, facts.function, payload, refs, nested, [stream.end], facts.retries, None, handle._actor)
             call.stream = stream
             here.submit(call)
             return result
-        entries = [Entry(here.me, count, index) for index in range(self._returns)]
+        entries = [Entry(here.me, count, index) for index in range(facts.returns)]
         made: list[ObjectRef[Any]] = [ObjectRef(entry) for entry in entries]
-        here.submit(Task(count, function, payload, refs, nested, entries, self._retries, None, handle._actor))
+        here.submit(Task(count, facts.function, payload, refs, nested, entries, facts.retries, None, handle._actor))
         return made or None
-
-    def _function(self) -> Function:
-        group, retried, called = self._how
-        wired = encode(Method(self._name, group, self._retries, retried))
-        name = called or f"{self._handle._class_name}.{self._name}"
-        function = Function(FunctionId(wired), name, b"")
-        if self._how is PLAIN:
-            self._handle._functions[self._name] = function
-        return function
-
-
-def pack_retried(options: Options) -> bytes:
-    """The exceptions after which a method is called again, as they travel."""
-    given = options.retry_exceptions
-    if isinstance(given, bool):
-        return ANY_EXCEPTION if given else b""
-    return cloudpickle.dumps(tuple(given)) if given else b""
 
 
 def _check_room(here: Core, handle: ActorHandle[Any], most: int) -> None:
@@ -300,7 +248,3 @@ def _check_room(here: Core, handle: ActorHandle[Any], most: int) -> None:
         f"{pending} calls of this process to {handle!r} are under way, and its max_pending_calls is {most}. Get some "
         f"of their results first, or create the actor with a higher limit."
     )
-
-
-# Of each class, by name, the methods that were called here: what travels in their calls.
-_functions: dict[str, dict[str, Function]] = {}

@@ -7,6 +7,7 @@ import logging
 import os
 from typing import Any
 
+from sparkray.actor_facts import read_facts
 from sparkray.actor_handle import ActorHandle, borrow
 from sparkray.environments import as_runtime_env
 from sparkray.runtime_env import RuntimeEnv
@@ -119,8 +120,7 @@ class RuntimeContext:
         start = current_task.actor
         if start is None:
             raise RuntimeError("This method is only available in an actor.")
-        name, methods, settings = start.setup["facts"]
-        return borrow(core(), start.actor, (name, methods, settings))
+        return borrow(core(), start.actor, read_facts(start.setup["facts"]))
 
     @property
     def was_current_actor_reconstructed(self) -> bool:
