@@ -110,6 +110,7 @@ class ClusterSession:
         core.namespace = config.namespace
         core.printer.shown = self._log_to_driver
         core.connect()
+        core.map_ahead()
         jobs.register(core)
         self._core = core
         return self.own

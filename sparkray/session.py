@@ -254,6 +254,7 @@ def init(
         node = start_node(config)
         try:
             core = _connected(node.folder, config.node, config.token, config.namespace, shown, chosen, env)
+            core.map_ahead()
         except BaseException:
             node.stop()
             raise

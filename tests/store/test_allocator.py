@@ -149,6 +149,9 @@ class AllocatorAgainstModel(RuleBasedStateMachine):
         assert self.allocator.used == sum(size for _, size in self.taken)
         assert self.allocator.free_bytes == sum(end - start for start, end in gaps)
         assert self.allocator.largest_free == max(end - start for start, end in gaps)
+        start, stop = 100, self.allocator.capacity // 2
+        within = [(max(start, low), min(stop, high)) for low, high in gaps]
+        assert self.allocator.free_within(start, stop) == [(low, high) for low, high in within if low < high]
 
     def teardown(self) -> None:
         for offset, _ in self.taken:

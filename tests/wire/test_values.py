@@ -637,7 +637,7 @@ def test_too_small_a_view_is_refused_untouched() -> None:
 
 
 def test_half_written_value_is_no_value(monkeypatch: pytest.MonkeyPatch) -> None:
-    serialized = values.serialize([np.arange(10)])
+    serialized = values.serialize([np.arange(values.COPY_WITHOUT_GIL)])
     memory = memoryview(bytearray(values.segment_size(serialized)))
     values.write_to(memory, serialized)
     values.read_from(memory)
@@ -676,3 +676,28 @@ def test_damaged_stored_value_is_refused(damage: Callable[[bytes], bytes]) -> No
 def test_unknown_kind_is_refused() -> None:
     with pytest.raises(ValueError, match="kind 7 of serialized value"):
         values.deserialize(7, [b""])
+
+
+def test_a_large_part_lies_in_its_page_where_it_lies_at_its_source() -> None:
+    base = np.arange((4 << 20) // 8, dtype=np.int64)
+    for shift in (0, 1, 8, 100, 511):
+        array = base[shift : shift + (2 << 20) // 8]
+        serialized = values.serialize([array, b"x" * 70_000, array[::-1].copy()])
+        memory = np.zeros(values.segment_size(serialized) + 4096, np.uint8)
+        start = -memory.ctypes.data % 4096
+        view = memoryview(memory.data)[start:]
+        values.write_to(view, serialized)
+
+        kind, parts = values.read_from(view)
+
+        for part, source in zip(parts, serialized.parts, strict=True):
+            if len(part) >= values.COPY_WITHOUT_GIL:
+                ahead = (_address(part) - _address(source)) % 4096
+                assert ahead == 0 or ahead > 4096 - values.ALIGNMENT
+        again = values.deserialize(kind, parts)
+        assert np.array_equal(again[0], array)
+        assert np.array_equal(again[2], array[::-1])
+
+
+def _address(part: Any) -> int:
+    return int(np.frombuffer(part, np.uint8).ctypes.data)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sparkray_core import errors
 from sparkray_core.ids import ObjectId, ProcessId
@@ -42,9 +43,13 @@ from sparkray_core.run.object_ref import ObjectRef, remember
 from sparkray_core.run.output import Printer
 from sparkray_core.run.pump import Getter, now
 from sparkray_core.run.records import clock
+from sparkray_core.run.warmth import MapAhead, warm_bytes
 from sparkray_core.settings import Settings
 from sparkray_core.store.segment import pinned_file_view
 from sparkray_core.wire import values
+
+if TYPE_CHECKING:
+    from sparkray_core.store.copying import Copier
 
 # For room in the store, or a value from a disk or another node. Its raylet's end is heard of at once: this is for one
 # that hangs.
@@ -74,6 +79,7 @@ class Core(LocalProcess):
         self.is_async = False  # this is an actor with an event loop
         if not self.settings.ignore_unhandled_errors:
             self.owner.refs.on_unseen_failure = self._note_unhandled
+        self._unmapped: MapAhead | None = None  # until there is a use for it
         self.printer = Printer()
         if role == "driver":
             self.handlers[LogLines] = lambda sender, message: self.printer.add(message)
@@ -371,6 +377,8 @@ class Core(LocalProcess):
 
     def put(self, value: object) -> ObjectRef[Any]:
         """An immutable snapshot of the value, as an object that this process owns; of a worker's, its raylet."""
+        if self._unmapped is not None:
+            self._map_if_of_use()
         serialized = values.serialize(value)
         entry = self.owner.put_entry(next(self.counter))
         if serialized.size <= self.inline_bytes and not serialized.refs:
@@ -390,12 +398,45 @@ class Core(LocalProcess):
         begin = clock()
         room = self.room(some_object, size)
         with room as view:
-            if size >= values.COPY_WITHOUT_GIL and self.segment.is_first_write(room.offset, size):
-                values.write_to_file(self.segment.fileno(), room.offset, serialized)
-            else:
+            if size < values.COPY_WITHOUT_GIL:
                 values.write_to(view, serialized)
+            else:
+                self._write_large(view, room.offset, serialized)
         self.records.span("put", begin, f"{size} bytes")
         return (STORED, size, (self.node,))
+
+    def _write_large(self, view: memoryview, start: int, serialized: values.Serialized) -> None:
+        copier = self.copier or self._make_copier()
+        if serialized.stream is not None and copier.prefers_file(start, len(view)):
+            values.write_to_file(self.segment.fileno(), start, serialized)
+        else:
+            values.write_to(view, serialized, lambda parts: copier.copy([(start + at, part) for at, part in parts]))
+
+    def _make_copier(self) -> Copier:
+        from sparkray_core.store.copying import Copier  # here, so that a process without large values needs no numpy
+
+        copier = Copier(self.segment)
+        with self.lock:
+            if self.copier is None and not self._closed:
+                self.copier = copier
+                return copier
+        copier.close()  # another thread was first; or it is still of use to who has begun
+        return self.copier or copier
+
+    def map_ahead(self) -> None:
+        """The node has just been started, for this driver: have the start of its store mapped here, in the background.
+
+        Not before numpy is there: a driver without it has no large values.
+        """
+        size = warm_bytes(self.settings.object_store_warm_bytes, self.segment.size)
+        self.mapping = self._unmapped = MapAhead(self.segment, size, self._make_copier)
+        self._map_if_of_use()
+
+    def _map_if_of_use(self) -> None:
+        if "numpy" in sys.modules:
+            unmapped, self._unmapped = self._unmapped, None
+            if unmapped is not None:
+                unmapped.start()
 
     def room(self, some_object: ObjectId, size: int) -> _Room:
         """Space in the segment to write one object to; sealed when the `with` block ends."""

@@ -20,7 +20,7 @@ import select
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sparkray_core.ids import HEAD, ObjectId, ProcessId, node_of, raylet_of
 from sparkray_core.messages import (
@@ -52,6 +52,10 @@ from sparkray_core.wire import hello
 from sparkray_core.wire.checking import wrong_field
 from sparkray_core.wire.codec import ENVELOPE_BYTES, MALFORMED, BadFrame, decode, encode
 from sparkray_core.wire.frames import Connection, ConnectionLost
+
+if TYPE_CHECKING:
+    from sparkray_core.run.warmth import MapAhead
+    from sparkray_core.store.copying import Copier
 
 log = logging.getLogger(__name__)
 
@@ -100,6 +104,8 @@ class LocalProcess:
         self._unpins: deque[ObjectId] = deque()
         self.unhandled = Unhandled()
         self.pins = Pins(0)
+        self.copier: Copier | None = None  # from the first large value on
+        self.mapping: MapAhead | None = None
         self._listener: Any = None
         self._closed = False
 
@@ -164,6 +170,11 @@ class LocalProcess:
         for connection in list(self._by_fd.values()):
             connection.close()
         self._by_fd.clear()
+        if self.mapping is not None:
+            self.mapping.close()
+        copier, self.copier = self.copier, None
+        if copier is not None:
+            copier.close()
         self.segment.close()
         if self._listener is not None:
             with contextlib.suppress(FileNotFoundError):

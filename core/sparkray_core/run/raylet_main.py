@@ -96,7 +96,8 @@ class Raylet:
         self._segment = Segment.create(config.store_bytes, config.folder)
         self._warmth = Warmth(self._segment, config.settings.object_store_warm_bytes)
         self._allocator = Allocator(config.store_bytes)
-        loop.timer(lambda: self._warmth.give_back(self._allocator.free_at_start)).wake_at(loop.clock() + UNUSED_S)
+        self._cooling = loop.timer(self._cool)
+        self._cooling.wake_at(loop.clock() + UNUSED_S)
         self._peers = Peers.open(config, config.node, loop, self._on_payloads, self._on_peer_lost)
         assert config.head_address is not None
         self._peers.connect(HEAD_NODE, config.head_address)
@@ -276,6 +277,10 @@ class Raylet:
             self._perform([done])
         else:
             self._handle(done)
+
+    def _cool(self) -> None:
+        if self._warmth.give_back(self._allocator):
+            self._cooling.wake_at(self._loop.clock() + 0.01)
 
     def _on_clock(self) -> None:
         self._handle(ClockTicked())

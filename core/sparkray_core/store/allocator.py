@@ -51,10 +51,10 @@ class Allocator:
         """Bytes of the largest free block. Alignment may take up to a page of it."""
         return self._by_size[-1][0] if self._by_size else 0
 
-    @property
-    def free_at_start(self) -> int:
-        """Bytes before the first taken block."""
-        return self._starts.get(0, 0)
+    def free_within(self, start: int, stop: int) -> list[tuple[int, int]]:
+        """(start, end) of what is free between the two. Looks at every free block."""
+        cut = ((max(start, free), min(stop, end)) for free, end in self._starts.items())
+        return sorted((free, end) for free, end in cut if free < end)
 
     def size_of(self, offset: int) -> int:
         """Bytes of the taken block, rounding included. Raises KeyError if there is none."""

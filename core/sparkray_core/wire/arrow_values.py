@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 # In the schema's metadata, and taken out again by `read`: this stream was a RecordBatch. Others are Tables.
 _BATCH_MARK: Final = b"sparkray.record_batch"
+_COPY_IN_THREADS: Final = 16 << 20  # bytes; smaller streams are copied before the threads are awake
+_COPY_THREADS: Final = max(1, min(4, os.cpu_count() or 1))
 
 
 class Stream:
@@ -37,7 +39,10 @@ class Stream:
         """Write it to `view`, of exactly `size` bytes. The GIL is released meanwhile."""
         import pyarrow as pa
 
-        self._write(pa.FixedSizeBufferWriter(pa.py_buffer(view)))
+        sink = pa.FixedSizeBufferWriter(pa.py_buffer(view))
+        if self.size >= _COPY_IN_THREADS:
+            sink.set_memcopy_threads(_COPY_THREADS)
+        self._write(sink)
 
     def write_to_file(self, fd: int, offset: int) -> None:
         """Write it by system calls, `size` bytes from `offset` on."""
