@@ -19,9 +19,9 @@ A *value* (`Value` below) is how one result or argument travels:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, Union
 
+from sparkray_core.frozen import frozen
 from sparkray_core.ids import ActorId, FunctionId, LeaseId, NodeId, ObjectId, ProcessId
 
 PROTOCOL_VERSION = 1
@@ -42,8 +42,11 @@ TaskTuple = tuple[int, bytes, Returns, Value, "list[tuple[int | str, Value, Obje
 ResultTuple = tuple[int, "list[Value]", "list[ObjectId] | None"]
 
 
+NOTHING: dict[str, Any] = {}  # the default of a field; nobody writes to it
+
+
 # ---------------------------------------------------------------------------------- joining and leaving
-@dataclass(frozen=True, slots=True)
+@frozen
 class RegisterProcess:
     """Driver, worker or Spark Python worker -> its raylet, first of all. Answered by `Registered`."""
 
@@ -51,7 +54,7 @@ class RegisterProcess:
     pid: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Registered:
     """Raylet -> process. The descriptor of the shared segment went ahead of it, by SCM_RIGHTS."""
 
@@ -60,7 +63,7 @@ class Registered:
     store_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class JoinNode:
     """Raylet -> head, first of all. Answered by `NodeTable`, which then has the node in it."""
 
@@ -75,7 +78,7 @@ class JoinNode:
     visits: bool = False  # it is there for one driver only: place nothing on it
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class NodeBeat:
     """Raylet -> head, every beat and after a change that matters to placement."""
 
@@ -86,14 +89,14 @@ class NodeBeat:
     settled: int = 0  # the first so many of them wait no more: they have a worker, moved on, or were dropped
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class NodeTable:
     """Head -> every raylet, whenever a node joined or left; raylets keep it for routing and for `nodes()`."""
 
     nodes: list[dict[str, Any]]  # NodeInfo.as_dict() of each, dead ones too, with "alive"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class NodeGone:
     """Head -> every raylet -> its processes: whatever was only there is lost.
 
@@ -104,7 +107,7 @@ class NodeGone:
     why: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ProcessGone:
     """Raylet -> head -> every raylet -> its processes: what it owned or borrowed is nobody's now."""
 
@@ -112,14 +115,14 @@ class ProcessGone:
     why: str  # exit status or signal, in words
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class EndSession:
     """A driver, its raylet or a keeper -> head -> every raylet -> its processes: stop, all of you."""
 
     why: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Ask:
     """Process -> head or raylet. Answered by `Answer` with the same number."""
 
@@ -127,13 +130,13 @@ class Ask:
     what: str  # "nodes"; "status", "objects" (of a raylet)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Answer:
     request: int
     value: Any
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RegisterJob:
     """Driver -> head, once it has connected. Answered by `Answer`: the id of its job, in hexadecimal."""
 
@@ -142,7 +145,7 @@ class RegisterJob:
 
 
 # ---------------------------------------------------------------------------------- leases
-@dataclass(frozen=True, slots=True)
+@frozen
 class RequestLeases:
     """Owner -> its raylet -> (when not grantable there) head -> the chosen raylet, which grants or queues.
 
@@ -156,10 +159,10 @@ class RequestLeases:
     env: str = ""  # the environment that the worker must have, as `SetUpWorker.env`; empty: none
     retriable: bool = True  # what will run there may be run again, should the worker be killed to save memory
     priority: int = 0  # of those that wait on a node the highest goes first, whoever asked
-    name: str = field(default="", compare=False)  # of a function that it is wanted for: in reports only
+    name: str = ""  # of a function that it is wanted for: in reports only
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LeaseGranted:
     """Raylet -> owner. The worker is the owner's until `ReturnLeases` or `LeaseLost`."""
 
@@ -167,7 +170,7 @@ class LeaseGranted:
     worker: ProcessId
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LeaseRefused:
     """Raylet or head -> owner: no node could ever grant this."""
 
@@ -176,28 +179,28 @@ class LeaseRefused:
     kind: str = "TaskUnschedulableError"  # the class of the error, in `sparkray_core.errors`
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ReturnLeases:
     """Owner -> the raylet that granted them; those not granted yet: its own raylet -> head -> where they wait."""
 
     leases: list[LeaseId]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RetireWorkers:
     """Owner -> the raylet that granted these leases: they are done, and so are their workers (`max_calls`)."""
 
     leases: list[LeaseId]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ReclaimLeases:
     """Raylet -> owner: others wait. Give these back once they are idle, even if you have more to do."""
 
     leases: list[LeaseId]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LeaseLost:
     """Raylet -> owner: the leased worker died. Its unfinished tasks will not answer."""
 
@@ -207,7 +210,7 @@ class LeaseLost:
 
 
 # ---------------------------------------------------------------------------------- tasks and calls
-@dataclass(frozen=True, slots=True)
+@frozen
 class PushTasks:
     """Owner -> leased worker. Every task is answered once: in a `TaskResults` or a `TasksReturned`."""
 
@@ -215,7 +218,7 @@ class PushTasks:
     tasks: list[TaskTuple]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PushCalls:
     """Owner -> actor's worker, in the order of the calls. Answered like `PushTasks`."""
 
@@ -223,7 +226,7 @@ class PushCalls:
     calls: list[TaskTuple]  # the "function" is the method's name, encoded
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TaskResults:
     """Worker -> owner."""
 
@@ -231,14 +234,14 @@ class TaskResults:
     busy_s: float  # seconds that these took to run, together
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class StealTasks:
     """Owner -> leased worker: give back up to this many that you have not begun. Answered by `TasksReturned`."""
 
     most: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CancelTask:
     """Owner -> worker that has the task: drop or interrupt it. It is answered all the same, by what came of it."""
 
@@ -247,14 +250,14 @@ class CancelTask:
     recursive: bool  # and what the task has submitted
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CallRetried:
     """Actor's worker -> owner: the call raised what it is to be retried for, and runs again. One retry is used up."""
 
     count: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TasksReturned:
     """Worker -> owner: not begun, run them elsewhere. Unasked for when the worker blocks in `get`."""
 
@@ -262,17 +265,17 @@ class TasksReturned:
     blocked: bool  # the worker waits for something: push no more until it reports a result
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class WorkerBlocked:
     """Worker -> its raylet: my task waits in `get` or `wait`; lend its CPU to others."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class WorkerUnblocked:
     """Worker -> its raylet: it runs on. (Its CPU is counted again at once, even if that oversubscribes.)"""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ExitWorker:
     """Raylet -> worker: finish what you run, and end as soon as nobody refers to objects that you own."""
 
@@ -280,7 +283,7 @@ class ExitWorker:
 
 
 # ---------------------------------------------------------------------------------- actors
-@dataclass(frozen=True, slots=True)
+@frozen
 class CreateActor:
     """Owner -> head. The owner watches the actor from then on: `ActorChanged`."""
 
@@ -293,12 +296,12 @@ class CreateActor:
     resources: Resources  # held for life
     placement: Resources  # what must be free when it is placed (an actor of no resources still asks for a CPU then)
     max_restarts: int  # -1: without limit
-    setup: dict[str, Any] = field(default_factory=dict)  # for the worker: how many calls at once, in which groups
+    setup: dict[str, Any] = NOTHING  # for the worker: how many calls at once, in which groups
     detached: bool = False  # lives on when its creator's process ends
     env: str = ""  # of its worker, as in `RequestLeases`
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class StartActor:
     """Head -> raylet -> a fresh worker. The worker answers the head with `ActorReady` or `ActorFailed`."""
 
@@ -311,12 +314,12 @@ class StartActor:
     refs: list[tuple[int | str, Value, ObjectId]] | None
     resources: Resources
     placement: Resources
-    setup: dict[str, Any] = field(default_factory=dict)
+    setup: dict[str, Any] = NOTHING
     env: str = ""
     retriable: bool = False  # a restart is left, should the worker be killed to save memory
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ActorReady:
     """Worker -> head: the constructor returned."""
 
@@ -324,7 +327,7 @@ class ActorReady:
     incarnation: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ActorFailed:
     """Worker -> head: the constructor raised. The worker ends; there is no restart.
 
@@ -336,7 +339,7 @@ class ActorFailed:
     error: Value
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ActorLost:
     """Raylet -> head: the actor's worker ended."""
 
@@ -347,7 +350,7 @@ class ActorLost:
     kind: str = ""  # the class of the error for its callers, if it is not to be the usual one
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class NameActor:
     """Creator -> head, before `CreateActor`. Answered by `Answer`: None, or (actor, facts) of who has the name."""
 
@@ -357,7 +360,7 @@ class NameActor:
     facts: Any  # what makes a handle of its id
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class FindActor:
     """Process -> head. Answered by `Answer`: (actor, facts) of the living actor of that name, or None."""
 
@@ -365,14 +368,14 @@ class FindActor:
     key: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class WatchActor:
     """Process -> head: tell me of this actor, now and at every change, by `ActorChanged`."""
 
     actor: ActorId
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ActorChanged:
     """Head -> everyone who watches the actor."""
 
@@ -384,7 +387,7 @@ class ActorChanged:
     error: Value | None  # when dead because the constructor raised
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class EndActor:
     """Process -> head: `kill`, or the last handle is gone (then calls already made finish first)."""
 
@@ -394,7 +397,7 @@ class EndActor:
     gently: bool  # let queued calls finish
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class StopActor:
     """Head -> raylet (which kills), or with `gently` on to the worker (which finishes its queue and ends)."""
 
@@ -404,7 +407,7 @@ class StopActor:
     gently: bool
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ActorUnplaced:
     """Raylet -> head: this life still waits here for room and has not begun. Place it again, here or elsewhere."""
 
@@ -413,14 +416,14 @@ class ActorUnplaced:
 
 
 # ---------------------------------------------------------------------------------- objects
-@dataclass(frozen=True, slots=True)
+@frozen
 class AskObjects:
     """Borrower -> owner: tell me when these are ready. Each is answered by `ObjectReady`."""
 
     objects: list[ObjectId]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ObjectReady:
     """Owner -> borrower."""
 
@@ -428,21 +431,21 @@ class ObjectReady:
     value: Value
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AddBorrowers:
     """Sender of a ref -> owner: these processes hold these objects now."""
 
     pairs: list[tuple[ObjectId, ProcessId]]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class DropBorrowers:
     """Borrower -> owner. Counts may go below zero for a moment, when this overtakes its `AddBorrowers`."""
 
     pairs: list[tuple[ObjectId, ProcessId]]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AdoptObject:
     """Worker -> its raylet: I have put this under an id of yours. You own it now, and I am its first borrower."""
 
@@ -450,7 +453,7 @@ class AdoptObject:
     value: Value
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AllocateObject:
     """Process -> its raylet: room for an object. Answered by `ObjectAllocated` or `ObjectRefused`."""
 
@@ -458,13 +461,13 @@ class AllocateObject:
     size: int  # bytes
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ObjectAllocated:
     object: ObjectId
     offset: int  # into the segment
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ObjectRefused:
     """Raylet -> process: the store cannot take it."""
 
@@ -473,14 +476,14 @@ class ObjectRefused:
     error: str = "ObjectStoreFullError"  # or OutOfDiskError
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SealObjects:
     """Process -> its raylet: written, readable by all from now on, never written again."""
 
     objects: list[ObjectId]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PinObject:
     """Process -> its raylet: hold this object in the segment while I read it, fetching it first if it is elsewhere.
 
@@ -491,7 +494,7 @@ class PinObject:
     nodes: list[NodeId]  # that have it, as far as the asker knows
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ObjectPinned:
     object: ObjectId
     offset: int  # in the segment, or in the file
@@ -499,7 +502,7 @@ class ObjectPinned:
     file: int = 0  # of spilled objects, in the node's folder, when memory has no room for it; 0: in the segment
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ObjectGone:
     """Raylet -> process: on none of the nodes that were named, or there is no room here to read it."""
 
@@ -508,21 +511,21 @@ class ObjectGone:
     error: str = "ObjectLostError"  # or what `ObjectRefused` has
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class UnpinObjects:
     """Process -> its raylet: the last view of each died. One entry per pin."""
 
     objects: list[ObjectId]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class FreeObjects:
     """Owner -> a raylet that holds them: nobody refers to these any more."""
 
     objects: list[ObjectId]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class FreeTransfer:
     """Owner -> raylets: of this DataFrame transfer's objects keep these only (failed and doubled attempts go)."""
 
@@ -530,7 +533,7 @@ class FreeTransfer:
     keep: list[ObjectId]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PullObject:
     """Raylet -> raylet that holds the object. Answered by `ObjectChunk` or `NotHere`."""
 
@@ -539,7 +542,7 @@ class PullObject:
     most: int  # bytes in the chunk
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ObjectChunk:
     object: ObjectId
     first: int
@@ -547,12 +550,12 @@ class ObjectChunk:
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class NotHere:
     object: ObjectId
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CopyMade:
     """Raylet -> owner: this node has a copy too, so free it too."""
 
@@ -560,7 +563,7 @@ class CopyMade:
     node: NodeId
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LogLines:
     """Worker -> who gave it its work, on and on up to the driver: what was printed."""
 
@@ -572,7 +575,7 @@ class LogLines:
 
 
 # ---------------------------------------------------------------------------------- streams
-@dataclass(frozen=True, slots=True)
+@frozen
 class StreamItems:
     """Worker -> owner: what the task has yielded since the last time."""
 
@@ -581,7 +584,7 @@ class StreamItems:
     values: list[Value]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class StreamRead:
     """Owner -> worker that runs the task: so many of its items were read, so it may go on."""
 
@@ -590,21 +593,21 @@ class StreamRead:
 
 
 # ---------------------------------------------------------------------------------- environments of workers
-@dataclass(frozen=True, slots=True)
+@frozen
 class SetUpWorker:
     """Raylet -> a worker that nobody has used yet: take on this environment, for good. Answered by `WorkerSetUp`."""
 
     env: str  # JSON, as `sparkray_core.run.environment` reads it; to models only a name
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class WorkerSetUp:
     """Worker -> its raylet."""
 
     why: str  # it failed; empty: done
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SetThreads:
     """Raylet -> idle worker, before it is granted: so many CPUs are yours, so many threads are your libraries'."""
 
@@ -612,7 +615,7 @@ class SetThreads:
 
 
 # ---------------------------------------------------------------------------------- being looked at
-@dataclass(frozen=True, slots=True)
+@frozen
 class Inspect:
     """Any process -> driver, worker or raylet: what do you know of this? Answered by `Answer`, soon.
 
@@ -625,7 +628,7 @@ class Inspect:
     detail: Any = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LeaveRecords:
     """Worker that ends -> its raylet: what it would have answered to `Inspect` later on."""
 

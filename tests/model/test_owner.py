@@ -55,6 +55,12 @@ F = Function(FunctionId(b"f" * 16), "f", b"pickle of f")
 ONE_CPU = {"CPU": 1000}
 
 
+def asks_for(*numbers: int, priority: int = 0) -> Send:
+    """The owner's wish for leases for the function `f` of `Bench.task`."""
+    leases = [lease_id(number) for number in numbers]
+    return Send(RAYLET, RequestLeases(leases, ONE_CPU, [], priority=priority, name="f"))
+
+
 class Bench:
     """An owner, a clock in the hand, and short words for what happens to it."""
 
@@ -118,7 +124,7 @@ def bench() -> Bench:
 def test_a_first_task_asks_for_a_lease_and_goes_to_its_worker(bench: Bench) -> None:
     task = bench.task()
 
-    assert bench.submit(task) == [Send(RAYLET, RequestLeases([lease_id(1)], ONE_CPU, []))]
+    assert bench.submit(task) == [asks_for(1)]
     assert bench.lease(1) == [Send(WORKER, PushTasks([(F.id, "f", b"pickle of f")], [wire(task)]))]
     assert bench.done(task) == [WakeAt(bench.owner.leasing.limits.linger_s)]
     assert task.returns[0].value == b"value"
@@ -184,7 +190,7 @@ def test_a_lost_worker_s_task_is_retried_alone_and_fails_when_no_retry_is_left(b
 
     assert bench.hear(LeaseLost(lease_id(1), "killed by SIGKILL")) == [
         Send(RAYLET, FreeObjects([task.returns[0].id])),  # it may have stored the result before it died
-        Send(RAYLET, RequestLeases([lease_id(2)], ONE_CPU, [])),
+        asks_for(2),
     ]
     assert bench.lease(2, SECOND) == [Send(SECOND, PushTasks([(F.id, "f", b"pickle of f")], [wire(task)]))]
     bench.hear(LeaseLost(lease_id(2), "killed by SIGKILL"))
@@ -225,7 +231,7 @@ def test_a_blocked_worker_s_unbegun_tasks_go_elsewhere(bench: Bench) -> None:
 
     effects = bench.hear(TasksReturned([second.count], blocked=True), WORKER)
 
-    assert effects == [Send(RAYLET, RequestLeases([lease_id(2)], ONE_CPU, []))]
+    assert effects == [asks_for(2)]
     assert bench.lease(2, SECOND) == [Send(SECOND, PushTasks([(F.id, "f", b"pickle of f")], [wire(second)]))]
 
 
@@ -269,7 +275,7 @@ def test_a_worker_that_has_had_its_calls_is_retired_and_the_next_task_gets_anoth
     bench.submit(first)
     bench.lease(1)
     bench.done(first)
-    request = Send(RAYLET, RequestLeases([lease_id(2)], ONE_CPU, []))
+    request = asks_for(2)
     assert [e for e in bench.submit(second, third) if e == request] == [request]
 
     assert bench.done(second) == [Send(RAYLET, RetireWorkers([lease_id(1)]))]
@@ -308,14 +314,14 @@ def test_tasks_of_another_priority_ask_for_workers_of_their_own(bench: Bench) ->
     urgent = bench.task()
     urgent.shape = bench.owner.leasing.shape(ONE_CPU, True, priority=5)
 
-    assert bench.submit(urgent) == [Send(RAYLET, RequestLeases([lease_id(1)], ONE_CPU, [], priority=5))]
+    assert bench.submit(urgent) == [asks_for(1, priority=5)]
 
 
 def test_a_reclaimed_lease_goes_back_as_soon_as_it_is_idle(bench: Bench) -> None:
     task = bench.running()
     assert bench.hear(ReclaimLeases([lease_id(1)])) == []
     more = bench.task()
-    assert bench.submit(more) == [Send(RAYLET, RequestLeases([lease_id(2)], ONE_CPU, []))]
+    assert bench.submit(more) == [asks_for(2)]
 
     assert Send(RAYLET, ReturnLeases([lease_id(1)])) in bench.done(task)
 
@@ -416,9 +422,7 @@ def test_a_borrowed_object_is_asked_for_once_and_answers_all_who_wait(bench: Ben
     first, second = bench.task(refs=[entry]), bench.task(refs=[entry])
 
     assert bench.submit(first, second) == [Send(REMOTE, AskObjects([theirs]))]
-    assert bench.hear(ObjectReady(theirs, b"value"), REMOTE) == [
-        Send(RAYLET, RequestLeases([lease_id(1), lease_id(2)], ONE_CPU, []))
-    ]
+    assert bench.hear(ObjectReady(theirs, b"value"), REMOTE) == [asks_for(1, 2)]
 
 
 def test_an_object_whose_owner_died_fails_instead_of_waiting_for_ever(bench: Bench) -> None:
@@ -685,7 +689,7 @@ def _out_of_memory(bench: Bench, number: int) -> list[Effect]:
 def test_a_task_ended_for_memory_runs_again_so_often_and_then_fails_with_the_reason(bench: Bench) -> None:
     task = bench.running(retries=1)  # its retries are for crashes
     for number in range(1, OwnerLimits().oom_retries + 1):
-        asked = Send(RAYLET, RequestLeases([lease_id(number + 1)], ONE_CPU, []))
+        asked = asks_for(number + 1)
         assert asked in _out_of_memory(bench, number)
         bench.lease(number + 1)
         assert task.returns[0].value is None

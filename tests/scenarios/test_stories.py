@@ -21,7 +21,7 @@ M1 .. of e, BL1 .. of bd; objects o1 .. of d, p1 .. of bd; actors A1 .. of d; ra
 
 from __future__ import annotations
 
-import dataclasses
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +97,7 @@ def _show(value: Any) -> str:
     if isinstance(value, (messages.StartActor, messages.JoinNode)):
         first = list(_fields(value).values())[:2]
         return f"{type(value).__name__}({', '.join(map(_show, first))}, ...)"
-    if dataclasses.is_dataclass(value):
+    if hasattr(value, "__match_args__"):
         return f"{type(value).__name__}({', '.join(map(_show, _telling(value)))})"
     if isinstance(value, (list, tuple)):
         return f"[{' '.join(map(_show, value))}]"
@@ -107,15 +107,17 @@ def _show(value: Any) -> str:
 
 
 def _fields(value: Any) -> dict[str, Any]:
-    return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    return {name: getattr(value, name) for name in type(value).__match_args__}
 
 
 def _telling(value: Any) -> list[Any]:
     """Its fields' values, without those at the end that are what they are when nobody gives them."""
-    fields = list(dataclasses.fields(value))
-    while fields and fields[-1].default == getattr(value, fields[-1].name):
-        fields.pop()
-    return [getattr(value, field.name) for field in fields]
+    fields = _fields(value)
+    for name, parameter in reversed([*inspect.signature(type(value)).parameters.items()]):
+        if parameter.default != fields[name]:
+            break
+        del fields[name]
+    return list(fields.values())
 
 
 def _line(effect: Effect) -> str:

@@ -6,7 +6,6 @@ import os
 import pickle
 import random
 from collections.abc import Callable
-from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -14,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparkray_core import ids
+from sparkray_core.frozen import field_names
 from sparkray_core.messages import MESSAGES, LeaseGranted, Message, WorkerBlocked
 from sparkray_core.wire.codec import (
     ENVELOPE_BYTES,
@@ -45,7 +45,7 @@ primitives = st.recursive(
 
 
 def a_message(kind: Callable[..., Message], field: Callable[[], Any]) -> Message:
-    return kind(*(field() for _ in fields(kind)))  # type: ignore[arg-type]
+    return kind(*(field() for _ in field_names(kind)))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("number", "kind"), KINDS)

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from sparkray_core.frozen import frozen
 from sparkray_core.ids import NodeId, ObjectId, ProcessId
 from sparkray_core.messages import Message
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Send:
     to: ProcessId
     message: Message
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SendFrom:
     """Pass a message on with its first sender on the envelope, so that the answer goes to that one."""
 
@@ -23,21 +22,21 @@ class SendFrom:
     message: Message
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class WakeAt:
     """A `ClockTicked` is wanted at this time (seconds on the caller's monotonic clock). The earliest one counts."""
 
     at: float
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class StartWorker:
     """Node: have the zygote fork a worker of this id. Answered by its `RegisterProcess`, or by `WorkerExited`."""
 
     worker: ProcessId
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class KillWorker:
     """Node: SIGKILL it now. Answered by `WorkerExited`."""
 
@@ -45,7 +44,7 @@ class KillWorker:
     why: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SendChunk:
     """Node: read the range out of the segment and send it as `ObjectChunk`. (The model never touches bytes.)"""
 
@@ -57,7 +56,7 @@ class SendChunk:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class WriteChunk:
     """Node: put received bytes into the segment."""
 
@@ -65,7 +64,7 @@ class WriteChunk:
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PunchHole:
     """Node: give the pages of a freed large object back to the system."""
 
@@ -73,7 +72,7 @@ class PunchHole:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SpillObjects:
     """Node: write these ranges of the segment to a new file of this number. Answered by `Spilled` or `SpillFailed`."""
 
@@ -82,7 +81,7 @@ class SpillObjects:
     pieces: tuple[tuple[int, int, int], ...]  # (offset in the segment, first byte in the file, bytes)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RestoreObject:
     """Node: read an object back from its file into the segment. Answered by `Restored` or `RestoreFailed`."""
 
@@ -93,7 +92,7 @@ class RestoreObject:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SendSpilled:
     """Node: like `SendChunk`, of an object that is on disk only. (`NotHere`, if it cannot be read.)"""
 
@@ -106,14 +105,14 @@ class SendSpilled:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class DropSpilled:
     """Node: remove the file; all that was in it is freed."""
 
     file: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ConnectPeer:
     """Raylet or head: this node can be reached there from now on."""
 
@@ -121,14 +120,14 @@ class ConnectPeer:
     address: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ForgetPeer:
     """Raylet or head: close what leads to this node; it is dead to us."""
 
     node: NodeId
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Stop:
     """Head or raylet: end this process, and with it the node."""
 

@@ -3,31 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
+from sparkray_core.frozen import frozen
 from sparkray_core.ids import NodeId, ObjectId, ProcessId
 from sparkray_core.messages import Message
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Received:
     sender: ProcessId
     message: Message
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ClockTicked:
     """Time went by; `handle`'s `now` says how far."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ConnectionLost:
     """Node: a local process closed its connection (it is dead or dying)."""
 
     process: ProcessId
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class WorkerExited:
     """Node: the zygote reaped this worker."""
 
@@ -36,7 +36,7 @@ class WorkerExited:
     no_memory: bool = False  # by the system, because memory ran out
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PeerLost:
     """Node or head: a peer node is silent past the limit, its connection is refused, or it came back as another."""
 
@@ -44,7 +44,7 @@ class PeerLost:
     why: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Undelivered:
     """Node: a frame came for a process of this node that is not connected, or for a node that is buried."""
 
@@ -52,14 +52,14 @@ class Undelivered:
     to: ProcessId
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Spilled:
     """Node: the file is written."""
 
     file: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SpillFailed:
     """Node: the file is not there, nor any part of it."""
 
@@ -68,14 +68,14 @@ class SpillFailed:
     full: bool  # for want of space
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Restored:
     """Node: the object is in the segment again."""
 
     object: ObjectId
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RestoreFailed:
     """Node: its file cannot be read."""
 
@@ -83,7 +83,7 @@ class RestoreFailed:
     why: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class MemoryRead:
     """Node: so much of the memory that it may use is in use. Told while it is too much, or was lately."""
 

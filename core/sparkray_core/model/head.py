@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
+from sparkray_core.frozen import replaced
 from sparkray_core.ids import LeaseId, NodeId, ProcessId, node_of, owner_of, raylet_of
 from sparkray_core.messages import (
     ActorChanged,
@@ -297,7 +298,7 @@ class Head:
             for lease in share:
                 self.nodes.all[node].place(asked.resources, lease=lease)
                 self.placed_at[lease] = node
-            self.out.append(SendFrom(raylet_of(node), owner, replace(asked, leases=share, placed=True)))
+            self.out.append(SendFrom(raylet_of(node), owner, replaced(asked, leases=share, placed=True)))
         return True
 
     def _send_owed_table(self, now: float) -> None:

@@ -25,6 +25,8 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sparkray_core.frozen import frozen
+
 ACK_DELAY_S = 0.02  # how long an acknowledgement waits for a payload to travel with
 ACK_PACKETS = 32  # or so many packets
 FIRST_TIMEOUT_S = 0.5  # until a round trip was measured
@@ -44,28 +46,28 @@ _read_header = _HEADER.unpack_from
 _NOBODY = bytes(8)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Transmit:
     """Put this packet on the network, towards the peer."""
 
     packet: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Deliver:
     """These arrived: each once, in the order in which they were sent."""
 
     payloads: list[bytes]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PeerRestarted:
     """Another life of the peer answers. What was sent before this effect is for the earlier one and is dropped."""
 
     unacknowledged: int  # payloads dropped here; each may have been delivered or not
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PeerSilent:
     """Nothing was heard for so long, though something was due. Told once per silence; the link goes on trying."""
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from sparkray_core.frozen import replaced
 from sparkray_core.ids import HEAD, HEAD_NODE, LeaseId, NodeId, ProcessId, node_of, owner_of, raylet_of
 from sparkray_core.messages import (
     FAILED,
@@ -416,7 +417,7 @@ class Node:
             else:
                 onward.append(lease)
         if onward:
-            self.out.append(SendFrom(HEAD, owner, replace(message, leases=onward)))
+            self.out.append(SendFrom(HEAD, owner, replaced(message, leases=onward)))
 
     def _known(self, owner: ProcessId, lease: LeaseId) -> bool:
         """Asked before. The same answer is given again."""

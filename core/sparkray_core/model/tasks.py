@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 
+from sparkray_core.frozen import frozen
 from sparkray_core.ids import ActorId, FunctionId, LeaseId, NodeId, ObjectId, ProcessId
 from sparkray_core.messages import Resources, Value
 from sparkray_core.model.entries import Entry, is_failure
@@ -18,7 +18,7 @@ from sparkray_core.model.streams import Stream
 from sparkray_core.settings import Settings
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class OwnerLimits:
     """How the owner paces itself."""
 
@@ -32,7 +32,7 @@ class OwnerLimits:
     steal_after_s: float = 0.005  # how long one lease idles beside a loaded one before it is given half the load
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Function:
     """A remote function or actor class as it travels: once to each worker."""
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
-from dataclasses import fields
 from io import BytesIO
 from operator import attrgetter
 from typing import Any, NoReturn
 
+from sparkray_core.frozen import field_names
 from sparkray_core.ids import ProcessId
 from sparkray_core.messages import MESSAGES, Message
 from sparkray_core.wire import checking
@@ -37,7 +37,7 @@ class BadFrame(Exception):
 
 
 def _getter(message_type: type[Message]) -> Callable[[Any], tuple[Any, ...]]:
-    names = [field.name for field in fields(message_type)]
+    names = field_names(message_type)
     if len(names) > 1:
         return attrgetter(*names)
     if names:
@@ -47,7 +47,7 @@ def _getter(message_type: type[Message]) -> Callable[[Any], tuple[Any, ...]]:
 
 
 _ENCODE = {kind: ((number,), _getter(kind)) for number, kind in MESSAGES.items()}
-_DECODE = {number: (kind, len(fields(kind)) + 1) for number, kind in MESSAGES.items()}
+_DECODE = {number: (kind, len(field_names(kind)) + 1) for number, kind in MESSAGES.items()}
 
 
 class _Unpickler(pickle.Unpickler):
