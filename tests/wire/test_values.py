@@ -350,6 +350,13 @@ def test_lambdas_and_closures_come_back(way: Way) -> None:
     assert way(lambda x: x + offset)(1) == 11
 
 
+def test_a_function_that_travels_by_value_keeps_the_name_of_its_file(way: Way) -> None:
+    """Tracebacks show the line."""
+    there = way(lambda: 1 / 0)
+    assert there.__code__.co_filename == __file__
+    assert there.__code__.co_firstlineno > 1
+
+
 def test_functions_and_classes_of_main_travel_by_value() -> None:
     script = """
 import sys
