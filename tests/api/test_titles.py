@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import sparkray
+from sparkray_core.run.output import LOOK_S
 from sparkray_core.run.processes import LINUX
 
 pytestmark = pytest.mark.skipif(not LINUX, reason="reads /proc")
@@ -84,6 +85,21 @@ def test_an_actor_is_titled_by_its_class(ray: Any) -> None:
     pid, variable = sparkray.get(counter.pid.remote())
     assert title(pid) == "sparkray: actor Counter"
     assert variable is None
+
+
+def test_an_actor_is_titled_by_its_class_while_its_constructor_runs(ray: Any) -> None:
+    class Slow:
+        def __init__(self) -> None:
+            self.seen = set()
+            until = time.monotonic() + 3 * LOOK_S  # so often the side thread looks whether the title is right
+            while time.monotonic() < until:
+                self.seen.add(title(os.getpid()))
+                time.sleep(LOOK_S / 10)
+
+        def titles(self) -> set[str]:
+            return self.seen
+
+    assert sparkray.get(ray.remote(Slow).remote().titles.remote()) == {"sparkray: actor Slow"}
 
 
 def test_the_driver_keeps_its_own_title(ray: Any) -> None:

@@ -429,7 +429,7 @@ class Worker:
             self._looked_at = time.monotonic()
             with self.core.lock:
                 self.send_output()
-                if self._idle is None and self.host is None and self._titled != self.working_on:
+                if self._idle is None and self.start is None and self._titled != self.working_on:
                     self._set_title(self.working_on)
 
     def _set_title(self, working_on: str) -> None:
@@ -468,9 +468,10 @@ class Worker:
     # ------------------------------------------------------------------ actors
     def _become(self, start: StartActor) -> None:
         core = self.core
-        self.start = current_task.actor = start
-        self.work_giver, self.working_on = owner_of(start.actor), start.name
-        processes.set_title(f"actor {start.name}", "sparkray-worker")
+        with core.lock:  # the side thread sets titles, too
+            self.start = current_task.actor = start
+            self.work_giver, self.working_on = owner_of(start.actor), start.name
+            processes.set_title(f"actor {start.name}", "sparkray-worker")
         found: list[Any] = []
         begin = clock()
         count = count_of(start.actor)
