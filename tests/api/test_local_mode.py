@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import pdb
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +14,10 @@ import pytest
 import sparkray
 from sparkray.exceptions import ActorDiedError, RaySystemError, TaskUnschedulableError
 from sparkray.session import core
-from sparkray_core.ids import HEAD
+from sparkray_core.ids import HEAD, ProcessId
+from sparkray_core.messages import Message, TaskResults
+
+LIMIT_S = 20.0
 
 
 @pytest.fixture
@@ -131,3 +135,52 @@ def test_restarts_and_retries_are_there(ray: Any) -> None:
     ray.kill(actor)
     with pytest.raises(ActorDiedError):
         ray.get(actor.run.remote(1))
+
+
+def test_a_thread_waits_for_a_result_that_another_thread_is_just_bringing(
+    ray: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the end of a task's code and its value's arrival nothing seems to go on, to anybody else."""
+
+    class Gate:
+        def __init__(self) -> None:
+            self.opened = asyncio.Event()
+
+        async def wait(self) -> int:
+            await self.opened.wait()
+            return 7
+
+        async def open(self) -> None:
+            self.opened.set()
+
+    @ray.remote
+    def double(x: int) -> int:
+        return 2 * x
+
+    gate = ray.remote(Gate).remote()
+    doubled = double.remote(gate.wait.remote())
+    here: Any = core()
+    tell, brings, waits = here._tell, threading.Event(), threading.Event()
+
+    def tell_slowly(sender: ProcessId, message: Message) -> None:
+        if isinstance(message, TaskResults) and sender not in here._by_worker:  # of no actor, so of `double`
+            brings.set()
+            assert waits.wait(LIMIT_S)
+        tell(sender, message)
+
+    def look_twice() -> Any:
+        looks.append(1)
+        if len(looks) == 2:
+            waits.set()
+        return others_run()
+
+    looks: list[int] = []
+    others_run = here._others_run
+    monkeypatch.setattr(here, "_tell", tell_slowly)
+    opener = threading.Thread(target=lambda: ray.get([gate.open.remote(), doubled]))
+    opener.start()
+    assert brings.wait(LIMIT_S)
+    monkeypatch.setattr(here, "_others_run", look_twice)
+
+    assert ray.get(doubled) == 14
+    opener.join(LIMIT_S)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import itertools
 import threading
 import time
 from collections import deque
@@ -80,6 +81,37 @@ class _LocalActor:
     dead: ActorChanged | None = None
 
 
+class _Busy:
+    """`with busy:` around each thing that may bring a value: which of them are under way, and how many have ended."""
+
+    def __init__(self) -> None:
+        self.ended = 0
+        self._lock = threading.Lock()
+        self._running = 0  # nested ones, and those of all threads
+        self._own = threading.local()
+
+    @property
+    def anybody(self) -> bool:
+        return self._running > 0
+
+    @property
+    def others(self) -> bool:
+        """Whether another thread is at one."""
+        mine: int = getattr(self._own, "running", 0)
+        return self._running > mine
+
+    def __enter__(self) -> None:
+        self._own.running = getattr(self._own, "running", 0) + 1
+        with self._lock:
+            self._running += 1
+
+    def __exit__(self, *_: object) -> None:
+        self._own.running -= 1
+        with self._lock:
+            self._running -= 1
+            self.ended += 1
+
+
 class LocalCore(Core):
     """A session in one process. It has the methods of `Core`, and no socket."""
 
@@ -99,9 +131,8 @@ class LocalCore(Core):
         self._by_worker: dict[ProcessId, _LocalActor] = {}
         self._names = ActorNames()
         self._loops: list[asyncio.AbstractEventLoop] = []
-        self._workers = 0
-        self._running = 0  # pieces of user code, nested ones and those of other threads included
-        self._depth = threading.local()  # how many of them are this thread's
+        self._workers = itertools.count(1)
+        self._busy = _Busy()
 
     # ------------------------------------------------------------------ session
     def connect(self) -> None:
@@ -137,7 +168,7 @@ class LocalCore(Core):
 
     def notify(self, entry: Entry, callback: Callable[[], object]) -> None:
         self.look()
-        if entry.value is None and not self._running:
+        if entry.value is None and not self._busy.anybody:
             self._wait(Getter(0), [entry], 1, None)
         super().notify(entry, callback)
 
@@ -161,6 +192,7 @@ class LocalCore(Core):
         missing = [entry for entry in entries if entry.value is None]
         getter.missing = wanted - (len(entries) - len(missing))
         while True:
+            ended = self._busy.ended
             moved = self._drain()
             there = [entry for entry in missing if entry.value is not None]
             if getter.fail_fast is not None:
@@ -172,7 +204,8 @@ class LocalCore(Core):
             if deadline is not None and now() >= deadline:
                 return
             if not moved:
-                if not self._others_run():
+                # What another thread took out of the mail is on its way, or came between our two looks.
+                if not self._others_run() and ended == self._busy.ended:
                     if deadline is not None:
                         return
                     raise errors.RaySystemError(
@@ -183,8 +216,7 @@ class LocalCore(Core):
 
     def _others_run(self) -> bool:
         """Whether a coroutine or a thread of the user's may still bring something."""
-        mine: int = getattr(self._depth, "count", 0)
-        return self._running > mine or any(actor.coroutines for actor in self._actors.values())
+        return self._busy.others or any(actor.coroutines for actor in self._actors.values())
 
     def ask(self, to: ProcessId, what: str) -> Any:
         if what == "nodes":
@@ -215,12 +247,23 @@ class LocalCore(Core):
         """Deal with what was wished for and run what is to be run. Whether there was anything."""
         moved = False
         while self._mail or self._tasks:
-            moved = True
-            if self._mail:
-                self._deliver(*self._mail.popleft())
-            else:
-                self._run(*self._tasks.popleft())
+            with self._busy:  # from before it is taken: whoever finds nothing more must know that somebody is at it
+                moved = self._step() or moved
         return self._turn_loops() or moved
+
+    def _step(self) -> bool:
+        """Deal with one message, or run one task, unless another thread was quicker."""
+        try:
+            to, message = self._mail.popleft()
+        except IndexError:
+            try:
+                worker, task = self._tasks.popleft()
+            except IndexError:
+                return False
+            self._run(worker, task)
+        else:
+            self._deliver(to, message)
+        return True
 
     def _deliver(self, to: ProcessId, message: Message) -> None:
         match message:
@@ -252,8 +295,7 @@ class LocalCore(Core):
             self._perform(self.owner.handle(sender, message, now()))
 
     def _new_worker(self) -> ProcessId:
-        self._workers += 1
-        return ProcessId(self.node + (1 << 56 | self._workers).to_bytes(8, "big"))
+        return ProcessId(self.node + (1 << 56 | next(self._workers)).to_bytes(8, "big"))
 
     def _grant(self, message: RequestLeases) -> None:
         for lease in message.leases:
@@ -304,13 +346,10 @@ class LocalCore(Core):
         before, current_task.actor = current_task.actor, actor.start if actor is not None else None
         loop = asyncio._get_running_loop()
         asyncio._set_running_loop(None)
-        self._running += 1
-        self._depth.count = getattr(self._depth, "count", 0) + 1
         try:
-            yield
+            with self._busy:
+                yield
         finally:
-            self._running -= 1
-            self._depth.count -= 1
             asyncio._set_running_loop(loop)
             current_task.actor = before
 
