@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from sparkray.job_config import LoggingConfig
     from sparkray.runtime_context import get_gpu_ids
     from sparkray.spark_session import init_spark_on_local
+    from sparkray.standalone import init_spark_standalone, stop_spark_standalone
 
 __version__ = "0.1.0.dev0"
 
@@ -65,6 +66,7 @@ __all__ = [
     "get_runtime_context",
     "init",
     "init_spark_on_local",
+    "init_spark_standalone",
     "is_initialized",
     "kill",
     "method",
@@ -72,6 +74,7 @@ __all__ = [
     "put",
     "remote",
     "shutdown",
+    "stop_spark_standalone",
     "timeline",
     "util",
     "wait",
@@ -87,6 +90,8 @@ _LATER = {
     "explain": "sparkray.explaining",
     "get_gpu_ids": "sparkray.runtime_context",
     "init_spark_on_local": "sparkray.spark_session",
+    "init_spark_standalone": "sparkray.standalone",
+    "stop_spark_standalone": "sparkray.standalone",
     "timeline": "sparkray.chrome_trace",
     "util": "sparkray.util",
 }

@@ -22,27 +22,18 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from sparkray import session
+from sparkray.bigdl_arguments import warn_of_obsolete
 from sparkray.cluster_session import ClusterSession, ExecutorNode
 from sparkray.ending import StopReport
 from sparkray.environments import environment
 from sparkray.executor_main import StartOrder, measure_host, module_path
+from sparkray.init_arguments import known_to_us
 from sparkray.launch import launch
 from sparkray.options import thousandths
+from sparkray.preflight import LaunchPlan, look, look_or_wait
 from sparkray.rendezvous import Rendezvous, numeric_address
 from sparkray.runtime_env import checked
-from sparkray.sizing import (
-    NodePlan,
-    NoExecutorYet,
-    Spark,
-    UnfitSpark,
-    Wishes,
-    is_local,
-    memory_bytes,
-    plan,
-    show_bytes,
-    store_bytes_on,
-)
-from sparkray.spark_facts import registered_executors, total_slots, wait_for_executors
+from sparkray.sizing import NodePlan, UnfitSpark, Wishes, is_local, memory_bytes, show_bytes, store_bytes_on
 from sparkray_core.ids import new_node_id
 from sparkray_core.run.config import TOLD_LATER, NodeConfig, ProcessTie
 from sparkray_core.run.core import Core
@@ -75,11 +66,13 @@ class RayContext:
         labels: Mapping[str, str] | None = None,
         env: Mapping[str, str] | None = None,
         verbose: bool = False,
+        system_config: Mapping[str, Any] | None = None,
         namespace: str | None = None,
         log_to_driver: bool = True,
         start_timeout: float | None = None,
         settings: Mapping[str, Any] | None = None,
         runtime_env: Mapping[str, Any] | None = None,
+        **obsolete: Any,
     ) -> None:
         """
         Args:
@@ -92,22 +85,25 @@ class RayContext:
             resources: further resources of each node by name, to be asked for with `resources=`.
             labels: names and values that describe each node.
             env: environment variables for all of sparkray's processes, workers included.
-            verbose: say on stderr what happens during the start.
+            verbose: say on stderr what is going to be started, and what happens meanwhile.
+            system_config: Ray's; of it, the names are taken that are a setting's.
             namespace: of the names of actors, where none is given with the name.
             log_to_driver: show what workers print, with the name and pid of who printed it.
             start_timeout: seconds for the whole of it; the setting `start_limit_s` if not given.
             settings: by name; see `docs/settings.md`. What is not given is taken from the driver's environment, then
                 from a file.
             runtime_env: of all tasks and actors, which may lay their own over it: see `sparkray.runtime_env`.
+            obsolete: further arguments of BigDL's (`bigdl_arguments`); a DeprecationWarning says what replaces them.
 
         Raises:
-            TypeError: `sc` is neither; Spark Connect has no SparkContext.
+            TypeError: an unknown argument; `sc` is neither; Spark Connect has no SparkContext.
             ValueError: an argument out of range; `BadSetting`, if it is a setting.
         """
+        warn_of_obsolete(obsolete, "RayContext", stacklevel=3)
         self.sc = _spark_context(sc)
         self.num_ray_nodes = num_ray_nodes
         self.ray_node_cpu_cores = ray_node_cpu_cores
-        self.settings = resolve(settings)
+        self.settings = resolve({**known_to_us(system_config), **(settings or {})})
         if start_timeout is not None and start_timeout <= 0:
             raise ValueError(f"start_timeout must be above 0 seconds, not {start_timeout!r}")
         self.object_store_memory = memory_bytes(object_store_memory)
@@ -170,8 +166,13 @@ class RayContext:
         return self.core.token
 
     # ------------------------------------------------------------------ start
-    def init(self) -> dict[str, Any]:
+    def init(self, driver_cores: int = 0, **obsolete: Any) -> dict[str, Any]:
         """Start the nodes, and make their session the one of this process. A second call changes nothing.
+
+        Args:
+            driver_cores: CPUs that the driver's own node hands out; in local mode its node is the only one, and this
+                changes nothing.
+            obsolete: as for `RayContext`.
 
         Returns:
             Addresses, under the names that Ray's `init` uses.
@@ -181,6 +182,9 @@ class RayContext:
             StartFailed, NodeStartError: they did not come up. Nothing is left of them.
             RuntimeError: another session is up in this process, or the SparkContext is stopped.
         """
+        warn_of_obsolete(obsolete, "RayContext.init", stacklevel=3)
+        if isinstance(driver_cores, bool) or not isinstance(driver_cores, int) or driver_cores < 0:
+            raise ValueError(f"driver_cores must be a whole number of 0 or more, not {driver_cores!r}")
         with self._lock:
             if self.initialized:
                 return self.address_info
@@ -194,15 +198,19 @@ class RayContext:
                 )
             began = time.monotonic()
             deadline = began + self.start_timeout
-            chosen = self._plan(deadline)
-            self._tell(f"{_count(chosen.nodes)} of {chosen.cores or 'all'} CPUs, in the executors of {self.sc.master}")
+            wishes, share = self._wishes(), self.settings.object_store_share
+            looked = look_or_wait(self.sc, wishes, self.start_timeout, share, deadline)
+            chosen = looked.nodes
+            self._tell(f"to be started:\n{looked}")
+            for note in chosen.notes:
+                log.warning("%s", note)
             self._session = started = ClusterSession(self.env, self.start_timeout, self.log_to_driver, self.settings)
             sweep(started.base_folder, self.settings.keep_logs)
             try:
                 if chosen.in_driver:
                     self._start_local(chosen, started)
                 else:
-                    self._start_cluster(chosen, started, deadline)
+                    self._start_cluster(chosen, started, deadline, driver_cores)
                 started.hook(self.sc, self.stop)
                 self.core.env = environment(self.core, self.runtime_env)
                 session.adopt(self)
@@ -214,18 +222,18 @@ class RayContext:
             RayContext._active = self
             return self.address_info
 
-    def _plan(self, deadline: float) -> NodePlan:
-        master, settings = str(self.sc.master), dict(self.sc.getConf().getAll())
-        wishes = Wishes(self.num_ray_nodes, self.ray_node_cpu_cores, self.object_store_memory)
-        if is_local(master):
-            return plan(Spark(master, settings), measure_host(), wishes)
-        try:
-            spark = Spark(master, settings, registered_executors(self.sc), total_slots(self.sc) or 0)
-            return plan(spark, measure_host(), wishes)
-        except NoExecutorYet:
-            wait_for_executors(self.sc, 1, deadline)
-            spark = Spark(master, settings, registered_executors(self.sc), total_slots(self.sc) or 0)
-            return plan(spark, measure_host(), wishes)
+    def plan(self) -> LaunchPlan:
+        """Show what `init` would start, on stdout, and start nothing.
+
+        Raises:
+            UnfitSpark: `init` could not; the text says which setting to change.
+        """
+        found = look(self.sc, self._wishes(), self.start_timeout, self.settings.object_store_share)
+        sys.stdout.write(f"{found}\n")
+        return found
+
+    def _wishes(self) -> Wishes:
+        return Wishes(self.num_ray_nodes, self.ray_node_cpu_cores, self.object_store_memory)
 
     def _start_local(self, chosen: NodePlan, started: ClusterSession) -> None:
         """The JVM is the driver's and dies with this process; so a node tied to it dies with either."""
@@ -268,7 +276,7 @@ class RayContext:
             )
         ]
 
-    def _start_cluster(self, chosen: NodePlan, started: ClusterSession, deadline: float) -> None:
+    def _start_cluster(self, chosen: NodePlan, started: ClusterSession, deadline: float, driver_cores: int) -> None:
         from sparkray_core.wire.zmq_transport import new_session_keys  # zmq is not needed in local mode
 
         here = chosen.same_machine
@@ -283,7 +291,7 @@ class RayContext:
             token=new_token(),
             is_head=False,
             head_address=TOLD_LATER,
-            resources={},
+            resources={"CPU": driver_cores * 1000} if driver_cores else {},
             store_bytes=store_bytes_on(
                 measure_host(),
                 chosen.nodes + 1 if here else 1,
@@ -294,7 +302,7 @@ class RayContext:
             curve_secret=secret,
             bind_host=numeric_address(listen_on),
             host=host,
-            prestart=0,
+            prestart=self.settings.prestarted(driver_cores) if driver_cores else 0,
             sys_path=module_path(),
             cwd=os.getcwd(),
             namespace=self.namespace,
@@ -364,6 +372,15 @@ class RayContext:
     def disconnect(self) -> None:
         """The same as `stop`, by Ray's name for it."""
         self.stop()
+
+    def purge(self) -> None:
+        """The same as `stop`, by BigDL's name for what ended the nodes, too."""
+        self.stop()
+
+    @property
+    def redis_address(self) -> str | None:
+        """The head's address, by the name that BigDL uses; None while nothing runs."""
+        return self.address_info.get("redis_address")
 
     def __enter__(self) -> RayContext:
         self.init()

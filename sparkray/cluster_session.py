@@ -137,6 +137,7 @@ class ClusterSession:
         return {
             "address": own.head_address,
             "gcs_address": own.head_address,
+            "redis_address": own.head_address,  # so BigDL's users know it
             "node_id": self.core.node.hex(),
             "node_ip_address": own.config.host,
             "session_dir": own.folder,

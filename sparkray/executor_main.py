@@ -22,8 +22,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import sparkray
+from sparkray.containers import PROCESS_BYTES
 from sparkray.rendezvous import Meeting, MeetingEnded, numeric_address
-from sparkray.sizing import Host, UnfitSpark, elect, host_of, store_bytes_on
+from sparkray.sizing import Host, UnfitSpark, elect, host_of, python_limit_told, store_bytes_on
 from sparkray_core.errors import RaySystemError
 from sparkray_core.ids import NodeId, new_node_id
 from sparkray_core.run.config import TOLD_LATER, NodeConfig, ProcessTie, default_base_folder
@@ -139,17 +140,15 @@ def _hears_of_head(meeting: Meeting, starting: StartingNode, limit: float) -> bo
 
 
 def _config(order: StartOrder, hosts_head: bool, address: str, neighbours: int, jvm: Identity) -> NodeConfig:
-    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if soft != resource.RLIM_INFINITY:
-        raise UnfitSpark(
-            f"Spark's Python workers may use {soft} bytes of address space, and all that they start inherits that "
-            "limit: unset spark.executor.pyspark.memory"
-        )
     host = measure_host()
     reached_at = "127.0.0.1" if order.same_machine else _reached_at(address)
     cores = order.cores or host.cpus
     settings = Settings(**order.settings)
     stores = neighbours + 1 if order.same_machine else neighbours  # the driver's own
+    store = store_bytes_on(host, stores, order.store_bytes, settings.object_store_share)
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if soft != resource.RLIM_INFINITY and soft < PROCESS_BYTES + store:
+        raise UnfitSpark(python_limit_told(soft, PROCESS_BYTES + store))
     return NodeConfig(
         session=order.session,
         node=new_node_id(),
@@ -157,7 +156,7 @@ def _config(order: StartOrder, hosts_head: bool, address: str, neighbours: int, 
         is_head=hosts_head,
         head_address=None if hosts_head else TOLD_LATER,
         resources={"CPU": cores * 1000, **order.resources},
-        store_bytes=store_bytes_on(host, stores, order.store_bytes, settings.object_store_share),
+        store_bytes=store,
         curve_public=order.curve_public,
         curve_secret=order.curve_secret,
         base_folder=order.base_folder or default_base_folder(),

@@ -139,7 +139,7 @@ def sort_out(
         keywords.setdefault("base_folder", hidden["_temp_dir"])
     if settings is not None and not isinstance(settings, Mapping):
         raise BadSetting(f"settings must be a dict of names and values, not {settings!r}")
-    return {**_known_to_us(system_config), **(settings or {}), **keywords}, hidden
+    return {**known_to_us(system_config), **(settings or {}), **keywords}, hidden
 
 
 def _hint(name: str, known: list[str]) -> str:
@@ -149,7 +149,7 @@ def _hint(name: str, known: list[str]) -> str:
     return f" Did you mean {near[0]}?" if near else ""
 
 
-def _known_to_us(system_config: Mapping[str, Any] | None) -> dict[str, Any]:
+def known_to_us(system_config: Mapping[str, Any] | None) -> dict[str, Any]:
     if system_config is None:
         return {}
     _kind("_system_config", system_config, Mapping)

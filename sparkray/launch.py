@@ -16,7 +16,7 @@ from sparkray.gathering import Gathering
 from sparkray.rendezvous import Guest, Left, Rendezvous, Said
 from sparkray.ship import ship_sparkray
 from sparkray.sizing import NodePlan, UnfitSpark
-from sparkray.spark_facts import busy_with, in_one_sentence, total_slots, wait_for_executors
+from sparkray.spark_facts import in_one_sentence, slots_of, total_slots, wait_for_executors
 from sparkray_core import errors
 from sparkray_core.errors import RaySystemError
 
@@ -238,7 +238,7 @@ class _Attempt:
             )
         return (
             f"Spark did not run the {gathering.nodes} tasks that start the nodes, all at one time, within {limit}. "
-            f"{busy_with(self._sc, self._group)}. Try again when there are free slots, or raise start_timeout"
+            f"{slots_of(self._sc, self._group).holders()}. Try again when there are free slots, or raise start_timeout"
         )
 
 

@@ -6,11 +6,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from sparkray.containers import LEAST_STORE, PROCESS_BYTES, Container, container_of, python_limit
 from sparkray_core.errors import RaySystemError
 from sparkray_core.settings import Settings, size_in_bytes
 
 _YARN_K8S_INSTANCES = 2  # Spark's default of spark.executor.instances there
 _LOCAL = re.compile(r"local(?:\[\s*(\d+|\*)\s*(?:,\s*\d+\s*)?\])?")
+_LOOPBACK = re.compile(r"127(?:\.\d+){3}")
 _LOCAL_CLUSTER = re.compile(r"local-cluster\[\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*\]")
 
 
@@ -58,6 +60,8 @@ class NodePlan:
     cores: int | None  # CPUs that each node hands out; None: those of its host
     slots_each: int | None  # tasks that one executor runs at a time; None: not known before they are there
     store_bytes: int | None  # of each node; None: by `store_bytes_on`
+    container: Container | None = None  # of each executor; None: its host is the only limit
+    notes: tuple[str, ...] = ()  # what may go wrong later, and what to set against it
 
     def tasks_for_all_slots(self, slots: int) -> int:
         """Tasks of a barrier stage that must reach every executor, because no slot is left out."""
@@ -110,14 +114,63 @@ def plan(spark: Spark, host: Host, wishes: Wishes) -> NodePlan:
         )
     if cores is None and spark.executors:
         cores = spark.slots * task_cpus // spark.executors or None
+    container = container_of(spark.master, spark.settings)
+    notes = _fit(container, wishes.store_bytes)
+    store = wishes.store_bytes if wishes.store_bytes or container is None else container.store
+    _fit_python(spark.settings, cores, store)
     return NodePlan(
         in_driver=False,
-        same_machine=local_cluster is not None,
+        same_machine=local_cluster is not None or _is_loopback(spark.settings.get("spark.driver.host", "")),
         nodes=nodes,
         executors=max(executors, nodes),
         cores=wishes.cores or cores,
         slots_each=None if cores is None else max(cores // task_cpus, 1),
-        store_bytes=wishes.store_bytes,
+        store_bytes=store,
+        container=container,
+        notes=notes,
+    )
+
+
+def _fit(container: Container | None, store: int | None) -> tuple[str, ...]:
+    """What to say of a store in a container.
+
+    Raises:
+        UnfitSpark: it is larger than all that the container has beside the heap.
+    """
+    if container is None:
+        return ()
+    wanted = store or container.store
+    needed = -(-container.overhead_for(wanted) // (1 << 20))
+    there = (
+        f"an executor's container has {show_bytes(container.overhead)} beside the JVM's heap "
+        "(spark.executor.memoryOverhead), some of which the JVM needs, too"
+    )
+    what_to_do = f"Set spark.executor.memoryOverhead={needed}m before the SparkContext is made"
+    if store is not None and store > container.overhead:
+        raise UnfitSpark(
+            f"object_store_memory is {show_bytes(store)} for each node, and {there}: it would be killed. {what_to_do}, "
+            "or ask for less"
+        )
+    if 2 * wanted > container.room:
+        return (f"a store of {show_bytes(wanted)} may not fit, with the workers: {there}. {what_to_do}",)
+    return ()
+
+
+def _fit_python(settings: Mapping[str, str], cores: int | None, store: int | None) -> None:
+    """
+    Raises:
+        UnfitSpark: what Spark's Python workers start may not have as much address space as we need.
+    """
+    limit, needed = python_limit(settings, cores), PROCESS_BYTES + (store or LEAST_STORE)
+    if limit is not None and limit < needed:
+        raise UnfitSpark(python_limit_told(limit, needed))
+
+
+def python_limit_told(limit: int, needed: int) -> str:
+    return (
+        f"Spark's Python workers may use {show_bytes(limit)} of address space, and all that they start inherits that "
+        f"limit; sparkray's processes need {show_bytes(needed)} each. Unset "
+        "spark.executor.pyspark.memory, or raise it: the executor's cores share it"
     )
 
 
@@ -235,6 +288,11 @@ def _whole(settings: Mapping[str, str], name: str) -> int | None:
         return int(value)
     except ValueError:
         raise UnfitSpark(f"{name} is {value!r}, which is no whole number") from None
+
+
+def _is_loopback(host: str) -> bool:
+    """Executors have to reach the driver there, so they are on its machine."""
+    return host in ("localhost", "::1", "[::1]") or _LOOPBACK.fullmatch(host) is not None
 
 
 def _is_true(value: str | None) -> bool:

@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from sparkray.sizing import UnfitSpark
+from sparkray.slots import Slots, SlotState
 
 if TYPE_CHECKING:
     from pyspark import SparkContext
@@ -29,12 +30,9 @@ def wait_for_executors(sc: SparkContext, nodes: int, deadline: float) -> None:
                 f"or, if they take longer to come, raise start_timeout"
             )
         time.sleep(POLL_S)
-    slots = total_slots(sc)
-    if slots is not None and slots < nodes:
-        raise UnfitSpark(
-            f"{nodes} nodes need a slot each to be started, and Spark's executors have {slots} in all: ask for fewer "
-            "nodes (num_ray_nodes), or raise spark.executor.cores, or lower spark.task.cpus"
-        )
+    slots = Slots(total_slots(sc))
+    if slots.state(nodes) is SlotState.IMPOSSIBLE:
+        raise UnfitSpark(slots.told(nodes))
 
 
 def registered_executors(sc: SparkContext) -> int:
@@ -60,22 +58,16 @@ def total_slots(sc: SparkContext) -> int | None:
         return None
 
 
-def busy_with(sc: SparkContext, but: str) -> str:
-    """A sentence about who holds Spark's slots, the job group `but` left out."""
+def slots_of(sc: SparkContext, but: str = "") -> Slots:
+    """And who holds them, the job group `but` left out."""
     tracker = sc.statusTracker()
-    ours = set(tracker.getJobIdsForGroup(but))
-    held = []
+    ours = set(tracker.getJobIdsForGroup(but)) if but else set()
+    held: list[tuple[int, str]] = []
     for job in tracker.getActiveJobsIds():
         facts = tracker.getJobInfo(job)
         stages = [tracker.getStageInfo(stage) for stage in (facts.stageIds if facts and job not in ours else ())]
-        held += [f'{stage.numActiveTasks} by "{stage.name}"' for stage in stages if stage and stage.numActiveTasks]
-    slots = total_slots(sc)
-    of = f"Of {slots} slots" if slots is not None else "Of its slots"
-    return (
-        f"{of} it uses {', '.join(held)}"
-        if held
-        else f"{of} none is in use by another job: its Python is slow to start"
-    )
+        held += [(stage.numActiveTasks, stage.name) for stage in stages if stage and stage.numActiveTasks]
+    return Slots(total_slots(sc), held)
 
 
 def in_one_sentence(error: str) -> str:

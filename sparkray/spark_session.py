@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from sparkray_core.errors import RaySystemError
@@ -16,6 +16,7 @@ from sparkray_core.errors import RaySystemError
 if TYPE_CHECKING:
     from pyspark import SparkContext
 
+_LOG_LEVELS = ("ALL", "TRACE", "DEBUG", "INFO", "WARN", "ERROR", "FATAL", "OFF")  # Spark's
 _JAVA_VERSION = re.compile(r'version "(?:1\.)?(\d+)')
 
 
@@ -43,20 +44,50 @@ def init_spark_on_local(
         SparkNotStarted: Java is missing or too old, or Spark refused a setting.
         ValueError: `cores` is neither, or another SparkContext is active in this process.
     """
-    from pyspark import SparkConf, SparkContext
-    from pyspark.errors import PySparkException
+    warn_of_obsolete(redirect_spark_log)
+    if cores != "*" and (isinstance(cores, bool) or not isinstance(cores, int) or cores < 1):
+        raise ValueError(f'cores must be a whole number above 0, or "*", not {cores!r}')
+    settings = {str(name): str(value) for name, value in (conf or {}).items()}
+    settings["spark.master"] = f"local[{cores}]"
+    return spark_context(settings, spark_log_level, python_location or sys.executable)
 
+
+def warn_of_obsolete(redirect_spark_log: bool) -> None:
     if not redirect_spark_log:
         warnings.warn(
             "redirect_spark_log does nothing any more: Spark logs to stderr, as spark_log_level says",
             DeprecationWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
-    if cores != "*" and (isinstance(cores, bool) or not isinstance(cores, int) or cores < 1):
-        raise ValueError(f'cores must be a whole number above 0, or "*", not {cores!r}')
-    os.environ["PYSPARK_PYTHON"] = python_location or sys.executable
-    settings = {str(name): str(value) for name, value in (conf or {}).items()}
-    settings["spark.master"] = f"local[{cores}]"
+
+
+def spark_context(
+    settings: Mapping[str, str],
+    log_level: str,
+    python: str,
+    python_files: Sequence[str] = (),
+    secrets: Mapping[str, str] | None = None,
+) -> SparkContext:
+    """A new one with these settings, or the one that is there, if it has them.
+
+    Args:
+        python: the interpreter of Spark's Python workers.
+        python_files: for their path.
+        secrets: further settings, which must not stand on the JVM's command line for everybody to see.
+
+    Raises:
+        SparkNotStarted: Java is missing or too old, or Spark refused a setting.
+        ValueError: another SparkContext is active in this process, or a file is not there.
+    """
+    from py4j.protocol import Py4JError
+    from pyspark import SparkConf, SparkContext
+    from pyspark.errors import PySparkException
+
+    if log_level.upper() not in _LOG_LEVELS:
+        raise ValueError(f"spark_log_level must be one of {', '.join(_LOG_LEVELS)}, not {log_level!r}")
+    for file in python_files:
+        if "://" not in file and not os.path.exists(file):
+            raise ValueError(f"extra_python_lib names {file}, which is not there")
     active = SparkContext._active_spark_context
     if active is not None:
         found = dict(active.getConf().getAll())
@@ -66,15 +97,27 @@ def init_spark_on_local(
                 f"a SparkContext is active in this process, with other settings ({_list(other)} instead of "
                 f"{_list({name: settings[name] for name in other})}): stop it first"
             )
-        return active
-    _require_java()
-    settings.setdefault("spark.app.name", "sparkray")
-    try:
-        sc = SparkContext(conf=SparkConf().setAll(list(settings.items())))
-    except PySparkException as error:
-        raise SparkNotStarted(f"Spark did not start: {error}{_java_hint()}") from error
-    sc.setLogLevel(spark_log_level)
+        sc = active
+    else:
+        require_java()
+        os.environ["PYSPARK_PYTHON"] = python
+        conf = SparkConf().setAll([("spark.app.name", "sparkray"), *settings.items()])
+        try:
+            if secrets:
+                SparkContext._ensure_initialized(conf=conf)  # starts the JVM; settings after that go by its socket
+                conf.setAll(list(secrets.items()))
+            sc = SparkContext(conf=conf)
+        except (PySparkException, Py4JError) as error:
+            raise SparkNotStarted(f"Spark did not start: {_first_words(str(error))}{_java_hint()}") from error
+        sc.setLogLevel(log_level.upper())
+    for file in python_files:
+        sc.addPyFile(file)
     return sc
+
+
+def _first_words(error: str) -> str:
+    """Of a stack trace of the JVM: what was wrong, without where."""
+    return "\n".join(line for line in error.splitlines() if not line.startswith("\tat "))[:2000]
 
 
 def _list(settings: Mapping[str, str | None]) -> str:
@@ -87,7 +130,11 @@ def _java() -> str | None:
     return shutil.which("java", path=os.path.join(home, "bin")) if home else shutil.which("java")
 
 
-def _require_java() -> None:
+def require_java() -> None:
+    """
+    Raises:
+        SparkNotStarted: there is no Java where Spark looks for it.
+    """
     if _java() is None:
         where = f"JAVA_HOME is {os.environ['JAVA_HOME']}" if os.environ.get("JAVA_HOME") else "it is not on PATH"
         raise SparkNotStarted(

@@ -80,7 +80,7 @@ def test_on_another_machine_the_node_is_reached_where_spark_is(monkeypatch: pyte
 
 def test_an_inherited_limit_of_the_address_space_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _: (700 << 20, 700 << 20))
-    with pytest.raises(UnfitSpark, match=r"unset spark\.executor\.pyspark\.memory"):
+    with pytest.raises(UnfitSpark, match=r"Unset spark\.executor\.pyspark\.memory"):
         executor_main._config(ORDER, True, "h:1", 1, JVM)
 
 

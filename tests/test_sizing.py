@@ -74,6 +74,15 @@ def test_the_number_of_executors_is_read_off_the_settings(
     assert (found.nodes, found.cores, found.same_machine, found.in_driver) == (nodes, cores, False, False)
 
 
+@pytest.mark.parametrize(
+    ("host", "same"), [("127.0.0.1", True), ("localhost", True), ("::1", True), ("10.0.0.7", False), ("127.x", False)]
+)
+def test_who_reaches_the_driver_by_loopback_is_on_its_machine(host: str, same: bool) -> None:
+    settings = {"spark.driver.host": host, "spark.cores.max": "2", "spark.executor.cores": "1"}
+
+    assert planned("spark://127.0.0.1:7077", settings).same_machine is same
+
+
 def test_without_a_setting_the_executors_that_are_there_count() -> None:
     found = planned("spark://host:7077", executors=3, slots=12)
 

@@ -18,10 +18,10 @@ import pytest
 from pyspark import BarrierTaskContext, InheritableThread, SparkContext
 
 import sparkray
-from sparkray import RayContext, cluster, launch, sizing
+from sparkray import RayContext, launch, preflight, sizing
 from sparkray.launch import StartFailed
 from sparkray.sizing import UnfitSpark
-from sparkray.spark_facts import busy_with, registered_executors, total_slots, wait_for_executors
+from sparkray.spark_facts import registered_executors, slots_of, total_slots, wait_for_executors
 from sparkray_core.run.config import default_base_folder
 from sparkray_core.run.processes import identify, is_alive
 
@@ -136,8 +136,8 @@ def busy(sc: SparkContext, tasks: int, over: Path) -> Iterator[None]:
     thread.start()
     try:
         deadline = time.monotonic() + START_S
-        while f"{tasks} by" not in busy_with(sc, "none"):
-            assert time.monotonic() < deadline, busy_with(sc, "none")
+        while f"{tasks} by" not in slots_of(sc).holders():
+            assert time.monotonic() < deadline, slots_of(sc)
             time.sleep(0.05)
         yield
     finally:
@@ -153,6 +153,29 @@ def test_busy_slots_are_waited_for_and_then_told(cluster_sc: SparkContext, tasks
         assert not sparkray.is_initialized()
     with context(cluster_sc):
         assert sparkray.cluster_resources() == {"CPU": 2.0}
+
+
+def test_the_plan_tells_whether_there_are_slots(cluster_sc: SparkContext, tmp_path: Path) -> None:
+    found = context(cluster_sc).plan()
+    assert (found.nodes.nodes, found.executors, found.own_store_bytes) == (2, 2, 64 << 20)
+    assert "slots:          ok: 2 needed for a moment, 2 there, 0 in use" in str(found).splitlines()
+    with busy(cluster_sc, 1, tmp_path / "over"):
+        assert "slots:          busy: 2 needed for a moment. Of 2 slots it uses 1 by" in str(context(cluster_sc).plan())
+    with pytest.raises(UnfitSpark, match="num_ray_nodes"):
+        context(cluster_sc, num_ray_nodes=3).plan()
+    assert not sparkray.is_initialized()
+
+
+def test_the_driver_s_node_may_have_cpus(cluster_sc: SparkContext, capsys: pytest.CaptureFixture[str]) -> None:
+    ctx = context(cluster_sc, verbose=True)
+    try:
+        ctx.init(driver_cores=1)
+        assert sparkray.cluster_resources() == {"CPU": 3.0}
+        told = capsys.readouterr().err
+        assert "sparkray: to be started:\nmaster:         local-cluster[2,1,1024]" in told
+        assert "sparkray: ready after" in told
+    finally:
+        ctx.stop()
 
 
 def test_slots_that_get_free_in_time_are_used(cluster_sc: SparkContext, tmp_path: Path) -> None:
@@ -243,7 +266,7 @@ def test_sparkray_is_sent_to_executors_on_other_machines(
 \g<0>"""
     task = re.sub(r"( +)import sparkray\.executor_main\n", pretend, launch._TASK)
     monkeypatch.setattr(launch, "_TASK", task)
-    monkeypatch.setattr(cluster, "plan", lambda *facts: replace(real(*facts), same_machine=False))
+    monkeypatch.setattr(preflight, "plan", lambda *facts: replace(real(*facts), same_machine=False))
     with context(cluster_sc) as ctx:
         assert len({node for node, _ in sparkray.get([where.remote(i) for i in range(20)])}) == 2
         folder = ctx.executors[0].folder

@@ -54,7 +54,17 @@ def test_init_is_idempotent_and_so_is_stop(local_sc: SparkContext) -> None:
     assert ctx.stop() == StopReport()
     first = ctx.init()
     assert ctx.init() is first
-    assert set(first) >= {"address", "node_id", "node_ip_address", "session_dir", "raylet_socket_name"}
+    assert set(first) >= {
+        "address",
+        "redis_address",
+        "object_store_address",
+        "raylet_socket_name",
+        "webui_url",
+        "session_dir",
+        "node_id",
+        "node_ip_address",
+    }
+    assert ctx.redis_address == first["address"]
     report = ctx.stop()
     assert ctx.stop() == report
 
@@ -139,6 +149,53 @@ def test_an_exception_in_the_body_ends_the_session(local_sc: SparkContext) -> No
     with pytest.raises(ZeroDivisionError):
         body()
     assert not os.path.exists(folders[0])
+
+
+def test_get_starts_what_was_made_unless_told_otherwise(local_sc: SparkContext) -> None:
+    ctx = context(local_sc)
+    assert not RayContext.get(initialize=False).initialized
+    assert RayContext.get() is ctx
+    assert ctx.initialized
+    ctx.purge()
+    assert ctx.redis_address is None
+
+
+def test_arguments_of_bigdl_are_taken_and_told(local_sc: SparkContext) -> None:
+    with pytest.warns(DeprecationWarning, match="has no effect any more") as told:
+        ctx = context(local_sc, redis_port=6379, redis_password="x", extra_params={"a": "b"}, system_config={})
+    assert len(told) == 3
+    assert all(one.filename == __file__ for one in told)
+    with pytest.warns(DeprecationWarning, match=r"RayContext\.init: num_cores .* ray_node_cpu_cores="):
+        ctx.init(driver_cores=0, num_cores=4)
+    ctx.stop()
+    with pytest.raises(TypeError, match="unexpected keyword argument 'num_nodes'"):
+        context(local_sc, num_nodes=2)
+    with pytest.raises(ValueError, match="driver_cores must be a whole number"):
+        ctx.init(driver_cores=-1)
+
+
+def test_ray_s_system_config_sets_what_has_a_setting(local_sc: SparkContext) -> None:
+    ctx = context(local_sc, system_config={"max_direct_call_object_size": 5000}, settings={"node_timeout_s": 9.0})
+    assert (ctx.settings.inline_bytes, ctx.settings.node_timeout_s) == (5000, 9.0)
+
+
+def test_the_plan_is_shown_and_nothing_is_started(local_sc: SparkContext, capsys: pytest.CaptureFixture[str]) -> None:
+    found = context(local_sc, ray_node_cpu_cores=3).plan()
+
+    assert found.nodes.cores == 3
+    shown = capsys.readouterr().out
+    assert shown == f"{found}\n"
+    for line in (
+        "master:         local[2]",
+        "nodes:          1, started in the driver",
+        "CPUs of a node: 3, shared with Spark's tasks",
+        "object store:   64 MiB on each node",
+        "start_timeout:  100 s",
+    ):
+        assert line in shown.splitlines()
+    assert not sparkray.is_initialized()
+    with pytest.raises(UnfitSpark, match="local-cluster"):
+        context(local_sc, num_ray_nodes=2).plan()
 
 
 def test_two_sessions_at_a_time_are_refused(local_sc: SparkContext) -> None:
