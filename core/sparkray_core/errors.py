@@ -16,6 +16,7 @@ RayError
   GetTimeoutError            also a TimeoutError
   ObjectLostError            the object is gone from every node that had it
     OwnerDiedError           the process that answered for the object died
+    ObjectReconstructionFailedError  a task had made it, and cannot or may not run again
   ObjectStoreFullError       no room in shared memory
   OutOfDiskError             none, and none on the disk that objects are spilled to
   NodeDiedError
@@ -205,11 +206,41 @@ class GetTimeoutError(RayError, TimeoutError):
 
 
 class ObjectLostError(RayError):
-    """No node has the object any more."""
+    """No node has the object any more, and it cannot be made again.
+
+    Attributes:
+        object_ref_hex: its id; None when it is not known.
+    """
+
+    def __init__(self, message: str = "The object is lost.", object_ref_hex: str | None = None) -> None:
+        super().__init__(message)
+        self.object_ref_hex = object_ref_hex
+
+    def __reduce__(self) -> Any:
+        return type(self), (str(self), self.object_ref_hex)
 
 
 class OwnerDiedError(ObjectLostError):
     """The process that made the reference died, so nobody can say where its value is."""
+
+
+class ObjectReconstructionFailedError(ObjectLostError):
+    """No node has the object any more. A task had made it, and cannot or may not run again.
+
+    Attributes:
+        reason: "MAX_ATTEMPTS_EXCEEDED" (its retries are used up), "RETRIES_DISABLED" (it had none), "LINEAGE_EVICTED"
+            (beyond the setting lineage_bytes), "TASK_CANCELLED", "ACTOR_GONE" (ended with its last handle), or
+            "RUN_FAILED" (a generator yielded fewer items this time).
+    """
+
+    def __init__(
+        self, message: str = "The object is lost.", object_ref_hex: str | None = None, reason: str = ""
+    ) -> None:
+        super().__init__(message, object_ref_hex)
+        self.reason = reason
+
+    def __reduce__(self) -> Any:
+        return type(self), (str(self), self.object_ref_hex, self.reason)
 
 
 class ObjectStoreFullError(RayError, MemoryError):

@@ -432,6 +432,15 @@ class ObjectReady:
 
 
 @frozen
+class ObjectMissing:
+    """Reader -> owner: none of these nodes has it any more. Answered by `ObjectReady`: where it is now, perhaps only
+    after it was made again, or why it is lost."""
+
+    object: ObjectId
+    nodes: list[NodeId]
+
+
+@frozen
 class AddBorrowers:
     """Sender of a ref -> owner: these processes hold these objects now."""
 
@@ -678,6 +687,7 @@ Message = (
     | ActorUnplaced
     | AskObjects
     | ObjectReady
+    | ObjectMissing
     | AddBorrowers
     | DropBorrowers
     | AllocateObject
@@ -762,6 +772,7 @@ MESSAGES: Mapping[int, type[Message]] = {
     75: ObjectChunk,
     76: NotHere,
     77: CopyMade,
+    78: ObjectMissing,
     80: LogLines,
     120: AdoptObject,
     130: StreamItems,

@@ -43,7 +43,7 @@ def test_calls_in_flight_without_a_retry_fail_when_the_actor_restarts(bench: Ben
 
     freed = bench.hear(restarting(actor), HEAD)
 
-    assert freed == [Send(RAYLET, FreeObjects(running.results()))]
+    assert freed == [Send(RAYLET, FreeObjects([entry.id for entry in running.returns]))]
     assert outcome(running) == "ActorUnavailableError"
     assert bench.hear(alive(actor, SECOND, 1), HEAD) == []
 

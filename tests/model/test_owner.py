@@ -538,7 +538,7 @@ def test_whatever_waits_fails_when_the_session_ends_and_so_does_what_comes_later
     actor = make_actor(bench)
     task, called, borrowed = bench.task(), bench.task(actor=actor), bench.owner.refs.find(ObjectId(REMOTE + bytes(12)))
     bench.submit(task, called)
-    bench.owner.want([borrowed])
+    bench.owner.want([borrowed], bench.now)
 
     bench.hear(EndSession("the driver left"), RAYLET)
     later = bench.task()

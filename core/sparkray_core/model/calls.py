@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from sparkray_core.ids import HEAD, ActorId, FunctionId, ProcessId, node_of, raylet_of, task_id
+from sparkray_core.ids import HEAD, ActorId, ProcessId, node_of, raylet_of, task_id
 from sparkray_core.messages import (
     FAILED,
     ActorChanged,
@@ -28,9 +28,8 @@ from sparkray_core.messages import (
 from sparkray_core.model.book import Book
 from sparkray_core.model.effects import Effect, Send
 from sparkray_core.model.entries import Entry
-from sparkray_core.model.methods import decode, encode
 from sparkray_core.model.references import ACTOR_INDEX
-from sparkray_core.model.tasks import Actor, Function, Task
+from sparkray_core.model.tasks import Actor, Task
 
 MOST_AT_ONCE = 12  # calls in flight up to which a new one is sent at once, for an actor that works on several
 
@@ -46,6 +45,7 @@ class Calls:
         self.ended: str | None = None  # why the session is over
         # A handle that comes back later has a new entry, and gets a new record: the head tells where the actor is.
         book.refs.on_actor_freed = self._forget
+        book.lineage.actor_of = self.actors.get
 
     def dispatch(self, effects: list[Effect]) -> None:
         while self.refused:
@@ -85,14 +85,21 @@ class Calls:
         if not restart and actor.state != "dead":
             self.die(actor, why)
 
-    def queue(self, task: Task) -> None:
+    def queue(self, task: Task, again: bool = False) -> None:
+        """
+        Args:
+            again: its result was there and got lost; what stands in line may wait for that.
+        """
         actor = task.actor
         assert actor is not None
         actor.entry.pins += 1  # a call that was made is answered, even if the handle dies before
-        if actor.state == "restarting" and not _lose_retry(task):
+        if not again and actor.state == "restarting" and not task.lose_retry():
             self.refused.append(task)
         elif task.missing and not actor.ordered:
             actor.waiting[task.count] = task
+        elif again:
+            actor.queue.appendleft(task)
+            self.calling[actor] = None
         else:
             actor.queue.append(task)
             self.calling[actor] = None
@@ -127,8 +134,10 @@ class Calls:
                 task = actor.queue.popleft()
                 if task.count not in self.book.tasks:
                     continue  # it failed while it waited
-                if task.refs and (failure := task.failed_argument()) is not None:
-                    self.book.answer(task, [failure] * len(task.returns), effects)
+                if task.refs and task.trouble() is not None:
+                    self.book.refuse(task, effects)
+                    if task.count in self.book.tasks:
+                        self._wait_again(actor, task)
                     continue
                 actor.inflight[task.count] = task
                 calls.append(self.book.wire(task, actor.worker))
@@ -136,6 +145,14 @@ class Calls:
                 actor.node = node_of(actor.worker)
                 effects.append(Send(actor.worker, PushCalls(actor.id, calls)))
         actor.hungry = len(actor.inflight) < MOST_AT_ONCE
+
+    @staticmethod
+    def _wait_again(actor: Actor, task: Task) -> None:
+        """An argument got lost before the call was sent."""
+        if actor.ordered:
+            actor.queue.appendleft(task)
+        else:
+            actor.waiting[task.count] = task
 
     def _fail_calls(self, actor: Actor, effects: list[Effect]) -> None:
         """It is dead."""
@@ -155,7 +172,7 @@ class Calls:
             if task.cancelled:
                 failure: Value = (FAILED, "TaskCancelledError", f"{task.function.name}() was cancelled")
                 self.book.answer(task, [failure] * len(task.returns), effects)
-            elif _lose_retry(task):
+            elif task.lose_retry():
                 again.append(task)
             else:
                 self.book.answer(task, _failure(task, actor, "ActorUnavailableError"), effects)
@@ -198,19 +215,6 @@ class Calls:
         self.ended = why
         for actor in self.actors.values():
             self.die(actor, why)
-
-
-def _lose_retry(task: Task) -> bool:
-    """Whether it had one left. What it may be retried for within a life counts on from what is left."""
-    if not task.retries:
-        return False
-    if task.retries > 0:
-        task.retries -= 1
-        method = decode(task.function.id)
-        if method.retried:
-            wired = encode(method._replace(retries=task.retries))
-            task.function = Function(FunctionId(wired), task.function.name, b"")
-    return True
 
 
 def _failure(task: Task, actor: Actor, error: str) -> list[Value]:

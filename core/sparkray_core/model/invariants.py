@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from sparkray_core.ids import node_of
-from sparkray_core.messages import Resources
+from sparkray_core.messages import FAILED, Resources
 from sparkray_core.model.actors import ActorState
 from sparkray_core.model.entries import NOT_GIVEN, Entry, is_stored
 from sparkray_core.model.head import Head
@@ -180,6 +180,7 @@ def check_owner(owner: Owner, held: Iterable[Entry] = ()) -> None:
     check_leases(owner)
     check_tasks(owner)
     check_entries(owner, held)
+    check_lineage(owner)
 
 
 def check_leases(owner: Owner) -> None:
@@ -260,6 +261,9 @@ def check_entries(owner: Owner, held: Iterable[Entry]) -> None:
             see(entry)
         if task.actor is not None:
             pin(task.actor.entry)
+    for record in owner.lineage.records.values():
+        for entry in record.pinned:
+            pin(entry)
     for entry in [*held, *refs.exported.values(), *refs.stored.values()]:
         see(entry)
     for some, entry in refs.exported.items():
@@ -282,3 +286,25 @@ def check_entries(owner: Owner, held: Iterable[Entry]) -> None:
             assert refs.exported.get(entry.id) is entry, f"{entry} is borrowed, and cannot be found"
         elif entry.index != ACTOR_INDEX and entry.value is not None and is_stored(entry.value):
             assert refs.stored.get(entry.id) is entry, f"{entry} is stored, and not listed"
+        made = owner.lineage.records.get(entry.count) if entry.owner == owner.me else None
+        if made is not None and type(entry.value) is tuple and entry.value[:2] == (FAILED, "ObjectLostError"):
+            assert owner.lineage.why_not(made), f"{entry} is lost, and could be made again"
+
+
+def check_lineage(owner: Owner) -> None:
+    lineage = owner.lineage
+    makers = Counter(maker for record in lineage.records.values() for maker in record.makers)
+    for count, record in lineage.records.items():
+        assert record.needed, f"how task {count} is made is known, and nobody needs that"
+        assert record.closed or count in owner.book.tasks, f"task {count} has ended, and its record does not know"
+        assert record.dependents == makers.get(count, 0), f"{record.dependents} arguments come from task {count}"
+        task = record.task
+        if task is not None and task.stream is None and count not in owner.book.tasks:
+            held = {e.index for e in task.returns if e.value is None or e.id in owner.refs.stored}
+            assert record.alive <= held, f"of task {count} {record.alive} are thought to be held, and {held} can be"
+    assert lineage.bytes == sum(record.bytes for record in lineage.records.values())
+    assert lineage.bytes <= lineage.most_bytes
+    for entry in owner.refs.stored.values():
+        known = lineage.records.get(entry.count)
+        assert known is None or entry.index in known.alive, f"{entry} is stored, and its record does not know"
+    assert not lineage.again, "a task is to run again, and nobody submits it"

@@ -178,8 +178,8 @@ class Leasing:
             if task.solo and inflight:
                 break
             queued.popleft()
-            if task.refs and (failure := task.failed_argument()) is not None:
-                self.book.answer(task, [failure] * len(task.returns), effects)
+            if task.refs and task.trouble() is not None:
+                self.book.refuse(task, effects)
                 continue
             function = task.function
             if function.id not in known:

@@ -41,6 +41,7 @@ from sparkray_core.messages import (
     NodeTable,
     NotHere,
     ObjectChunk,
+    ObjectMissing,
     PinObject,
     ProcessGone,
     PullObject,
@@ -213,7 +214,7 @@ class Node:
                 self.pulls.chunk(sender, message, now)
             case NotHere(some):
                 self.pulls.not_here(sender, some, now)
-            case AdoptObject() | AskObjects() | AddBorrowers() | DropBorrowers() | CopyMade():
+            case AdoptObject() | AskObjects() | AddBorrowers() | DropBorrowers() | CopyMade() | ObjectMissing():
                 self.kept.receive(sender, message)
             case RequestLeases():
                 self._requested(sender, message, now)

@@ -11,14 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from sparkray_core.ids import ObjectId, ProcessId, count_of, node_of, owner_of
-from sparkray_core.messages import FAILED, AddBorrowers, AdoptObject, AskObjects, CopyMade, DropBorrowers, Value
+from sparkray_core.messages import FAILED, AddBorrowers, AdoptObject, AskObjects, CopyMade, DropBorrowers, ObjectMissing, Value
 from sparkray_core.model.bounded import Recent
 from sparkray_core.model.effects import Effect
 from sparkray_core.model.entries import Entry
 from sparkray_core.model.references import References, freed
 
 _NUMBER_BITS = 32  # of a worker's counter within the count of an id that it gives for its raylet
-Message = AdoptObject | AskObjects | AddBorrowers | DropBorrowers | CopyMade
+Message = AdoptObject | AskObjects | AddBorrowers | DropBorrowers | CopyMade | ObjectMissing
 
 
 def kept_count(worker: ProcessId, count: int) -> int | None:
@@ -70,6 +70,8 @@ class Kept:
                 self.refs.counted(pairs, -1)
             case CopyMade():
                 self.refs.copied(message)
+            case ObjectMissing():
+                self.refs.missing_for(sender, message, None, self.out)
 
     def _adopt(self, some: ObjectId, value: Value, maker: ProcessId) -> None:
         entry = self.refs.exported.get(some)

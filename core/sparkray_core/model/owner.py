@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from sparkray_core.ids import ProcessId
+from sparkray_core.ids import NodeId, ProcessId, count_of
 from sparkray_core.messages import (
     FAILED,
     HOLDS,
@@ -30,6 +30,7 @@ from sparkray_core.messages import (
     LeaseLost,
     LeaseRefused,
     NodeGone,
+    ObjectMissing,
     ObjectReady,
     ProcessGone,
     ReclaimLeases,
@@ -60,12 +61,14 @@ class Owner:
             keeper: the raylet, in a worker: it owns what the worker puts, so that it outlives the worker.
         """
         self.me = me
-        self.book = Book(me, keeper)
+        limits = limits or OwnerLimits()
+        self.book = Book(me, keeper, limits.lineage_bytes)
         self.refs = self.book.refs
-        self.leasing = Leasing(self.book, limits or OwnerLimits())
+        self.lineage = self.book.lineage
+        self.leasing = Leasing(self.book, limits)
         self.calls = Calls(self.book)
         self.ended: str | None = None  # why the session is over
-        self._runnable: list[Task] = []  # their last argument came
+        self._runnable = self.book.runnable
 
     # ------------------------------------------------------------------ what this process wants
     def submit(self, tasks: Iterable[Task], now: float) -> list[Effect]:
@@ -109,12 +112,34 @@ class Owner:
             self.refs.stored[entry.id] = entry
         return effects
 
-    def want(self, entries: Iterable[Entry]) -> list[Effect]:
-        """Somebody here waits for these: ask the owners of those that are not ours."""
+    def want(self, entries: Iterable[Entry], now: float) -> list[Effect]:
+        """Somebody here waits for these: ask the owners of those that are not ours, and make again what is lost.
+
+        What cannot be made again has failed when this returns.
+        """
         effects: list[Effect] = []
         for entry in entries:
             self.refs.ask(entry, effects)
+        if self.lineage.again:
+            self.book.now = now
+            return self._dispatch(now, effects)
+        if self._runnable:
+            return self._dispatch(now, effects)
+        self.refs.flush(effects)
         return effects
+
+    def missed(self, entry: Entry, nodes: Iterable[NodeId], now: float) -> tuple[Value | None, list[Effect]]:
+        """A reader here was told that none of these nodes has it.
+
+        Returns:
+            None: wait for it, and read it anew. Else why it is lost.
+        """
+        effects: list[Effect] = []
+        self.book.now = now
+        failure = self.refs.missed(entry, nodes, effects)
+        if failure is None:
+            self.refs.ask(entry, effects)
+        return failure, self._dispatch(now, effects)
 
     def drop(self, entries: Iterable[Entry]) -> list[Effect]:
         """The process's references to these died."""
@@ -186,11 +211,15 @@ class Owner:
         return self._dispatch(now, [])
 
     def _dispatch(self, now: float, effects: list[Effect]) -> list[Effect]:
+        again = self.lineage.again
         while True:
+            while again:
+                self._await_arguments(again.pop(), effects, again=True)
             self._settle_runnable(effects)
             self.leasing.dispatch(now, effects)
             self.calls.dispatch(effects)
-            if not self._runnable:  # else a call failed, and with it what waited for its result
+            # Else a call failed, and with it what waited for its result; or arguments got lost since they were there.
+            if not (self._runnable or again):
                 break
         self.refs.flush(effects)
         return effects
@@ -206,22 +235,16 @@ class Owner:
         return actor.worker if actor.inflight else None
 
     # ------------------------------------------------------------------ arguments
-    def _await_arguments(self, task: Task, effects: list[Effect]) -> None:
+    def _await_arguments(self, task: Task, effects: list[Effect], again: bool = False) -> None:
         for entry in task.nested or ():
             entry.pins += 1
             self.refs.export(entry)
         for _, entry in task.refs or ():
             entry.pins += 1
-            if entry.value is None:
-                task.missing += 1
-                task.on_runnable = self._runnable.append
-                if entry.waiters is None:
-                    entry.waiters = []
-                entry.waiters.append(task)
-                self.refs.ask(entry, effects)
+        waits = self.book.awaits(task, effects)
         if task.actor is not None:
-            self.calls.queue(task)
-        if not task.missing:
+            self.calls.queue(task, again)
+        if not waits:
             self._runnable.append(task)
 
     def _settle_runnable(self, effects: list[Effect]) -> None:
@@ -299,6 +322,18 @@ class Owner:
         if entry is not None and entry.value is None:
             self.refs.settle(entry, message.value, effects)
 
+    def _on_missing(self, sender: ProcessId, message: ObjectMissing, now: float, effects: list[Effect]) -> None:
+        why = None
+        record = self.lineage.records.get(count_of(message.object))
+        actor = record.task.actor if record is not None and record.task is not None else None
+        if actor is not None and actor.ordered and actor.worker == sender:
+            sentence = (
+                f"object {message.object.hex()} is lost, and the actor that would make it again is the one that waits "
+                f"for it: let it keep in its own state what it needs again"
+            )
+            why = (FAILED, "ObjectLostError", sentence, message.object.hex())
+        self.refs.missing_for(sender, message, why, effects)
+
     # ------------------------------------------------------------------ deaths
     def _on_process_gone(self, sender: ProcessId, message: ProcessGone, now: float, effects: list[Effect]) -> None:
         self.leasing.taught.pop(message.process, None)
@@ -325,6 +360,7 @@ class Owner:
         for task in list(self.book.tasks.values()):
             self.book.answer(task, [failure] * len(task.returns), effects)
         self._runnable.clear()
+        self.lineage.end()
         self.leasing.clear()
         return failure
 
@@ -342,6 +378,7 @@ _ON: dict[type, _Handler] = {
     CallRetried: lambda owner, sender, message, now, effects: owner.calls.retried(message),
     AskObjects: Owner._on_ask,
     ObjectReady: Owner._on_ready,
+    ObjectMissing: Owner._on_missing,
     AddBorrowers: lambda owner, sender, message, now, effects: owner.refs.counted(message.pairs, 1),
     DropBorrowers: lambda owner, sender, message, now, effects: owner.refs.counted(message.pairs, -1),
     CopyMade: lambda owner, sender, message, now, effects: owner.refs.copied(message),

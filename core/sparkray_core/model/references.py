@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 from sparkray_core.ids import HEAD, NodeId, ObjectId, ProcessId, count_of, index_of, node_of, owner_of, raylet_of
 from sparkray_core.messages import (
@@ -16,12 +17,16 @@ from sparkray_core.messages import (
     DropBorrowers,
     EndActor,
     FreeObjects,
+    ObjectMissing,
     ObjectReady,
     Value,
 )
 from sparkray_core.model.bounded import Recent
 from sparkray_core.model.effects import Effect, Send
 from sparkray_core.model.entries import NOT_GIVEN, Entry, is_failure, is_stored, place
+
+if TYPE_CHECKING:
+    from sparkray_core.model.lineage import Lineage
 
 _REMEMBERED = 10_000  # as in limits.py: word of older deaths does not cross anybody's path any more
 ACTOR_INDEX = 0xFFFFFFFF  # an actor's handles are counted as references to this "return" of its creation
@@ -43,8 +48,10 @@ class References:
         self._gone: Recent[bytes, str] = Recent(_REMEMBERED)  # processes and nodes that died
         self.on_actor_freed: Callable[[Entry], None] = lambda entry: None  # calls.py knows
         self.on_unseen_failure: Callable[[Entry], None] = lambda entry: None  # the shell reports it
+        self.lineage: Lineage | None = None  # which sets this itself; a raylet has none
         self._freed: dict[NodeId, list[ObjectId]] = {}
         self._given_away: list[Entry] = []  # to the keeper
+        self._late: list[Effect] = []  # what those are to be told who asked for what is lost
         self._dropped: dict[ProcessId, list[tuple[ObjectId, ProcessId]]] = {}
 
     # ------------------------------------------------------------------ looking up
@@ -88,11 +95,19 @@ class References:
     # ------------------------------------------------------------------ values
     def settle(self, entry: Entry, value: Value, effects: list[Effect]) -> None:
         """The value (or failure) is there: tell all who wait."""
-        if type(value) is tuple and value[0] == HOLDS:
-            self._contain(entry, value[2])
-        entry.value = value
-        if entry.owner == self.me and is_stored(value):
-            self.stored[entry.id] = entry
+        if entry.value is not None:
+            self._doubled(entry, value)
+            return
+        if type(value) is tuple:
+            if value[0] == HOLDS:
+                self._contain(entry, value[2])
+            entry.value = value
+            if entry.owner == self.me and is_stored(value):
+                self.stored[entry.id] = entry
+                if self.lineage is not None:
+                    self.lineage.stored(entry)
+        else:
+            entry.value = value
         if entry.waiters:
             waiters, entry.waiters = entry.waiters, None
             for waiter in waiters:
@@ -104,9 +119,27 @@ class References:
         if not entry.held and not entry.pins and not entry.borrowers:
             self.free(entry)
 
+    def settle_failed(self, entry: Entry, failure: Value) -> None:
+        """As `settle`, of what is lost for good. Who asked from elsewhere is told with the next `flush`."""
+        self.settle(entry, failure, self._late)
+
+    def _doubled(self, entry: Entry, value: Value) -> None:
+        """A task that made something lost again made this again, too, and it had not been lost."""
+        if type(value) is not tuple:
+            return
+        if is_stored(value):
+            kept = place(entry.value)[1] if entry.value is not None and is_stored(entry.value) else ()
+            for node in place(value)[1]:
+                if node not in kept:
+                    self.free_at(node, entry.id)
+        if value[0] == HOLDS:
+            unwanted = Entry(self.me, 0)
+            self._contain(unwanted, value[2])
+            self.let_go_of_contained(unwanted)
+
     def _contain(self, entry: Entry, objects: Iterable[ObjectId]) -> None:
         """The value has these references inside; whoever sent it has counted us as a borrower of each."""
-        entry.contained = []
+        former, entry.contained = entry.contained, []
         for some_object in objects:
             inner = self.find(some_object)
             inner.pins += 1
@@ -115,6 +148,13 @@ class References:
                 # Not told at once that we are counted twice: that could overtake the second count, and the owner would
                 # see none while we hold it. What goes below zero on the way is no harm, what goes through zero is.
                 inner.registered += 1
+        for inner in former or ():  # of the same value, as it came before
+            self.unpin(inner)
+
+    def let_go_of_contained(self, entry: Entry) -> None:
+        contained, entry.contained = entry.contained, None
+        for inner in contained or ():
+            self.unpin(inner)
 
     def hold_inside(self, entry: Entry, inner: list[Entry]) -> None:
         """Own value with these references inside, made in this process."""
@@ -160,12 +200,80 @@ class References:
                 self.tell(entry, process, effects)
             elif entry.owner == self.me:
                 entry.asked = [*(entry.asked or ()), process]
+                self.ask(entry, effects)
 
     def ask(self, entry: Entry, effects: list[Effect]) -> None:
-        """Borrowed and not there: ask its owner, once."""
-        if entry.owner != self.me and entry.value is None and entry.asked is None:
+        """Somebody waits for it. Borrowed and not there: ask its owner, once. Own and lost: have it made again."""
+        if entry.value is not None:
+            return
+        if entry.owner == self.me:
+            if self.lineage is not None and entry.count in self.lineage.records:
+                self.lineage.wanted(entry)
+        elif entry.asked is None:
             entry.asked = []
             effects.append(Send(entry.owner, AskObjects([entry.id])))
+
+    # ------------------------------------------------------------------ lost
+    def missed(self, entry: Entry, nodes: Iterable[NodeId], effects: list[Effect]) -> Value | None:
+        """A reader here did not find it on these nodes. None: it will come, or is elsewhere; else why it is lost."""
+        if entry.value is None or not is_stored(entry.value):
+            return None
+        if entry.owner == self.me:
+            return None if self._not_on(entry, nodes) else self._why_missing(entry, nodes)
+        if all(node in nodes for node in place(entry.value)[1]):
+            entry.value = None
+            entry.asked = []
+            effects.append(Send(entry.owner, ObjectMissing(entry.id, list(nodes))))
+        return None
+
+    def missing_for(self, reader: ProcessId, message: ObjectMissing, why: Value | None, effects: list[Effect]) -> None:
+        """
+        Args:
+            why: a failure for this reader, if what is lost may not be made again for its sake.
+        """
+        entry = self.exported.get(message.object)
+        if entry is None or entry.owner != self.me:
+            effects.append(Send(reader, ObjectReady(message.object, freed(message.object))))
+        elif entry.value is None or not is_stored(entry.value) or self._not_on(entry, message.nodes):
+            if why is not None and entry.value is None:
+                effects.append(Send(reader, ObjectReady(entry.id, why)))
+            else:
+                self.asked(reader, [entry.id], effects)
+        else:
+            effects.append(Send(reader, ObjectReady(entry.id, self._why_missing(entry, message.nodes))))
+
+    def _not_on(self, entry: Entry, nodes: Iterable[NodeId]) -> bool:
+        """An own object is not where it was looked for. False: it was nowhere else, and cannot be made again.
+
+        Others may find it there all the same, so one that cannot be made again is not given up for one reader's word.
+        """
+        assert entry.value is not None
+        size, there = place(entry.value)
+        left = tuple(node for node in there if node not in nodes)
+        if left == there:
+            return True
+        gone = [node for node in there if node not in left]
+        if left:
+            self._restore(entry, (STORED, size, left))
+        elif self.lineage is not None and self.lineage.can_rebuild(entry):
+            self.lineage.lose(entry, f"was not found on {_named(gone)}")
+        else:
+            return False
+        if self.lineage is not None:
+            self.lineage.may_lie(entry, [node for node in gone if node not in self._gone])
+        return True
+
+    def _why_missing(self, entry: Entry, nodes: Iterable[NodeId]) -> Value:
+        where = f"was not found on {_named(nodes)}"
+        record = self.lineage.records.get(entry.count) if self.lineage is not None else None
+        if self.lineage is not None and record is not None:
+            record.story = where
+            return self.lineage.failure(record, entry, self.lineage.why_not(record))
+        return lost_for_good(entry, where)
+
+    def free_at(self, node: NodeId, some: ObjectId) -> None:
+        if node not in self._gone:
+            self._freed.setdefault(node, []).append(some)
 
     # ------------------------------------------------------------------ letting go
     def drop(self, entries: Iterable[Entry]) -> None:
@@ -179,7 +287,9 @@ class References:
             if entry.pins or entry.borrowers:
                 continue
             if entry.value is not None or entry.owner != self.me or entry.index == ACTOR_INDEX:
-                self.free(entry)  # an own result that is not there yet goes when it comes
+                self.free(entry)
+            elif self.lineage is not None and self.lineage.is_lost(entry):
+                self.free(entry)  # another own result that is not there yet goes when it comes
 
     def unpin(self, entry: Entry) -> None:
         entry.pins -= 1
@@ -204,15 +314,20 @@ class References:
                 self.stored.pop(entry.id, None)
                 for node in place(entry.value)[1]:
                     self._freed.setdefault(node, []).append(entry.id)
+                if self.lineage is not None:
+                    self.lineage.let_go(entry)
             elif is_failure(entry.value) and not getattr(entry, "seen", False):
                 self.on_unseen_failure(entry)
+        elif entry.value is None and self.lineage is not None:
+            self.lineage.let_go(entry)
         if entry.contained:
-            contained, entry.contained = entry.contained, None
-            for inner in contained:
-                self.unpin(inner)
+            self.let_go_of_contained(entry)
 
     def flush(self, effects: list[Effect]) -> None:
         """Tell raylets and owners, in one message each, what was let go since the last time."""
+        if self._late:
+            effects += self._late
+            self._late.clear()
         if self._given_away:
             for entry in self._given_away:
                 assert entry.value is not None
@@ -260,7 +375,11 @@ class References:
     def copied(self, message: CopyMade) -> None:
         entry = self.stored.get(message.object)
         if entry is None or entry.value is None:  # freed while the copy was made
-            self._freed.setdefault(message.node, []).append(message.object)
+            lost = self.exported.get(message.object)
+            if lost is not None and self.lineage is not None and lost.count in self.lineage.records:
+                self.lineage.may_lie(lost, [message.node])  # later: what is being written there now must not go
+            else:
+                self._freed.setdefault(message.node, []).append(message.object)
             return
         size, nodes = place(entry.value)
         if message.node not in nodes:
@@ -304,12 +423,27 @@ class References:
                 left = tuple(other for other in nodes if other != node)
                 if left:
                     self._restore(entry, (STORED, size, left))
+                    continue
+                story = f"was only on node {node.hex()}, which died: {why}"
+                if self.lineage is not None:
+                    self.lineage.lose(entry, story)
                 else:
                     del self.stored[entry.id]
-                    sentence = (
-                        f"object {entry.id.hex()} ({size} bytes) was only on node {node.hex()}, which died: {why}"
-                    )
-                    entry.value = (FAILED, "ObjectLostError", sentence)
+                    entry.value = lost_for_good(entry, story)
+
+
+def lost_for_good(entry: Entry, story: str) -> Value:
+    """Of an object that no task has made."""
+    sentence = (
+        f"object {entry.id.hex()}, which put() had made in a process of node {node_of(entry.owner).hex()} "
+        f"({entry.owner[8:].hex()}), {story}. What was put cannot be made again: put it once more, or have a task "
+        f"return it."
+    )
+    return (FAILED, "ObjectLostError", sentence, entry.id.hex())
+
+
+def _named(nodes: Iterable[NodeId]) -> str:
+    return "node " + " or ".join(node.hex() for node in nodes)
 
 
 def freed(some_object: ObjectId) -> Value:

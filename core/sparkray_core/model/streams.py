@@ -32,16 +32,20 @@ class Stream:
         "count",
         "early",
         "end",
+        "expected",
         "gathers",
         "items",
+        "lacking",
         "late",
         "over",
         "owner",
+        "position",
         "strays",
         "taken",
         "told",
         "unwanted",
         "waiters",
+        "wanted",
         "worker",
     )
 
@@ -59,6 +63,10 @@ class Stream:
         self.end.held = gathers
         self.items: deque[Value | Entry] = deque()  # unread. An entry where somebody must be told when it is freed
         self.arrived = 0  # items that came, in order
+        self.position = 0  # the last item that the present run has sent: it may begin with some that had come before
+        self.lacking: dict[int, Entry] = {}  # items that got lost, by number
+        self.wanted: dict[int, Entry] = {}  # of these, those that somebody waits for
+        self.expected: list[Entry] = []  # and those of them for which the present run began early enough
         self.taken = 0
         self.over = False  # no more will come
         self.unwanted = 0  # STREAM_CLOSED or STREAM_UNREAD once the generator object died: what comes is let go
@@ -101,31 +109,49 @@ class Streams:
         self.refs = refs
 
     def begin(self, stream: Stream, worker: ProcessId) -> tuple[int, int, int]:
-        """The task is pushed: what its worker has to know, instead of a number of returns."""
+        """The task is pushed: what its worker has to know, instead of a number of returns.
+
+        It skips the items that came before, up to the first that got lost and is waited for.
+        """
         stream.worker = worker
         stream.told = stream.taken
+        stream.position = stream.arrived
+        stream.expected = list(stream.wanted.values())
+        if stream.expected:
+            stream.position = min(entry.index for entry in stream.expected) - 1
+        if stream.over:
+            stream.unwanted = 0
+            return (stream.position, 0, 0)
         ahead = STREAM_GATHERED if stream.gathers else stream.ahead
-        return (stream.arrived, stream.unwanted or stream.taken, ahead)
+        return (stream.position, stream.unwanted or stream.taken, ahead)
 
     # ------------------------------------------------------------------ items come
     def add(self, stream: Stream, first: int, values: list[Value], effects: list[Effect]) -> None:
         """Items from the worker that runs the task; `first` items precede them."""
-        if first > stream.arrived:
+        if first > stream.position:
             stream.early[first] = values
             return
         before = stream.arrived
         self._append(stream, first, values, effects)
-        while stream.early and (more := stream.early.pop(stream.arrived, None)) is not None:
-            self._append(stream, stream.arrived, more, effects)
+        while stream.early and (more := stream.early.pop(stream.position, None)) is not None:
+            self._append(stream, stream.position, more, effects)
         if stream.arrived > before:
             self._notify(stream)
             self.tell(stream, effects)
 
     def _append(self, stream: Stream, first: int, values: Sequence[Value], effects: list[Effect]) -> None:
-        known = stream.arrived - first  # an interrupt between sending and counting makes a worker repeat itself
+        known = stream.position - first  # an interrupt between sending and counting makes a worker repeat itself
         for value in values[:known] if known else ():
             self._forget_holds(value, effects)
         for value in values[known:] if known else values:
+            stream.position += 1
+            if stream.position <= stream.arrived:
+                self._replay(stream, value, effects)
+                continue
+            if stream.over:
+                self._discard(stream, stream.position, value, effects)
+                self._end_replay(stream, effects)
+                continue
             stream.arrived += 1
             if stream.unwanted:
                 self._discard(stream, stream.arrived, value, effects)
@@ -137,6 +163,23 @@ class Streams:
                 stream.items.append(entry)
             else:
                 stream.items.append(value)
+
+    def _replay(self, stream: Stream, value: Value, effects: list[Effect]) -> None:
+        """The item that comes next in this run had come before, and got lost; or only others did."""
+        entry = stream.lacking.pop(stream.position, None)
+        stream.wanted.pop(stream.position, None)
+        if entry is None or entry.value is not None:
+            self._discard(stream, stream.position, value, effects)
+        else:
+            self.refs.settle(entry, value, effects)
+        if stream.over:
+            self._end_replay(stream, effects)
+
+    def _end_replay(self, stream: Stream, effects: list[Effect]) -> None:
+        """Once all is there that it ran for: it may be one that never ends."""
+        if not stream.unwanted and not stream.wanted and stream.worker is not None:
+            stream.unwanted = STREAM_CLOSED
+            effects.append(Send(stream.worker, StreamRead(stream.count, STREAM_CLOSED)))
 
     def stray(self, stream: Stream | None, count: int, first: int, values: list[Value], effects: list[Effect]) -> None:
         """Items from a run that was given up, or of a stream that is over."""
@@ -150,7 +193,7 @@ class Streams:
 
     def complete(self, stream: Stream, values: list[Value]) -> bool:
         """Whether all items that precede those in a task's answer have come."""
-        return len(values) == 1 or values[1] <= stream.arrived  # type: ignore[operator]
+        return len(values) == 1 or values[1] <= stream.position  # type: ignore[operator]
 
     def last(self, stream: Stream, values: list[Value], effects: list[Effect]) -> list[Value]:
         """Take the last items out of a task's answer: (end, how many items precede these, items...)."""
@@ -161,7 +204,7 @@ class Streams:
     # ------------------------------------------------------------------ the end
     def close(self, stream: Stream, effects: list[Effect]) -> None:
         """The task's end is settled: nothing more comes, except the failure if it did not end by itself."""
-        stream.over = True
+        again, stream.over = stream.over, True
         for first, values in stream.early.items():
             self.stray(stream, stream.count, first, values, effects)
         stream.early.clear()
@@ -169,7 +212,9 @@ class Streams:
         stream.worker = None
         end = stream.end.value
         assert end is not None
-        if stream.gathers:
+        if again:
+            pass  # it was over, and ran for the sake of items that had got lost
+        elif stream.gathers:
             self._let_go_of_unread(stream)
         elif is_failure(end) and not stream.unwanted:
             stream.arrived += 1
@@ -181,7 +226,7 @@ class Streams:
     def lost(self, stream: Stream, node: NodeId, effects: list[Effect]) -> None:
         """The worker died. It tells of a stored item at once, so it may have left one that we do not know of."""
         stream.worker = None
-        self._note_strays(stream, (node,), stream.arrived + 1)
+        self._note_strays(stream, (node,), stream.position + 1)
         for first, values in stream.early.items():
             self.stray(stream, stream.count, first, values, effects)
         stream.early.clear()

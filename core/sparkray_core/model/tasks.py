@@ -14,6 +14,7 @@ from sparkray_core.frozen import frozen
 from sparkray_core.ids import ActorId, FunctionId, LeaseId, NodeId, ObjectId, ProcessId
 from sparkray_core.messages import Resources, Value
 from sparkray_core.model.entries import Entry, is_failure
+from sparkray_core.model.methods import decode, encode
 from sparkray_core.model.streams import Stream
 from sparkray_core.settings import Settings
 
@@ -29,6 +30,7 @@ class OwnerLimits:
     linger_s: float = 0.25  # an idle lease is kept this long: `get(f.remote())` in a loop then needs none
     stuck_after_s: float = 0.02  # a worker that answers nothing for so long gives back what is behind its first task
     oom_retries: int = Settings.task_oom_retries  # of a task that was ended to save memory; -1: without end
+    lineage_bytes: int = Settings.lineage_bytes  # of records of how stored results were made
     steal_after_s: float = 0.005  # how long one lease idles beside a loaded one before it is given half the load
 
 
@@ -91,16 +93,37 @@ class Task:
         self.stream: Stream | None = None  # its items, if it is a generator; its one return is then the stream's end
 
     def results(self) -> list[ObjectId]:
-        """The ids of what it returns. A worker that died may have stored some and not told us."""
-        return [entry.id for entry in self.returns]
+        """The ids of what it is to return. A worker that died may have stored some and not told us."""
+        return [entry.id for entry in self.returns if entry.value is None]
+
+    def trouble(self) -> Entry | None:
+        """The first of its arguments that failed, or that got lost since it was there."""
+        for _, entry in self.refs or ():
+            value = entry.value
+            if value is None or (type(value) is tuple and is_failure(value)):
+                return entry
+        return None
 
     def failed_argument(self) -> Value | None:
-        """What became of the first argument that failed, or was lost since it was there."""
+        """What became of the first argument that failed."""
         for _, entry in self.refs or ():
             if entry.value is not None and is_failure(entry.value):
                 entry.seen = True  # whoever waits for this task gets it
                 return entry.value
         return None
+
+    def lose_retry(self) -> bool:
+        """Whether it had one left. What a call may be retried for within a life counts on from what is left."""
+        if not self.retries:
+            return False
+        if self.retries > 0:
+            self.retries -= 1
+            if self.actor is not None:
+                method = decode(self.function.id)
+                if method.retried:
+                    wired = encode(method._replace(retries=self.retries))
+                    self.function = Function(FunctionId(wired), self.function.name, b"")
+        return True
 
     def entry_ready(self, entry: Entry) -> None:
         self.missing -= 1

@@ -34,10 +34,10 @@ class Completions:
         self._refs[entry] = ref
         with core.lock:
             if entry.value is None and core.owner.ended is None:
-                core._perform(core.owner.want([entry]))
                 if entry.waiters is None:
                     entry.waiters = []
                 entry.waiters.append(self)
+                core._perform(core.owner.want([entry], now()))
                 return
         self._came.append(entry)
 

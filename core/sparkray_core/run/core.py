@@ -206,6 +206,7 @@ class Core(LocalProcess):
             RayError: the first failure that shows, without waiting for the rest.
         """
         self.refuse_foreign(entries)
+        began = now() if timeout is not None else 0.0
         try:
             missing = [entry for entry in entries if entry.value is None]
             if missing:
@@ -215,7 +216,8 @@ class Core(LocalProcess):
                 if failed is not None:
                     self.load(failed)
                 self._get_missing(missing, len(entries), timeout)
-            return [self.load(entry) for entry in entries]
+            deadline = None if timeout is None or timeout < 0 else began + timeout
+            return [self.load(entry, deadline) for entry in entries]
         except errors.GetTimeoutError:
             raise
         except errors.RayError:
@@ -227,6 +229,11 @@ class Core(LocalProcess):
         """`get` of one: the loop of calls one by one lives here."""
         if entry.owner is not self.me:
             self.refuse_foreign([entry])
+        if timeout is not None and timeout >= 0:
+            deadline = now() + timeout
+            if entry.value is None:
+                self._get_missing([entry], 1, timeout)
+            return self.load(entry, deadline)
         if entry.value is None:
             self._get_missing([entry], 1, timeout)
         return self.load(entry)
@@ -268,13 +275,13 @@ class Core(LocalProcess):
             self._kick()
             waiting = [entry for entry in entries if entry.value is None]
             getter.missing += wanted - (len(entries) - len(waiting))
-            if self.owner.ended is None:
-                self._perform(self.owner.want(waiting))
             for entry in waiting:
                 if entry.waiters is None:
                     entry.waiters = [getter]
                 else:
                     entry.waiters.append(getter)
+            if self.owner.ended is None:  # which may tell the getter that something is lost
+                self._perform(self.owner.want(waiting, now()))
             if len(waiting) < len(entries) and getter.fail_fast is not None:  # some came since the caller looked
                 getter.failed = getter.failed or next(filter(getter.fail_fast, entries), None)
             if self.owner.ended is not None or getter.failed is not None:
@@ -320,7 +327,7 @@ class Core(LocalProcess):
         """Call back once the entry is there: in whatever thread brings it, with the lock held; now, if it is there."""
         with self.lock:
             self._kick()
-            self._perform(self.owner.want([entry]))
+            self._perform(self.owner.want([entry], now()))
             if entry.value is None and self.owner.ended is None:
                 entry.waiters = [*(entry.waiters or ()), _Notice(callback)]
                 if self.pump.asleep:
@@ -346,26 +353,36 @@ class Core(LocalProcess):
         return future
 
     # ------------------------------------------------------------------ values
-    def load(self, entry: Entry) -> Any:
-        """The value of an entry that is there. Raises what it holds, if that is a failure."""
+    def load(self, entry: Entry, deadline: float | None = None) -> Any:
+        """The value of an entry that is there. Raises what it holds, if that is a failure.
+
+        Args:
+            deadline: if it turns out to be lost, how long to wait for it to be made again (monotonic seconds).
+        """
         try:
-            return self._load(entry)
+            return self._load(entry, deadline)
         except errors.RayError:  # what the task raised is one, too
             raise
         except Exception as error:  # user code: the constructors and modules that the value names
             raise errors.RaySystemError(f"the value of {entry.id.hex()} cannot be unpickled here: {error!r}") from error
 
-    def _load(self, entry: Entry) -> Any:
+    def _load(self, entry: Entry, deadline: float | None) -> Any:
         value = entry.value
         if type(value) is bytes:
             return values.from_inline(value)
-        assert value is not None
+        while value is None:  # it was there, and got lost since the caller looked
+            self._wait_again(entry, deadline)
+            value = entry.value
         value = bare(value)
         if type(value) is bytes:
             return values.from_inline(value)
-        kind = value[0]
-        if kind == STORED:
-            return self.read(entry.id, list(place(value)[1]), held=True)
+        if value[0] == STORED:
+            return self.read(entry.id, list(place(value)[1]), held=True, entry=entry, deadline=deadline)
+        return self._value_or_failure(entry, value, None)
+
+    def _value_or_failure(self, entry: Entry, value: Value, on_ref: Callable[[Any], None] | None) -> Any:
+        """Of a value that is not in a store."""
+        kind = value[0] if type(value) is tuple else None
         if kind in (FAILED, ERROR):
             entry.seen = True
         if kind == FAILED:
@@ -373,7 +390,7 @@ class Core(LocalProcess):
         if kind == ERROR:
             error = values.from_inline(value)
             raise error.as_instanceof_cause() if isinstance(error, errors.RayTaskError) else error
-        return values.from_inline(value)
+        return values.from_inline(value, on_ref)
 
     def put(self, value: object) -> ObjectRef[Any]:
         """An immutable snapshot of the value, as an object that this process owns; of a worker's, its raylet."""
@@ -451,18 +468,66 @@ class Core(LocalProcess):
         nodes: list[Any],
         on_ref: Callable[[Any], None] | None = None,
         held: bool = False,
+        entry: Entry | None = None,
+        deadline: float | None = None,
     ) -> Any:
         """A stored value, read in place. Its memory stays pinned until the last view of it died.
 
         Args:
             on_ref: called with each reference that comes to life in it.
             held: by a reference of this process; it may be read again soon.
+            entry: it, if this process has it as one.
+            deadline: when to give up waiting for it to be made again, if it is lost; monotonic seconds.
+
+        Raises:
+            ObjectLostError: it is lost, and cannot be made again.
         """
-        kind, parts = values.read_from(self.pin(some_object, nodes, held))
+        while True:
+            try:
+                view = self.pin(some_object, nodes, held)
+                break
+            except _NotFound as lost:
+                value = self._find_again(some_object, nodes, entry, deadline, lost)
+            if type(value) is bytes or value[0] != STORED:  # it was made again, and is small this time
+                return values.from_inline(value, on_ref)
+            nodes = list(place(value)[1])
+        kind, parts = values.read_from(view)
         value = values.deserialize(kind, parts, on_ref)
         if kind == ERROR:
             raise value.as_instanceof_cause() if isinstance(value, errors.RayTaskError) else value
         return value
+
+    def _find_again(
+        self, some: ObjectId, nodes: list[Any], entry: Entry | None, deadline: float | None, lost: _NotFound
+    ) -> Value:
+        """What the owner says of an object that none of these nodes has: its value, which may lie elsewhere now."""
+        held = None
+        if entry is None:  # an argument
+            held = self.ref_of(some)
+            entry = held._entry
+        with self.lock:
+            self._check_open()
+            failure, effects = self.owner.missed(entry, nodes, now())
+            self._perform(effects)
+        if failure is not None:
+            raise errors.by_name(*failure[1:]) from lost  # type: ignore[arg-type,unused-ignore]
+        while entry.value is None:
+            self._wait_again(entry, deadline)
+        value = bare(entry.value)
+        if type(value) is tuple and value[0] in (FAILED, ERROR):
+            self._value_or_failure(entry, value, None)
+        del held
+        return value
+
+    def _wait_again(self, entry: Entry, deadline: float | None) -> None:
+        self._wait(Getter(0), [entry], 1, deadline)
+        with self.lock:
+            self._check_open()
+        if entry.value is None and deadline is not None and now() >= deadline:
+            raise errors.GetTimeoutError(
+                f"{entry.id.hex()} was lost, and is being made again; it was not there in time. The reference stays "
+                f"usable"
+            )
 
     def pin(self, some_object: ObjectId, nodes: list[Any], held: bool = False) -> memoryview:
         with self.lock:
@@ -471,6 +536,8 @@ class Core(LocalProcess):
         if pin is None:
             answer = self._call((True, some_object), self.raylet_id, PinObject(some_object, nodes), ROOM_LIMIT_S)
             if isinstance(answer, ObjectGone):
+                if answer.error == "ObjectLostError":
+                    raise _NotFound(answer.why)
                 raise errors.unreadable(some_object.hex(), answer.error, answer.why)
             with self.lock:
                 pin, doubled = self.pins.add(some_object, answer.offset, answer.size, answer.file, held)
@@ -533,6 +600,10 @@ class Core(LocalProcess):
         with self.lock:
             self._kick()
             self._perform(self.owner.kill(actor, restart, now()))
+
+
+class _NotFound(Exception):
+    """None of the nodes that were named has the object. What the owner says of that is what counts."""
 
 
 class _Reply(Getter):

@@ -19,7 +19,7 @@ def head_limits(settings: Settings) -> HeadLimits:
 
 
 def owner_limits(settings: Settings) -> OwnerLimits:
-    return OwnerLimits(oom_retries=settings.task_oom_retries)
+    return OwnerLimits(oom_retries=settings.task_oom_retries, lineage_bytes=settings.lineage_bytes)
 
 
 def node_limits(settings: Settings, prestart: int | None) -> NodeLimits:

@@ -188,7 +188,7 @@ class LocalCore(Core):
         """
         with self.lock:
             self._kick()
-            self._perform(self.owner.want(entries))
+            self._perform(self.owner.want(entries, now()))
         missing = [entry for entry in entries if entry.value is None]
         getter.missing = wanted - (len(entries) - len(missing))
         while True:

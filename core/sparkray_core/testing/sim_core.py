@@ -34,7 +34,7 @@ from sparkray_core.messages import (
     Value,
 )
 from sparkray_core.model.effects import Effect, Send, WakeAt
-from sparkray_core.model.entries import Entry, bare, place
+from sparkray_core.model.entries import Entry, bare, is_stored, place
 from sparkray_core.model.invariants import check_owner
 from sparkray_core.model.owner import Actor, Function, Owner, Task
 from sparkray_core.model.references import ACTOR_INDEX
@@ -75,6 +75,7 @@ class Ledger:
 
     def __init__(self) -> None:
         self.begun: dict[tuple[ProcessId, int], list[ProcessId]] = {}
+        self.answered: set[tuple[ProcessId, int]] = set()  # once at least
         self.actors: set[ProcessId] = set()  # workers that became one: with them ends what they own
 
     def begin(self, owner: ProcessId, count: int, worker: ProcessId, may_again: bool) -> None:
@@ -390,10 +391,10 @@ class SimCore:
         missing = wanted - (len(distinct) - len(waiting))
         if missing <= 0 or self.owner.ended is not None:
             return
-        self.perform(self.owner.want(waiting))
         signal = Signal(self, missing)
         for entry in waiting:
             entry.waiters = [*(entry.waiters or ()), signal]
+        self.perform(self.owner.want(waiting, self.now))
         unblock = self.on_block()
         yield signal
         for entry in waiting:
@@ -407,13 +408,18 @@ class SimCore:
 
     # ------------------------------------------------------------------ values
     def load(self, entry: Entry) -> Code[Got]:
+        while entry.value is None and self.owner.ended is None:
+            yield from self.wait([entry], 1)  # it was there, and got lost since
         if entry.value is None:
             return Got("system: the session ended")
         value = bare(entry.value)
+        if isinstance(value, tuple) and value[0] == STORED:
+            return (yield from self.read(entry, place(value)[1]))
+        return self._read_inline(value)
+
+    def _read_inline(self, value: Value) -> Got:
         if isinstance(value, bytes):
             return self._got(*sim_programs.unpack(value))
-        if value[0] == STORED:
-            return (yield from self.read(entry.id, place(value)[1]))
         if value[0] == FAILED:
             return Got(f"system {value[1]}: {value[2]}")
         return self._got(*sim_programs.unpack(value[1]))
@@ -421,10 +427,26 @@ class SimCore:
     def _got(self, outcome: str, inside: Iterable[ObjectId]) -> Got:
         return Got(outcome, [self.ref_of(some) for some in inside])
 
-    def read(self, some: ObjectId, nodes: Sequence[NodeId]) -> Code[Got]:
-        answer = yield from self._ask(True, some, PinObject(some, list(nodes)))
-        if isinstance(answer, ObjectGone):
-            return Got(f"system ObjectLostError: {answer.why}")
+    def read(self, entry: Entry, nodes: Sequence[NodeId]) -> Code[Got]:
+        some = entry.id
+        while True:
+            answer = yield from self._ask(True, some, PinObject(some, list(nodes)))
+            if not isinstance(answer, ObjectGone):
+                break
+            if answer.error != "ObjectLostError":
+                return Got(f"system {answer.error}: {answer.why}")
+            failure, effects = self.owner.missed(entry, nodes, self.now)
+            self.perform(effects)
+            if failure is not None:
+                return self._read_inline(failure)
+            while entry.value is None and self.owner.ended is None:
+                yield from self.wait([entry], 1)
+            if entry.value is None:
+                return Got("system: the session ended")
+            value = bare(entry.value)
+            if not is_stored(value):
+                return self._read_inline(value)
+            nodes = place(value)[1]
         assert isinstance(answer, ObjectPinned)
         where = slice(answer.offset, answer.offset + answer.size)
         memory = self.segment.disk[answer.file] if answer.file else self.segment

@@ -56,9 +56,21 @@ class SimDriver(SimCore):
     role = "driver"
 
     def __init__(
-        self, me: ProcessId, segment: Memory, ledger: Ledger, oracle: Oracle, dice: Random, actors: bool
+        self,
+        me: ProcessId,
+        segment: Memory,
+        ledger: Ledger,
+        oracle: Oracle,
+        dice: Random,
+        actors: bool,
+        durable: bool = False,
     ) -> None:
+        """
+        Args:
+            durable: whatever it makes could be made again, should a node without a driver die.
+        """
         super().__init__(me, segment, ledger)
+        self.durable = durable
         self.oracle = oracle
         self.dice = dice
         self.actors = actors  # it makes some
@@ -210,7 +222,7 @@ class SimDriver(SimCore):
         children: tuple[Program, ...] = ()
         if depth and dice.random() < 0.25:
             children = tuple(self._program(depth - 1) for _ in range(dice.randint(1, 3)))
-        return Program(
+        program = Program(
             key=dice.getrandbits(16),
             run_s=dice.choice([0.0, 0.00001, 0.0002, 0.01, 0.3]),
             size=dice.choice(SIZES),
@@ -231,3 +243,6 @@ class SimDriver(SimCore):
             puts=dice.choice(SIZES) if dice.random() < 0.15 else -1,
             asks=self._program(0) if depth and dice.random() < 0.5 else None,
         )
+        if self.durable:  # what a worker owns, and is seen by others, dies with it
+            program = replace(program, retries=-1, again=-1, gives=None, puts=-1, size=program.size or 2000)
+        return program

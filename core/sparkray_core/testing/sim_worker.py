@@ -190,8 +190,10 @@ class SimWorker(SimCore):
             assert function in self.functions, "a task came before its function"
         else:
             last = self._answered.get(caller, 0)
-            assert last < count or self.actor.setup["unordered"], f"call {count} of {caller.hex()} came after {last}"
-            self._answered[caller] = count
+            again = (caller, count) in self.ledger.answered  # its result got lost
+            in_turn = last < count or again or self.actor.setup["unordered"]
+            assert in_turn, f"call {count} of {caller.hex()} came after {last}"
+            self._answered[caller] = max(last, count)
         may_again = program.retries != 0 if self.actor is None else program.again != 0
         self.ledger.begin(caller, count, self.me, may_again)
         found = [self.ref_of(some) for some in named]
@@ -227,6 +229,7 @@ class SimWorker(SimCore):
         ]
         for entry in still:
             entry.registered = 1
+        self.ledger.answered.add((caller, count))
         return count, values, [entry.id for entry in still] or None
 
     def _has(self, env: str) -> None:
@@ -237,7 +240,8 @@ class SimWorker(SimCore):
         if isinstance(value, bytes):
             return self._got(*sim_programs.unpack(value))
         assert value[0] == STORED, f"an argument is {value}"
-        return (yield from self.read(some, value[2]))
+        held = self.ref_of(some)  # in case that it is not found, and its owner has to be asked
+        return (yield from self.read(held.entry, value[2]))
 
     def _run(
         self, program: Program, result: ObjectId, caller: ProcessId, outcomes: list[str], found: list[Ref]

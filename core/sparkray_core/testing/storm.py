@@ -50,10 +50,12 @@ class Weather:
     faults: int  # things that go wrong: a worker or node killed, a link cut
     bad_starts: float = 0.0
     bad_disks: float = 0.0
+    deaths: int = 0  # of nodes without a driver, while all that is made there may be made again: all has to be right
 
 
 CALM = Weather(PERFECT, 0)
 ROUGH = Weather(Conditions(), 6, bad_starts=0.05, bad_disks=0.05)
+DEADLY = Weather(Conditions(), 0, deaths=5)
 
 
 class Storm:
@@ -62,17 +64,22 @@ class Storm:
         self.weather = weather
         self.sim = Simulation(seed, weather.conditions, NODE_LIMITS, HEAD_LIMITS, weather.bad_starts, weather.bad_disks)
         self.oracle = Oracle(self.sim.ledger, harmed=weather.bad_starts > 0)
-        self.nodes = [self._node(letter) for letter in "abcdef"[: self.dice.randint(1, 5)]]
+        few = 3 if weather.deaths else 1
+        self.nodes = [self._node(letter) for letter in "abcdef"[: self.dice.randint(few, 5)]]
         self.drivers: list[SimDriver] = []
+        self._spare = list("uvwxyz")  # names of nodes that come later
 
     def run(self) -> None:
         sim = self.sim
         sim.run(1.0)
-        names = [process_id(self.dice.choice(self.nodes), f"drv{n}") for n in range(self.dice.randint(1, 3))]
-        actors = self.dice.random() < 0.6  # without them every value has to be right if nothing goes wrong
+        homes = self.nodes[:1] if self.weather.deaths else self.nodes
+        names = [process_id(self.dice.choice(homes), f"drv{n}") for n in range(self.dice.randint(1, 3))]
+        # Without them every value has to be right if nothing goes wrong.
+        actors = self.dice.random() < 0.6 and not self.weather.deaths
         for name in names:
             host = sim.hosts[_node_of(name)]
-            driver = SimDriver(name, host.segment, sim.ledger, self.oracle, Random(self.dice.random()), actors)
+            dice, durable = Random(self.dice.random()), self.weather.deaths > 0
+            driver = SimDriver(name, host.segment, sim.ledger, self.oracle, dice, actors, durable)
             self.drivers.append(driver)
             sim.add_process(driver)
             for _ in range(self.dice.randint(1, 3)):
@@ -80,6 +87,8 @@ class Storm:
             sim.at(sim.now, lambda host=host, driver=driver: sim._process_tick(host, driver))  # type: ignore[misc]
         for _ in range(self.weather.faults):
             sim.at(1.0 + self.dice.uniform(0.2, WISHES_S), self._fault)
+        for _ in range(self.weather.deaths):
+            sim.at(1.0 + self.dice.uniform(0.2, WISHES_S), self._death)
         sim.run(1.0 + WISHES_S)
         assert sim.run(sim.now + PATIENCE_S, self._all_ended), f"this never ended: {self._open()}"
         assert not self.oracle.wrong, "; ".join(self.oracle.wrong)
@@ -127,6 +136,24 @@ class Storm:
             other = dice.choice([one for one in everyone if one is not host])
             sim.cut(host, other, dice.choice([0.2, 1.5, 1.5, 8.0]))
 
+    def _death(self) -> None:
+        """Of a node, and another comes in its place; or of one of its workers."""
+        sim, dice = self.sim, self.dice
+        hosts = [host for host in sim.live_nodes() if all(one.role != "driver" for one in host.processes.values())]
+        if not hosts:
+            return
+        host = dice.choice(hosts)
+        workers = [process.id for process in host.processes.values()]
+        if workers and dice.random() < 0.3:
+            victim = dice.choice(workers)
+            sim.note(host, f"death: worker {victim.hex()} is killed")
+            sim.kill_process(host, victim)
+            return
+        sim.note(host, "death: the node is killed")
+        sim.kill_host(host)
+        if self._spare:
+            self._node(self._spare.pop())
+
     def _memory(self, host: Host) -> None:
         """It is short for a while: somebody is ended, and what is new waits."""
         sim = self.sim
@@ -156,6 +183,7 @@ class Storm:
                 kept = [(one, one.held, one.pins, one.borrowers) for one in owner.refs.exported.values()]
                 assert not kept, f"{name} keeps entries: {kept}"
                 assert not owner.refs.stored, f"{name} keeps objects: {owner.refs.stored}"
+                assert not owner.lineage.records, f"{name} keeps lineage: {owner.lineage.records}"
 
     def _nothing_leaked(self) -> None:
         for host in self.sim.live_nodes():
@@ -217,9 +245,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", nargs=2, type=int, metavar=("FIRST", "BEHIND"), required=True)
     parser.add_argument("--calm", action="store_true", help="nothing goes wrong, so all has to be right")
+    parser.add_argument("--deadly", action="store_true", help="nodes die, and what was on them can be made again")
     given = parser.parse_args()
     for seed in range(*given.seeds):
-        storm = run_storm(seed, CALM if given.calm else ROUGH)
+        storm = run_storm(seed, CALM if given.calm else DEADLY if given.deadly else ROUGH)
         sys.stdout.write(f"{seed}: {storm.sim.steps} steps, {storm.oracle.judged} values looked at\n")
 
 
@@ -227,4 +256,4 @@ if __name__ == "__main__":
     main()
 
 
-__all__ = ["CALM", "ROUGH", "Host", "Storm", "Weather", "node_id", "run_storm"]
+__all__ = ["CALM", "DEADLY", "ROUGH", "Host", "Storm", "Weather", "node_id", "run_storm"]
