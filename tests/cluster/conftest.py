@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import textwrap
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -45,9 +47,8 @@ def program(source: str, environment: Mapping[str, str] | None = None) -> list[s
     return done.stdout.splitlines()
 
 
-@pytest.fixture
-def base_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """No session but this test's is found, and nothing in the environment names one. All is stopped at the end."""
+@contextlib.contextmanager
+def _own_base_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for name in (*ADDRESS_VARIABLES, KEY_VARIABLE, KEY_FILE_VARIABLE):
         monkeypatch.delenv(name, raising=False)
     with tempfile.TemporaryDirectory(prefix="sprk-", dir="/tmp") as folder:
@@ -55,6 +56,33 @@ def base_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         yield Path(folder, "s")
         sparkray.shutdown()
         sparkray_command("stop", "--force")
+
+
+@pytest.fixture
+def base_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """No session but this test's is found, and nothing in the environment names one. All is stopped at the end."""
+    with _own_base_folder(monkeypatch) as folder:
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def module_base_folder() -> Iterator[Path]:
+    """`base_folder` for all tests of a module."""
+    with pytest.MonkeyPatch.context() as monkeypatch, _own_base_folder(monkeypatch) as folder:
+        yield folder
+
+
+@pytest.fixture
+def wait_until() -> Callable[..., None]:
+    """Wait for a condition, with a limit; what `what` returns last is in the failure."""
+
+    def wait(condition: Callable[[], object], what: Callable[[], object], limit: float = 20.0) -> None:
+        deadline = time.monotonic() + limit
+        while not condition():
+            assert time.monotonic() < deadline, f"not so within {limit:g} s; last seen: {what()!r}"
+            time.sleep(0.05)
+
+    return wait
 
 
 @pytest.fixture

@@ -15,9 +15,12 @@ from sparkray.exceptions import (
     ActorDiedError,
     ActorUnavailableError,
     ObjectLostError,
+    ObjectReconstructionFailedError,
     RayActorError,
     WorkerCrashedError,
 )
+from sparkray_core.messages import FreeObjects
+from sparkray_core.run import object_ref
 
 
 def runs(path: Path) -> int:
@@ -63,6 +66,61 @@ def test_exceptions_named_are_retried_and_others_are_not(ray: Any, tmp_path: Pat
     with pytest.raises(ValueError, match="again"):
         ray.get(fail.remote(second, ValueError), timeout=30)
     assert runs(second) == 1
+
+
+def lose(ray: Any, *refs: Any) -> None:
+    """Wait until they are there, then take their only copies away: as if a node had died, or a disk had gone bad."""
+    ray.wait(list(refs), num_returns=len(refs), timeout=30)
+    core = object_ref.core()
+    core.send(core.raylet_id, FreeObjects([ref._entry.id for ref in refs]))
+
+
+def test_a_lost_result_is_made_again_while_retries_remain_and_what_was_put_is_not(ray: Any, tmp_path: Path) -> None:
+    """Line 30."""
+    large = 200_000
+
+    def note(name: str) -> bytes:
+        with (tmp_path / name).open("a") as file:
+            file.write("x")
+        return bytes(large)
+
+    @ray.remote(max_retries=1)
+    def once_more(name: str) -> bytes:
+        return note(name)
+
+    @ray.remote
+    def longer(part: bytes, name: str) -> bytes:
+        return note(name) + part
+
+    first = once_more.remote("first")
+    second = longer.remote(first, "second")
+    lose(ray, first, second)
+    assert ray.get(second, timeout=30) == bytes(2 * large)
+    assert (runs(tmp_path / "first"), runs(tmp_path / "second")) == (2, 2)
+    lose(ray, first)
+    with pytest.raises(ObjectReconstructionFailedError, match=r"once_more\(\).*max_retries") as used_up:
+        ray.get(first, timeout=30)
+    assert used_up.value.reason == "MAX_ATTEMPTS_EXCEEDED"
+    assert used_up.value.object_ref_hex == first.hex()
+
+    put = ray.put(bytes(large))
+    lose(ray, put)
+    with pytest.raises(ObjectLostError, match="put it once more") as lost:
+        ray.get(put, timeout=30)
+    assert not isinstance(lost.value, ObjectReconstructionFailedError)
+
+    @ray.remote
+    class Maker:
+        def make(self, name: str) -> bytes:
+            return note(name)
+
+    maker = Maker.remote()
+    often, never = maker.make.options(max_task_retries=-1).remote("often"), maker.make.remote("never")
+    lose(ray, often, never)
+    assert ray.get(often, timeout=30) == bytes(large)
+    with pytest.raises(ObjectReconstructionFailedError, match="may run once only"):
+        ray.get(never, timeout=30)
+    assert (runs(tmp_path / "often"), runs(tmp_path / "never")) == (2, 1)
 
 
 def test_what_a_dead_process_owned_is_there_or_says_so_and_never_hangs(ray: Any) -> None:

@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from sparkray_core.testing.storm import CALM, ROUGH, run_storm
+from sparkray_core.testing.storm import CALM, DEADLY, ROUGH, run_storm
 
 SEEDS = int(os.environ.get("SPARKRAY_SEEDS", "40"))
 
@@ -24,6 +24,11 @@ def test_every_wish_ends_and_nothing_leaks_when_things_go_wrong(seed: int) -> No
 @pytest.mark.parametrize("seed", range(SEEDS // 4))
 def test_every_wish_is_fulfilled_when_nothing_goes_wrong(seed: int) -> None:
     run_storm(seed, CALM)
+
+
+@pytest.mark.parametrize("seed", range(SEEDS // 5))
+def test_every_value_is_right_when_nodes_die_and_what_was_on_them_can_be_made_again(seed: int) -> None:
+    run_storm(seed, DEADLY)
 
 
 def test_same_seed_gives_the_same_trace_whatever_the_order_of_sets() -> None:

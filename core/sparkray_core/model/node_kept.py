@@ -11,7 +11,16 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from sparkray_core.ids import ObjectId, ProcessId, count_of, node_of, owner_of
-from sparkray_core.messages import FAILED, AddBorrowers, AdoptObject, AskObjects, CopyMade, DropBorrowers, ObjectMissing, Value
+from sparkray_core.messages import (
+    FAILED,
+    AddBorrowers,
+    AdoptObject,
+    AskObjects,
+    CopyMade,
+    DropBorrowers,
+    ObjectMissing,
+    Value,
+)
 from sparkray_core.model.bounded import Recent
 from sparkray_core.model.effects import Effect
 from sparkray_core.model.entries import Entry

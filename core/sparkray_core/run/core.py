@@ -482,29 +482,28 @@ class Core(LocalProcess):
         Raises:
             ObjectLostError: it is lost, and cannot be made again.
         """
+        ref = None
         while True:
             try:
                 view = self.pin(some_object, nodes, held)
                 break
             except _NotFound as lost:
-                value = self._find_again(some_object, nodes, entry, deadline, lost)
+                if entry is None:  # an argument; what its owner says of it is to be remembered until we have it
+                    ref = self.ref_of(some_object)
+                    entry = ref._entry
+                value = self._find_again(entry, nodes, deadline, lost)
             if type(value) is bytes or value[0] != STORED:  # it was made again, and is small this time
                 return values.from_inline(value, on_ref)
             nodes = list(place(value)[1])
+        del ref
         kind, parts = values.read_from(view)
         value = values.deserialize(kind, parts, on_ref)
         if kind == ERROR:
             raise value.as_instanceof_cause() if isinstance(value, errors.RayTaskError) else value
         return value
 
-    def _find_again(
-        self, some: ObjectId, nodes: list[Any], entry: Entry | None, deadline: float | None, lost: _NotFound
-    ) -> Value:
+    def _find_again(self, entry: Entry, nodes: list[Any], deadline: float | None, lost: _NotFound) -> Value:
         """What the owner says of an object that none of these nodes has: its value, which may lie elsewhere now."""
-        held = None
-        if entry is None:  # an argument
-            held = self.ref_of(some)
-            entry = held._entry
         with self.lock:
             self._check_open()
             failure, effects = self.owner.missed(entry, nodes, now())
@@ -516,7 +515,6 @@ class Core(LocalProcess):
         value = bare(entry.value)
         if type(value) is tuple and value[0] in (FAILED, ERROR):
             self._value_or_failure(entry, value, None)
-        del held
         return value
 
     def _wait_again(self, entry: Entry, deadline: float | None) -> None:

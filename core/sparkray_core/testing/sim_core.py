@@ -395,12 +395,13 @@ class SimCore:
         for entry in waiting:
             entry.waiters = [*(entry.waiters or ()), signal]
         self.perform(self.owner.want(waiting, self.now))
-        unblock = self.on_block()
-        yield signal
+        if signal.missing > 0:  # else some were lost for good, and that was told at once
+            unblock = self.on_block()
+            yield signal
+            unblock()
         for entry in waiting:
             if entry.waiters and entry.value is None:
                 entry.waiters.remove(signal)
-        unblock()
 
     def on_block(self) -> Callable[[], None]:
         """User code waits. Returns what is to be done when it goes on."""
