@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from sparkray.data import tables
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -24,44 +26,59 @@ def apply(
     batch_format: str | None,
     batch_size: int | None,
     zero_copy: bool = False,
+    name: str | None = None,
 ) -> pa.Table:
-    """Call the function on each batch of the table's rows, and join what it returns.
+    """Call the function on each batch of the table's rows, and join what it returns, or yields.
 
     Args:
         batch_size: rows; the last batch may be shorter. None: all of them at once.
         zero_copy: batches may be read-only views of the store; else the function may write to them.
+        name: the function's, for the error.
 
     Raises:
         TypeError: the function returned something that is no batch.
     """
-    import pyarrow as pa
-
-    made = [to_table(function(batch), function) for batch in _batches(table, batch_format, batch_size, zero_copy)]
-    return made[0] if len(made) == 1 else pa.concat_tables(made, promote_options="default")
+    if name is None:
+        name = str(getattr(function, "__name__", ""))
+    made: list[pa.Table] = []
+    for batch in _batches(table, batch_format, batch_size, zero_copy):
+        returned = function(batch)
+        several = returned if isinstance(returned, Iterator) else (returned,)
+        made += [to_table(one, name) for one in several]
+    return made[0] if len(made) == 1 else tables.concat(made)
 
 
 def _batches(table: pa.Table, batch_format: str | None, batch_size: int | None, zero_copy: bool) -> Iterator[Any]:
     size = batch_size or table.num_rows
     for first in range(0, table.num_rows, size):
-        yield to_batch(table.slice(first, min(size, table.num_rows - first)), batch_format, zero_copy)
+        yield to_batch(tables.cut(table, first, size), batch_format, zero_copy)
 
 
 def to_batch(table: pa.Table, batch_format: str | None, zero_copy: bool = False) -> Any:
     if batch_format == "pandas":
-        return table.to_pandas(split_blocks=zero_copy)  # else columns of one type are put together, which copies them
+        return tables.to_frame(table, split_blocks=zero_copy)  # else columns of one type are put together: a copy
     if batch_format == "pyarrow" or batch_format is None:
         return table
-    return {name: _array(column, zero_copy) for name, column in zip(table.column_names, table.columns, strict=True)}
+    return {
+        field.name: _array(field, column, zero_copy) for field, column in zip(table.schema, table.columns, strict=True)
+    }
 
 
-def _array(column: pa.ChunkedArray[Any], zero_copy: bool) -> Any:
-    """Arrow and numpy agree on one chunk of numbers without nulls; all else is a copy anyhow."""
-    array = column.chunk(0).to_numpy(zero_copy_only=False) if column.num_chunks == 1 else column.to_numpy()
+def _array(field: pa.Field[Any], column: pa.ChunkedArray[Any], zero_copy: bool) -> Any:
+    """Arrow and numpy agree on one chunk of numbers or tensors without nulls; all else is a copy anyhow."""
+    if tables.is_tensor(field) and not column.null_count:
+        array = tables.to_ndarray(column)
+    elif tables.is_tensor(field) or tables.is_pickles(field):
+        array = tables.object_array(tables.to_values(field, column))
+    elif column.num_chunks == 1:
+        array = column.chunk(0).to_numpy(zero_copy_only=False)
+    else:
+        array = column.to_numpy()
     return array if zero_copy or array.flags.writeable else array.copy()
 
 
-def to_table(batch: Any, function: Callable[[Any], Any]) -> pa.Table:
-    """What the user's function returned, whichever of the formats it has."""
+def to_table(batch: Any, name: str) -> pa.Table:
+    """What the user's function of this name returned, whichever of the formats it has."""
     import pyarrow as pa
 
     if isinstance(batch, pa.Table):
@@ -69,19 +86,12 @@ def to_table(batch: Any, function: Callable[[Any], Any]) -> pa.Table:
     if isinstance(batch, pa.RecordBatch):
         return pa.Table.from_batches([batch])
     if isinstance(batch, Mapping):
-        return pa.table({str(name): _column(values) for name, values in batch.items()})
+        return tables.from_columns(batch)
     import pandas as pd
 
     if isinstance(batch, pd.DataFrame):
-        return pa.Table.from_pandas(batch, preserve_index=False)
-    name = getattr(function, "__name__", repr(function))
+        return tables.from_frame(batch)
     raise TypeError(
         f"{name} must return a pandas.DataFrame, a pyarrow.Table or a dict of column names and arrays, "
         f"not {type(batch).__name__}"
     )
-
-
-def _column(values: Any) -> Any:
-    if getattr(values, "ndim", 1) > 1:  # Arrow's arrays have one dimension; a row becomes a list
-        return list(values)
-    return values

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from sparkray.api import get
+from sparkray.data import tables
 from sparkray.options import Options
 from sparkray.remote_function import RemoteFunction
 from sparkray_core.run.object_ref import ObjectRef
@@ -38,13 +40,37 @@ class Block:
 
     def of(self, table: pa.Table) -> pa.Table:
         """This block's rows of the table that `ref` stands for."""
-        return table if self.whole else table.slice(self.start, self.rows)
+        return table if self.whole else tables.cut(table, self.start, self.rows)
 
     def stored(self) -> Block:
         """The same rows as all of an object; a task makes one where the table lies, if there is none."""
         if self.whole:
             return self
         return Block(_cut.remote(self.ref, self.start, self.rows), 0, self.rows, self.bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Promised:
+    """A block that a task is making, and what it will tell of it."""
+
+    ref: ObjectRef[pa.Table]
+    facts: ObjectRef[Facts]
+
+    def block(self) -> tuple[Block, pa.Schema]:
+        """Waits for it. Raises what the task raised."""
+        rows, size, schema = get(self.facts)
+        return Block(self.ref, 0, rows, size), schema_of(schema)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A block that is made when it is needed, by the first task that has to do with it."""
+
+    reader: Any  # a `stages.Reader`: picklable
+    rows: int | None = None  # if that is known beforehand
+
+
+Piece = Block | Promised | Source
 
 
 def facts_of(table: pa.Table) -> Facts:
@@ -58,7 +84,18 @@ def schema_of(facts: bytes) -> pa.Schema:
 
 
 def _cut_table(table: pa.Table, start: int, rows: int) -> pa.Table:
-    return table.slice(start, rows)
+    return tables.cut(table, start, rows)
 
 
 _cut: RemoteFunction[..., Any] = RemoteFunction(_cut_table, Options(name="cut_block", num_cpus=0))
+
+
+def _facts_of_any(table: pa.Table) -> Facts:
+    import pyarrow as pa
+
+    if not isinstance(table, pa.Table):
+        raise TypeError(f"a block is a pyarrow.Table, not {type(table).__name__}")
+    return facts_of(table)
+
+
+look: RemoteFunction[..., Any] = RemoteFunction(_facts_of_any, Options(name="look_at_block", num_cpus=0))

@@ -162,7 +162,7 @@ def test_what_the_function_raises_reaches_whoever_reads(ray: Any) -> None:
 
 def test_map_batches_refuses_what_it_cannot_do(ray: Any) -> None:
     dataset = ray.data.from_arrow(table(0, 2))
-    with pytest.raises(TypeError, match="is a class"):
+    with pytest.raises(TypeError, match="a class with a method __call__"):
         dataset.map_batches(dict)
     with pytest.raises(ValueError, match="batch_format must be one of"):
         dataset.map_batches(len, batch_format="polars")

@@ -1,0 +1,96 @@
+"""Progress bars, for those who wait at a terminal or in a notebook."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from typing import Any
+
+from sparkray.data.context import DataContext
+
+SHOW_AFTER_S = 0.5  # what is done sooner needs no bar
+
+
+def wanted() -> bool:
+    """Whether anybody looks: by `DataContext.enable_progress_bars`, else a terminal or notebook."""
+    told = DataContext.get_current().enable_progress_bars
+    return _somebody_looks() if told is None else told
+
+
+def _somebody_looks() -> bool:
+    return _in_notebook() or (sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb")
+
+
+def _in_notebook() -> bool:
+    ipython = sys.modules.get("IPython")
+    shell: Any = ipython.get_ipython() if ipython is not None else None
+    return shell is not None and type(shell).__name__ == "ZMQInteractiveShell"
+
+
+class Bar:
+    """Counts blocks; by tqdm, if that is installed, else by rich. Nothing at all if nobody looks."""
+
+    def __init__(self, what: str, total: int) -> None:
+        self._what, self._total = what, total
+        self._shown: Any = None
+        self._rows = 0
+
+    def __enter__(self) -> Bar:
+        if self._total > 1 and wanted() and threading.current_thread() is threading.main_thread():
+            self._shown = _open(self._what, self._total)
+        return self
+
+    def add(self, blocks: int, rows: int) -> None:
+        if self._shown is not None:
+            self._rows += rows
+            self._shown.add(blocks, self._rows)
+
+    def __exit__(self, *_: object) -> None:
+        if self._shown is not None:
+            self._shown.close()
+            self._shown = None
+
+
+def _open(what: str, total: int) -> Any:
+    try:
+        from tqdm.auto import tqdm  # type: ignore[import-not-found,import-untyped,unused-ignore]
+    except ImportError:
+        return _Rich(what, total)
+    return _Tqdm(tqdm(desc=what, total=total, unit="block", delay=SHOW_AFTER_S, leave=False, dynamic_ncols=True))
+
+
+class _Tqdm:
+    def __init__(self, bar: Any) -> None:
+        self._bar = bar
+
+    def add(self, blocks: int, rows: int) -> None:
+        self._bar.set_postfix_str(f"{rows:,} rows", refresh=False)
+        self._bar.update(blocks)
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+class _Rich:
+    def __init__(self, what: str, total: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("blocks, {task.fields[rows]:,} rows"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self._task = self._progress.add_task(what, total=total, rows=0)
+        self._progress.start()
+
+    def add(self, blocks: int, rows: int) -> None:
+        self._progress.update(self._task, advance=blocks, rows=rows)
+
+    def close(self) -> None:
+        self._progress.stop()
