@@ -11,6 +11,7 @@ from micro_session import start
 
 ACTORS = 10  # created at once
 MANY_ACTORS = 1000
+ITEMS = 1000  # of one stream
 MEGABYTE = 128 * 1024  # float64 values
 PUT_VALUES = 32 * 1024 * 1024  # float64 values of one large put: 268 MB, which every store on a laptop holds
 UNTIMED_PUTS = 3
@@ -85,6 +86,35 @@ def thousand_actors(ray: Any, watch: Stopwatch) -> float:
     return time.perf_counter() - begun
 
 
+def stream_of_task(ray: Any, watch: Stopwatch) -> float:
+    """Items per second that a streaming task yields and its caller gets, one after the other."""
+
+    def count() -> Any:
+        for number in range(ITEMS):
+            yield 2 * number  # not `yield from`: Ray cannot, from what is no generator
+
+    task = ray.remote(num_returns="streaming")(count)
+    return watch.rate(lambda: _read_all(ray, task.remote()), ITEMS)
+
+
+def stream_of_actor(ray: Any, watch: Stopwatch) -> float:
+    """The same from a method of an actor."""
+
+    class Counter:
+        def count(self) -> Any:
+            for number in range(ITEMS):
+                yield 2 * number
+
+    actor = ray.remote(num_cpus=0)(Counter).remote()
+    return watch.rate(lambda: _read_all(ray, actor.count.options(num_returns="streaming").remote()), ITEMS)
+
+
+def _read_all(ray: Any, stream: Any) -> None:
+    last = [ray.get(ref) for ref in stream][-1]
+    if last != 2 * (ITEMS - 1):
+        raise RuntimeError(f"the last of {ITEMS} items was {last}")
+
+
 def put_megabyte(ray: Any, watch: Stopwatch) -> float:
     """As Ray's small puts, with a value that goes to shared memory in both systems."""
     import numpy as np
@@ -132,6 +162,8 @@ def _timed_put(ray: Any, array: Any) -> float:
 EXTRA_ROWS = (
     Row("actors_created", "actors created", actors_created, extra=True),
     Row("thousand_actors", "1,000 actors created and called", thousand_actors, "s", extra=True),
+    Row("stream_of_task", "items of a streaming task", stream_of_task, extra=True),
+    Row("stream_of_actor", "items of an actor's stream", stream_of_actor, extra=True),
     Row("put_megabyte", "put calls of 1 MB", put_megabyte, extra=True),
     Row("get_megabyte", "get calls of 1 MB", get_megabyte, extra=True),
     Row("put_large_cold", "first put of 268 MB", put_large_cold, "GB/s", extra=True),

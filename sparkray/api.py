@@ -14,11 +14,13 @@ from sparkray.options import Options
 from sparkray.remote_function import RemoteFunction
 from sparkray.session import core, core_of
 from sparkray_core.ids import HEAD
+from sparkray_core.run import object_ref
 from sparkray_core.run.object_ref import ObjectRef, call_in_loop
 from sparkray_core.run.ref_generator import DynamicObjectRefGenerator, ObjectRefGenerator
 
 P = ParamSpec("P")
 T = TypeVar("T")
+REMEMBERED_REFS = 16  # that a `wait` leaves at least: fewer are checked sooner than compared
 W = TypeVar("W", bound="ObjectRef[Any] | ObjectRefGenerator[Any]")  # what can be waited for
 
 
@@ -146,21 +148,39 @@ def wait(
         TypeError: not a list of ObjectRefs.
         ValueError: duplicates, or num_returns or timeout out of range.
     """
-    _check_wait(refs, num_returns, timeout)
+    if not _is_rest(refs):
+        _check_refs(refs)
+    _check_numbers(refs, num_returns, timeout)
     if not refs:
         return [], []
     here = core_of(refs[0])
     here.refuse_foreign([refs[0]._entry])  # that they are of one session is taken for granted: a wait is short
     if not _are_ready(refs, num_returns):
         here.wait([ref._entry for ref in refs], num_returns, timeout)
-    return _ready_and_rest(refs, num_returns)
+    ready, rest = _ready_and_rest(refs, num_returns)
+    if len(rest) >= REMEMBERED_REFS:
+        here.remember_rest(rest[:])
+    return ready, rest
+
+
+def _is_rest(refs: Any) -> bool:
+    """Whether it is what the last wait left, as in a loop of waits: then it needs no look at each of its references."""
+    here = object_ref.current
+    last = here.rest if here is not None else None
+    if last is None or type(refs) is not list or len(refs) != len(last):
+        return False
+    try:
+        return refs == last  # by identity. Another object in it may have an idea of its own of what is equal
+    except Exception:  # noqa: BLE001
+        return False
 
 
 async def wait_async(
     refs: list[W], *, num_returns: int = 1, timeout: float | None = None, fetch_local: bool = True
 ) -> tuple[list[W], list[W]]:
     """`wait`, for coroutines: others run meanwhile."""
-    _check_wait(refs, num_returns, timeout)
+    _check_refs(refs)
+    _check_numbers(refs, num_returns, timeout)
     if not refs:
         return [], []
     import asyncio  # whoever awaits has imported it
@@ -183,7 +203,7 @@ async def wait_async(
     return _ready_and_rest(refs, num_returns)
 
 
-def _check_wait(refs: Any, num_returns: int, timeout: float | None) -> None:
+def _check_refs(refs: Any) -> None:
     if not isinstance(refs, list):
         raise TypeError(f"wait() takes a list of ObjectRefs, not {type(refs).__name__}")
     if not refs:
@@ -194,6 +214,11 @@ def _check_wait(refs: Any, num_returns: int, timeout: float | None) -> None:
         )
     if len(set(refs)) != len(refs):
         raise ValueError("wait() takes a list of unique ObjectRefs; there are duplicates in it")
+
+
+def _check_numbers(refs: list[Any], num_returns: int, timeout: float | None) -> None:
+    if not refs:
+        return
     if not 0 < num_returns <= len(refs):
         raise ValueError(f"num_returns must be from 1 to {len(refs)}, the number of references; it is {num_returns}")
     if timeout is not None and timeout < 0:

@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+import weakref
 from typing import Any
 
 import pytest
@@ -266,6 +267,55 @@ def test_wait_returns_ready_and_rest_in_the_order_given(ray: Any) -> None:
     assert (ready, rest) == (refs[1:], refs[:1])
     assert ray.wait(refs, num_returns=3, timeout=0) == (refs[1:], refs[:1])
     assert ray.wait([]) == ([], [])
+
+
+def test_what_a_wait_left_is_checked_no_less_if_it_was_changed(ray: Any) -> None:
+    """What the last wait left is taken as it is, so that a loop of waits does not look at all of it each time."""
+
+    @ray.remote
+    def number(value: int) -> int:
+        return value
+
+    class Odd:
+        def __eq__(self, other: object) -> bool:
+            raise RuntimeError("what I am equal to is not for you to ask")
+
+        __hash__ = None  # type: ignore[assignment]
+
+    refs = [number.remote(value) for value in range(40)]
+    ray.wait(refs, num_returns=40)
+    _, left = ray.wait(refs)
+    assert left == refs[1:]
+    for change, error in ((left[0], ValueError), (3, TypeError), (Odd(), TypeError)):
+        _, left = ray.wait(refs)
+        left[-1] = change
+        with pytest.raises(error):
+            ray.wait(left)
+    _, left = ray.wait(refs)
+    with pytest.raises(ValueError, match="from 1 to 39"):
+        ray.wait(left, num_returns=40)
+    while left:
+        before = left
+        ready, left = ray.wait(left)
+        assert ready + left == before
+
+
+def test_what_a_wait_left_is_not_kept_alive(ray: Any) -> None:
+    @ray.remote
+    def number(value: int) -> int:
+        return value
+
+    refs = [number.remote(value) for value in range(40)]
+    ray.get(refs)
+    alive = weakref.ref(refs[-1])
+    ready, rest = ray.wait(refs)
+    del refs, ready, rest
+
+    deadline = time.monotonic() + 10
+    while alive() is not None and time.monotonic() < deadline:
+        time.sleep(0.001)
+
+    assert alive() is None
 
 
 def test_wait_refuses_what_it_cannot_take(ray: Any) -> None:

@@ -303,6 +303,13 @@ class Core(LocalProcess):
                 if self.owner.ended is not None and any(entry.value is None for entry in entries):
                     self._check_open()
 
+    def remember_rest(self, rest: list[Any]) -> None:
+        """Of a `wait`. The side thread's next turn forgets it; where an event loop has its place, nobody would."""
+        if not self.serial and not self.pump.embedded:
+            self.rest = rest
+            if self.pump.asleep:
+                self.pump.wake()
+
     def _unwait(self, getter: Getter, entries: list[Entry]) -> None:
         with self.lock:
             for entry in entries:

@@ -106,6 +106,8 @@ class LocalProcess:
         self.pins = Pins(0)
         self.copier: Copier | None = None  # from the first large value on
         self.mapping: MapAhead | None = None
+        # What the last `wait` left, until the next turn: it must not keep objects alive for longer than that.
+        self.rest: list[Any] | None = None
         self._listener: Any = None
         self._closed = False
 
@@ -260,6 +262,7 @@ class LocalProcess:
             if alarm is not None and now() >= alarm:
                 self.pump.next_wake = None
                 self._perform(self.owner.tick(now()))
+        self.rest = None
         if self.on_quiet is not None:
             self.on_quiet()
         if self.unhandled.waiting:

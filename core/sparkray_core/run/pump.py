@@ -197,6 +197,10 @@ class Pump:
                 self._wake_side()
         return descriptor
 
+    @property
+    def embedded(self) -> bool:
+        return self._embedder is not None
+
     def turn_now(self) -> None:
         """One turn without waiting, in the thread that called `embed`."""
         self._turn(0)
