@@ -82,7 +82,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--only", choices=[OURS, RIVAL], help="measure this system alone")
     parser.add_argument("--rows", help=f"names with commas between: {', '.join(row.name for row in ROWS)}")
     parser.add_argument("--rounds", type=int, help="children per row and system (3)")
-    parser.add_argument("--seconds", type=float, help="measured in each child, after a warm-up of a quarter of it (3)")
+    parser.add_argument("--seconds", type=float, help="measured in each child, after a warm-up of a quarter of it (1)")
     parser.add_argument("--quick", action="store_true", help="one round of half a second: does it run, not how fast")
     parser.add_argument("--timeout", type=float, default=180.0, help="seconds for one child (180)")
     parser.add_argument(
@@ -95,7 +95,7 @@ def parse_arguments() -> argparse.Namespace:
         parser.error("--against measures two systems, --only measures one")
     args.systems = [OURS, RIVAL] if args.against else [args.only or OURS]
     args.rounds = args.rounds or (1 if args.quick else 3)
-    args.seconds = args.seconds or (0.5 if args.quick else 3.0)
+    args.seconds = args.seconds or (0.5 if args.quick else 1.0)
     args.complete = (
         args.rows is None and args.rounds >= 3 and not args.quick
     )  # less than that does not replace the published table
