@@ -100,6 +100,7 @@ def parse_arguments() -> argparse.Namespace:
         args.rows is None and args.rounds >= 3 and not args.quick
     )  # less than that does not replace the published table
     args.rows = choose_rows(parser, args.rows)
+    args.ray_python = os.path.abspath(args.ray_python)  # children start elsewhere. Not resolved: a venv is its link
     if RIVAL in args.systems and not Path(args.ray_python).exists():
         parser.error(
             f"no interpreter at {args.ray_python}: make a venv with `pip install ray numpy`, and name its python "
