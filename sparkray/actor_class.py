@@ -173,7 +173,7 @@ class ActorClass(Generic[T]):
             )
 
         with here.lock:
-            kept = [*waited, *(nested or ())]
+            kept = [*waited, *(nested or ()), *(ref._entry for ref in self._packed[2])]  # the last: of its closures
             for entry in kept:
                 entry.pins += 1
                 here.owner.refs.export(entry)

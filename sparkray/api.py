@@ -269,7 +269,6 @@ def cancel(ref: ObjectRef[Any] | ObjectRefGenerator[Any], *, force: bool = False
 
     One that waits is dropped. In one that runs a `KeyboardInterrupt` is raised (in a coroutine `CancelledError`), which
     interrupts a sleep, too; if the task catches it and returns, its value counts. One that has ended stays as it ended.
-    Only the process that made the call can cancel it.
 
     Args:
         force: kill the worker that runs the task, instead of interrupting it. Not for actors: use `kill`.
@@ -277,7 +276,7 @@ def cancel(ref: ObjectRef[Any] | ObjectRefGenerator[Any], *, force: bool = False
 
     Raises:
         TypeError: not an ObjectRef.
-        ValueError: force=True for a call of an actor.
+        ValueError: force=True for a call of an actor (by its caller; others' `force` means nothing for one).
     """
     if type(ref) is ObjectRefGenerator:
         core_of(ref).cancel(ref._stream.end, force, recursive)

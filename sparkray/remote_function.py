@@ -32,7 +32,8 @@ class _Prepared:
     ) -> None:
         self.core = core
         self.function = function
-        self.captured = captured  # references in its closure; they live as long as it may be called
+        # References in its closure. They live as long as it may be called, and until the calls made are answered.
+        self.captured = captured
         self.shape = shape
         self.returns = returns
         self.retries = retries
@@ -107,6 +108,8 @@ class RemoteFunction(Generic[P, R]):
             prepared = self._prepare(here)
         self._signature.check(args, kwargs)
         payload, refs, nested, _made = pack(here, args, kwargs)
+        if prepared.captured:
+            nested = [*(nested or ()), *(ref._entry for ref in prepared.captured)]
         count = next(here.counter)
         if prepared.returns == 1:
             entry = Entry(here.me, count)

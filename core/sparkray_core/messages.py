@@ -251,6 +251,15 @@ class CancelTask:
 
 
 @frozen
+class CancelMaker:
+    """Who borrows an object -> its owner: cancel the task or call that makes it. One that has ended stays as it is."""
+
+    object: ObjectId
+    force: bool
+    recursive: bool
+
+
+@frozen
 class CallRetried:
     """Actor's worker -> owner: the call raised what it is to be retried for, and runs again. One retry is used up."""
 
@@ -668,6 +677,7 @@ Message = (
     | TaskResults
     | StealTasks
     | CancelTask
+    | CancelMaker
     | TasksReturned
     | CallRetried
     | WorkerBlocked
@@ -779,6 +789,7 @@ MESSAGES: Mapping[int, type[Message]] = {
     131: StreamRead,
     140: CallRetried,
     141: RetireWorkers,
+    142: CancelMaker,
     110: RegisterJob,
     150: SetUpWorker,
     151: WorkerSetUp,

@@ -30,3 +30,27 @@ def wait_until() -> Callable[..., None]:
             time.sleep(0.01)
 
     return wait
+
+
+@pytest.fixture(scope="module")
+def new_gate(ray: Any) -> Callable[[], Any]:
+    """Makes actors on which any number of callers `wait` until somebody says `open`."""
+    import asyncio
+
+    @ray.remote(num_cpus=0)
+    class Gate:
+        def __init__(self) -> None:
+            self._opened = asyncio.Event()
+            self._waiting = 0
+
+        async def wait(self) -> None:
+            self._waiting += 1
+            await self._opened.wait()
+
+        async def open(self) -> None:
+            self._opened.set()
+
+        async def waiting(self) -> int:
+            return self._waiting
+
+    return Gate.remote  # type: ignore[no-any-return]

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from sparkray_core.ids import NodeId, ProcessId, count_of
+from sparkray_core.ids import NodeId, ProcessId, count_of, node_of, raylet_of
 from sparkray_core.messages import (
     FAILED,
     HOLDS,
@@ -22,6 +22,7 @@ from sparkray_core.messages import (
     AddBorrowers,
     AskObjects,
     CallRetried,
+    CancelMaker,
     CancelTask,
     CopyMade,
     DropBorrowers,
@@ -169,6 +170,19 @@ class Owner:
                 failure = (FAILED, "TaskCancelledError", f"{task.function.name}() was cancelled before it ran")
                 self.book.answer(task, [failure] * len(task.returns), effects)
         return self._dispatch(now, effects)
+
+    def cancel_elsewhere(self, entry: Entry, force: bool, recursive: bool) -> list[Effect]:
+        """The same for a task of another process, which is asked to. (What a raylet owns was put: no task makes it.)"""
+        if entry.owner == raylet_of(node_of(entry.owner)) or entry.value is not None:
+            return []
+        return [Send(entry.owner, CancelMaker(entry.id, force, recursive))]
+
+    def _on_cancel(self, sender: ProcessId, message: CancelMaker, now: float, effects: list[Effect]) -> None:
+        count = count_of(message.object)
+        task = self.book.tasks.get(count)
+        if task is not None:
+            force = message.force and task.actor is None  # who borrows cannot know whose call it is
+            effects += self.cancel(count, force, message.recursive, now)
 
     @property
     def needed(self) -> bool:
@@ -376,6 +390,7 @@ _ON: dict[type, _Handler] = {
     LeaseLost: lambda owner, sender, message, now, effects: owner.leasing.lost(message, effects),
     ActorChanged: lambda owner, sender, message, now, effects: owner.calls.changed(message, effects),
     CallRetried: lambda owner, sender, message, now, effects: owner.calls.retried(message),
+    CancelMaker: Owner._on_cancel,
     AskObjects: Owner._on_ask,
     ObjectReady: Owner._on_ready,
     ObjectMissing: Owner._on_missing,

@@ -594,7 +594,10 @@ class Core(LocalProcess):
         self.refuse_foreign([entry])
         with self.lock:
             self._kick()
-            task = self.owner.book.tasks.get(entry.count) if entry.owner == self.me else None
+            if entry.owner != self.me:
+                self._perform(self.owner.cancel_elsewhere(entry, force, recursive))
+                return
+            task = self.owner.book.tasks.get(entry.count)
             if task is None:
                 return
             if force and task.actor is not None:
