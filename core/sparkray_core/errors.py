@@ -32,6 +32,7 @@ from __future__ import annotations
 import builtins
 import contextlib
 import pickle
+from collections.abc import Sequence
 from types import GetSetDescriptorType, MemberDescriptorType
 from typing import Any
 
@@ -44,17 +45,39 @@ class RayTaskError(RayError):
     """The task raised. `cause` is what it raised; what `get` raises is an instance of both classes."""
 
     def __init__(
-        self, function_name: str, traceback_str: str, cause: BaseException, pid: int = 0, ip: str = ""
+        self,
+        function_name: str,
+        traceback_str: str,
+        cause: BaseException,
+        pid: int = 0,
+        ip: str = "",
+        actor_id: str = "",
+        actor_repr: str = "",
     ) -> None:
-        super().__init__(function_name, traceback_str, cause, pid, ip)
+        """The last two: of an actor's method."""
+        super().__init__(function_name, traceback_str, cause, pid, ip, actor_id, actor_repr)
         self.function_name = function_name
         self.traceback_str = traceback_str
         self.cause = cause
         self.pid = pid
         self.ip = ip
+        self.actor_id = actor_id
+        self.actor_repr = actor_repr
 
     def __str__(self) -> str:
-        return f"ray::{self.function_name}() (pid={self.pid}, ip={self.ip})\n{self.traceback_str}"
+        whose = f", actor_id={self.actor_id}, repr={self.actor_repr}" if self.actor_id else ""
+        return f"ray::{self.function_name}() (pid={self.pid}, ip={self.ip}{whose})\n{self.traceback_str}"
+
+    def _facts(self) -> tuple[Any, ...]:
+        return (
+            self.function_name,
+            self.traceback_str,
+            self.cause,
+            self.pid,
+            self.ip,
+            self.actor_id,
+            self.actor_repr,
+        )
 
     def as_instanceof_cause(self) -> RayTaskError:
         """This error as an instance of its cause's class too, so that `except ValueError` catches it.
@@ -74,6 +97,23 @@ class RayTaskError(RayError):
         error.args = (self.cause,)
         error.__cause__ = None
         return error  # type: ignore[no-any-return]
+
+
+def of_argument(error: BaseException, names: Sequence[str]) -> RayTaskError:
+    """The error of a task that could not run because an argument's task had failed, or could not run for that."""
+    if not isinstance(error, RayTaskError):
+        error = RayTaskError(names[-1], f"{type(error).__name__}: {error}", error)
+    told = f"{_class_name(error)}: {error}"
+    for name in reversed(names[1:]):
+        told = f"RayTaskError: ray::{name}()\n{_NOT_COMPUTED}\n{told}"
+    return RayTaskError(names[0], f"{_NOT_COMPUTED}\n{told}", error.cause, error.pid, error.ip)
+
+
+def _class_name(error: RayTaskError) -> str:
+    return f"RayTaskError({type(error.cause).__name__})"
+
+
+_NOT_COMPUTED = "  At least one of the input arguments for this task could not be computed:"
 
 
 def _new_dual(cause_class: type[BaseException], cause: BaseException) -> Any:
@@ -134,7 +174,7 @@ class _Dual(RayTaskError):
         return getattr(cause, name)
 
     def __reduce__(self) -> Any:
-        return _rebuild_dual, (self.function_name, self.traceback_str, self.cause, self.pid, self.ip)
+        return _rebuild_dual, self._facts()
 
 
 def _rebuild_dual(*facts: Any) -> RayTaskError:

@@ -14,6 +14,7 @@ A *value* (`Value` below) is how one result or argument travels:
     (STORED, size, (node, ...))    in shared memory on these nodes; ask your own raylet to pin it
     (HOLDS, value, (object, ...))  a value with references inside: its sender has counted the receiver as their borrower
     (FAILED, class name, sentence, fact, ...)  the system failed, not the task: a class of `sparkray_core.errors`
+    (DEPENDENT, value, (name, ...))  an argument was such an ERROR, so these tasks did not run: the last was told first
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from sparkray_core.ids import ActorId, FunctionId, LeaseId, NodeId, ObjectId, Pr
 
 PROTOCOL_VERSION = 1
 
-PICKLE, ARROW, ERROR, STORED, HOLDS, FAILED = 0, 1, 2, 3, 4, 5
+PICKLE, ARROW, ERROR, STORED, HOLDS, FAILED, DEPENDENT = 0, 1, 2, 3, 4, 5, 6
 Value = Union[bytes, "tuple[Any, ...]"]
 Resources = dict[str, int]  # in thousandths: {"CPU": 1000} is one core. Whole numbers, so sums are exact.
 

@@ -31,8 +31,8 @@ def test_who_borrows_asks_the_owner_unless_the_value_is_there_or_was_put() -> No
 def test_an_owner_that_is_asked_cancels_what_runs_and_drops_what_waits() -> None:
     owner = Owner(ME)
     shape = owner.leasing.shape({"CPU": 1000}, True)
-    runs, waits = (Task(count, F, b"", None, None, [Entry(ME, count)], 3, shape) for count in (1, 2))
-    waits.refs = [(0, Entry(ME, 9))]
+    runs = Task(1, F, b"", None, None, [Entry(ME, 1)], 3, shape)
+    waits = Task(2, F, b"", [(0, Entry(ME, 9))], None, [Entry(ME, 2)], 3, shape)
     owner.submit([runs, waits], 0.0)
     owner.handle(raylet_of(NODE), LeaseGranted(LeaseId(task_id(ME, 1)), WORKER), 0.0)
 

@@ -16,8 +16,9 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from sparkray_core.ids import NodeId, ObjectId, ProcessId, object_id, task_id
-from sparkray_core.messages import ERROR, FAILED, HOLDS, STORED, Value
+from sparkray_core.messages import DEPENDENT, ERROR, FAILED, HOLDS, STORED, Value
 
+MOST_NAMES = 8  # of a chain of tasks that failed for an argument's sake: the first and the last ones
 NOT_GIVEN = -1  # as an entry's `registered`: its keeper is to own it, and has not heard of it
 
 
@@ -88,7 +89,22 @@ def place(value: Value) -> tuple[int, tuple[NodeId, ...]]:
 
 
 def is_failure(value: Value) -> bool:
-    return type(value) is tuple and bare(value)[0] in (ERROR, FAILED)
+    return type(value) is tuple and bare(value)[0] in (ERROR, FAILED, DEPENDENT)
+
+
+def dependent(failure: Value, name: str) -> Value:
+    """What becomes of a task when an argument's failure is this. The system's failures speak for themselves."""
+    if failure[0] == ERROR:
+        return (DEPENDENT, failure, (name,))
+    if failure[0] == DEPENDENT:
+        names = (name, *failure[2])  # type: ignore[misc]
+        return (DEPENDENT, failure[1], names if len(names) <= MOST_NAMES else (*names[: MOST_NAMES - 2], *names[-2:]))
+    return failure
+
+
+def root(failure: Value) -> Value:
+    """The failure itself, of whatever task's argument it was."""
+    return failure[1] if failure[0] == DEPENDENT else failure  # type: ignore[return-value]
 
 
 def is_stored(value: Value) -> bool:

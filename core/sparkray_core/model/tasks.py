@@ -13,7 +13,7 @@ from collections.abc import Callable
 from sparkray_core.frozen import frozen
 from sparkray_core.ids import ActorId, FunctionId, LeaseId, NodeId, ObjectId, ProcessId
 from sparkray_core.messages import Resources, Value
-from sparkray_core.model.entries import Entry, is_failure
+from sparkray_core.model.entries import Entry, bare, dependent, is_failure
 from sparkray_core.model.methods import decode, encode
 from sparkray_core.model.streams import Stream
 from sparkray_core.settings import Settings
@@ -106,11 +106,12 @@ class Task:
 
     def failed_argument(self) -> Value | None:
         """What became of the first argument that failed."""
+        found = None
         for _, entry in self.refs or ():
             if entry.value is not None and is_failure(entry.value):
-                entry.seen = True  # whoever waits for this task gets it
-                return entry.value
-        return None
+                entry.seen = True  # whoever waits for this task gets it, or the one before it
+                found = found or dependent(bare(entry.value), self.function.name)
+        return found
 
     def lose_retry(self) -> bool:
         """Whether it had one left. What a call may be retried for within a life counts on from what is left."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from sparkray_core import errors
 from sparkray_core.ids import ObjectId, ProcessId
 from sparkray_core.messages import (
+    DEPENDENT,
     ERROR,
     FAILED,
     STORED,
@@ -390,13 +391,16 @@ class Core(LocalProcess):
     def _value_or_failure(self, entry: Entry, value: Value, on_ref: Callable[[Any], None] | None) -> Any:
         """Of a value that is not in a store."""
         kind = value[0] if type(value) is tuple else None
-        if kind in (FAILED, ERROR):
+        if kind in (FAILED, ERROR, DEPENDENT):
             entry.seen = True
         if kind == FAILED:
             raise errors.by_name(*value[1:])  # type: ignore[arg-type,unused-ignore]
         if kind == ERROR:
             error = values.from_inline(value)
             raise error.as_instanceof_cause() if isinstance(error, errors.RayTaskError) else error
+        if kind == DEPENDENT:
+            error = values.from_inline(value[1])  # type: ignore[arg-type]
+            raise errors.of_argument(error, value[2]).as_instanceof_cause()  # type: ignore[arg-type]
         return values.from_inline(value, on_ref)
 
     def put(self, value: object) -> ObjectRef[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextvars import ContextVar
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sparkray_core.ids import TaskId
 from sparkray_core.messages import StartActor
@@ -20,6 +20,7 @@ class Running(NamedTuple):
 
 host = "127.0.0.1"  # under which others reach this node
 actor: StartActor | None = None  # what this process is, if it is an actor
+instance: Any = None  # and the user's object
 _running: ContextVar[tuple[bytes, int, str] | None] = ContextVar("running", default=None)
 
 set_running = _running.set  # (caller, count, name): a tuple that costs nothing to make

@@ -6,7 +6,7 @@ import os
 import pickle
 import traceback
 from collections.abc import Callable
-from types import CoroutineType, GeneratorType
+from types import CoroutineType, FrameType, GeneratorType
 from typing import TYPE_CHECKING, Any
 
 from sparkray_core import errors
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from sparkray_core.run.core import Core
 
 ENDS = (KeyboardInterrupt, SystemExit, ExitActor)  # of user code: the worker's to handle, and no errors of the task
+REPR_LIMIT = 200  # characters of an actor's repr in the errors of its methods
 NO_ARGUMENTS = b""  # the payload of a call without any: nothing to pickle on either side
 
 
@@ -147,7 +148,9 @@ def _pack_yielded(
         else:
             raise ValueError(f"Task returned {len(answer)} objects, but num_returns={num_returns}.")
         made.close()
-    except Exception as error:  # noqa: BLE001 - as in `run`
+    except ENDS:
+        raise
+    except BaseException as error:  # noqa: BLE001 - as in `run`
         answer += [failure(name, error)] * (num_returns - len(answer))
     return answer
 
@@ -201,13 +204,50 @@ def failure(name: str, error: BaseException) -> Value:
         cause = errors.RayError(
             f"Exception {type(error).__name__} isn't serializable ({unpicklable}). Original exception:\n{text}"
         )
-    wrapped = errors.RayTaskError(name, text, cause, os.getpid(), current_task.host)
+    wrapped = errors.RayTaskError(name, text, cause, os.getpid(), current_task.host, *_of_actor())
     return (ERROR, *map(bytes, values.serialize(wrapped).parts))
 
 
+def _of_actor() -> tuple[str, ...]:
+    """The id and the repr of this actor, if it is one."""
+    start, instance = current_task.actor, current_task.instance
+    if start is None or instance is None:
+        return ()
+    try:
+        told = repr(instance)
+    except Exception as error:  # noqa: BLE001 - the user's __repr__
+        told = f"<{type(instance).__name__}, whose repr raised {type(error).__name__}>"
+    return start.actor.hex(), told if len(told) <= REPR_LIMIT else told[:REPR_LIMIT] + "..."
+
+
 def _remote_traceback(error: BaseException) -> str:
-    """The traceback as the user wrote the code: from below our frames."""
+    """The traceback as the user wrote the code: from below our frames, and without those that our own errors went
+    through. (Those of any other error stay: it may be a fault of ours.)"""
     trace = error.__traceback__
-    while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
+    while trace is not None and _is_ours(trace.tb_frame):
         trace = trace.tb_next
-    return "".join(traceback.format_exception(type(error), error, trace)).rstrip()
+    told = traceback.TracebackException(type(error), error, trace or error.__traceback__, compact=True)
+    pending = [(told, error)]
+    while pending:
+        one, whose = pending.pop()
+        if isinstance(whose, errors.RayError):
+            ours = _our_files(whose)
+            one.stack[:] = [frame for frame in one.stack if frame.filename not in ours]
+        for inner, inner_error in ((one.__cause__, whose.__cause__), (one.__context__, whose.__context__)):
+            if inner is not None and inner_error is not None:
+                pending.append((inner, inner_error))
+    return "".join(told.format()).rstrip()
+
+
+def _our_files(error: BaseException) -> set[str]:
+    """Of the files that the error went through, those of the engine and of what stands on it."""
+    trace, found = error.__traceback__, set()
+    while trace is not None:
+        if _is_ours(trace.tb_frame):
+            found.add(trace.tb_frame.f_code.co_filename)
+        trace = trace.tb_next
+    return found
+
+
+def _is_ours(frame: FrameType) -> bool:
+    return str(frame.f_globals.get("__name__")).partition(".")[0] in ("sparkray", "sparkray_core")

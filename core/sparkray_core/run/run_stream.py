@@ -42,7 +42,9 @@ def run(
                 _close(made)
                 break
         made = None
-    except Exception as error:  # noqa: BLE001 - as in `execute.run`
+    except execute.ENDS:
+        raise
+    except BaseException as error:  # noqa: BLE001 - as in `execute.run`
         item = made = None
         core.records.failed(caller, count, error)
         if outlet.wants():
@@ -54,6 +56,8 @@ async def run_async(
     core: Core, caller: ProcessId, function: Callable[..., Any], name: str, task: TaskTuple, outlet: Outlet
 ) -> ResultTuple:
     """`run`, of an async generator function on an event loop that is shared with other calls."""
+    from asyncio import CancelledError  # imported by whoever calls this
+
     count, _, _, payload, refs = task
     found: list[Any] = []
     set_running((caller, count, name))
@@ -77,7 +81,9 @@ async def run_async(
                     break
                 del item
         made = iterator = None
-    except Exception as error:  # noqa: BLE001 - as in `execute.run`
+    except (*execute.ENDS, CancelledError):
+        raise
+    except BaseException as error:  # noqa: BLE001 - as in `execute.run`
         made = iterator = None
         core.records.failed(caller, count, error)
         if outlet.wants():

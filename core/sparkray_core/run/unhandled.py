@@ -11,7 +11,7 @@ from collections import deque
 
 from sparkray_core.ids import ProcessId
 from sparkray_core.messages import FAILED
-from sparkray_core.model.entries import Entry, bare
+from sparkray_core.model.entries import Entry, bare, root
 from sparkray_core.wire import values
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ def _text(entry: Entry) -> str:
     if failure[0] == FAILED:
         return f"{failure[1]}: {failure[2]}"
     try:
-        error = values.from_inline(failure)
+        error = values.from_inline(root(failure))
     except Exception as wrong:  # noqa: BLE001 - user code: the class of what the task raised
         return f"the error of {entry.id.hex()}, which cannot be unpickled here: {wrong!r}"
     return str(error)

@@ -493,6 +493,7 @@ class Worker:
             self.leaving = "its constructor raised"
             return
         core.records.ends(owner_of(start.actor), count)
+        current_task.instance = instance
         self.host = ActorHost(self, start, instance)
         core.send(HEAD, ActorReady(start.actor, start.incarnation))
         if self.host.is_async:

@@ -34,7 +34,7 @@ from sparkray_core.messages import (
     Value,
 )
 from sparkray_core.model.effects import Effect, Send, WakeAt
-from sparkray_core.model.entries import Entry, bare, is_stored, place
+from sparkray_core.model.entries import Entry, bare, is_stored, place, root
 from sparkray_core.model.invariants import check_owner
 from sparkray_core.model.owner import Actor, Function, Owner, Task
 from sparkray_core.model.references import ACTOR_INDEX
@@ -423,7 +423,7 @@ class SimCore:
             return self._got(*sim_programs.unpack(value))
         if value[0] == FAILED:
             return Got(f"system {value[1]}: {value[2]}")
-        return self._got(*sim_programs.unpack(value[1]))
+        return self._got(*sim_programs.unpack(root(value)[1]))  # type: ignore[arg-type]
 
     def _got(self, outcome: str, inside: Iterable[ObjectId]) -> Got:
         return Got(outcome, [self.ref_of(some) for some in inside])
