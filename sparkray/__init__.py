@@ -29,10 +29,11 @@ from sparkray.remote_function import RemoteFunction
 from sparkray.runtime_context import get_runtime_context
 from sparkray.session import init, is_initialized, shutdown
 from sparkray_core.run.object_ref import ObjectRef
+from sparkray_core.run.public_ids import ActorID, JobID, NodeID, TaskID, UniqueID, WorkerID
 from sparkray_core.run.ref_generator import DynamicObjectRefGenerator, ObjectRefGenerator
 
 if TYPE_CHECKING:
-    from sparkray import data, experimental, util
+    from sparkray import cloudpickle, data, experimental, types, util
     from sparkray.chrome_trace import timeline
     from sparkray.cluster import RayContext
     from sparkray.explaining import explain
@@ -41,20 +42,30 @@ if TYPE_CHECKING:
     from sparkray.spark_session import init_spark_on_local
     from sparkray.standalone import init_spark_standalone, stop_spark_standalone
 
+ObjectID = ObjectRef  # by Ray's older name
+
 __version__ = "0.1.0.dev0"
 
 __all__ = [
     "ActorClass",
     "ActorHandle",
+    "ActorID",
     "DynamicObjectRefGenerator",
+    "JobID",
     "LoggingConfig",
+    "NodeID",
+    "ObjectID",
     "ObjectRef",
     "ObjectRefGenerator",
     "RayContext",
     "RemoteFunction",
+    "TaskID",
+    "UniqueID",
+    "WorkerID",
     "actor",
     "available_resources",
     "cancel",
+    "cloudpickle",
     "cluster_resources",
     "data",
     "exceptions",
@@ -76,6 +87,7 @@ __all__ = [
     "shutdown",
     "stop_spark_standalone",
     "timeline",
+    "types",
     "util",
     "wait",
     "wait_async",
@@ -85,6 +97,7 @@ __all__ = [
 _LATER = {
     "LoggingConfig": "sparkray.job_config",
     "RayContext": "sparkray.cluster",
+    "cloudpickle": "sparkray.cloudpickle",
     "data": "sparkray.data",
     "experimental": "sparkray.experimental",
     "explain": "sparkray.explaining",
@@ -93,6 +106,7 @@ _LATER = {
     "init_spark_standalone": "sparkray.standalone",
     "stop_spark_standalone": "sparkray.standalone",
     "timeline": "sparkray.chrome_trace",
+    "types": "sparkray.types",
     "util": "sparkray.util",
 }
 

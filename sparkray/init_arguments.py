@@ -132,6 +132,8 @@ def sort_out(
         if given.get(name):  # False and None ask for nothing
             log.warning("init(%s=...) has no effect: %s", name, why)
     hidden = {name: given[name] for name in _HIDDEN if given.get(name) is not None}
+    if isinstance(hidden.get("_memory"), float):
+        hidden["_memory"] = int(hidden["_memory"])
     for name, value in hidden.items():
         _kind(name, value, _HIDDEN[name])
     keywords = {name: value for name, value in given.items() if name in FIELDS}

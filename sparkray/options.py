@@ -141,12 +141,20 @@ def check_amount(keyword: str, value: Any) -> None:
         raise ValueError(f"{keyword} must be finite and not below 0, not {value!r}")
 
 
+_KEYWORDS = {
+    "CPU": "num_cpus",
+    "GPU": "num_gpus",
+    "memory": "memory (for init: _memory)",
+    "object_store_memory": "init's object_store_memory",
+}
+
+
 def check_resources(keyword: str, value: Any) -> None:
     if not isinstance(value, Mapping):
         raise TypeError(f"{keyword} must be a dict of names and amounts, not {value!r}")
     for name, amount in value.items():
-        if name in ("CPU", "GPU"):
-            raise ValueError(f"{name} does not go into resources: use num_{name.lower()}s")
+        if name in _KEYWORDS:
+            raise ValueError(f"{name} does not go into resources, for every node has it: use {_KEYWORDS[name]}")
         if not isinstance(name, str):
             raise TypeError(f"the names in {keyword} must be strings, not {name!r}")
         check_amount(f"{keyword}[{name!r}]", amount)

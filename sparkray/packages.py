@@ -11,6 +11,7 @@ from typing import IO, Any
 import cloudpickle
 
 from sparkray.packaging import Found, find_files, pack, signature
+from sparkray_core.errors import RuntimeEnvSetupError
 from sparkray_core.messages import STORED
 from sparkray_core.run.core import Core
 from sparkray_core.run.object_ref import ObjectRef
@@ -62,7 +63,13 @@ class Packages:
         return digest.hexdigest()
 
     def hook(self, function: Any) -> str:
-        blob = cloudpickle.dumps(function)
+        try:
+            blob = cloudpickle.dumps(function)
+        except Exception as error:  # the user's objects decide what their pickling raises
+            raise RuntimeEnvSetupError(
+                f"Failed to export the setup function: worker_process_setup_hook cannot be pickled ({error!r}). "
+                f"Make what it captures inside it."
+            ) from error
         digest = hashlib.blake2b(blob, digest_size=16).hexdigest()
         self._keep(digest, io.BytesIO(blob), len(blob))
         return digest

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
+import warnings
 from typing import Any
 
 from sparkray.actor_facts import read_facts
@@ -12,9 +14,11 @@ from sparkray.actor_handle import ActorHandle, borrow
 from sparkray.environments import as_runtime_env
 from sparkray.runtime_env import RuntimeEnv
 from sparkray.session import core
+from sparkray_core.errors import RaySystemError
 from sparkray_core.ids import HEAD, count_of, owner_of
 from sparkray_core.run import current_task, object_ref
 from sparkray_core.run.core import Core
+from sparkray_core.run.public_ids import ActorID, JobID, NodeID, TaskID, WorkerID
 from sparkray_core.run.survey import inspect
 
 log = logging.getLogger(__name__)
@@ -151,21 +155,52 @@ class RuntimeContext:
     def namespace(self) -> str:
         return core().namespace
 
+    def get_dashboard_url(self) -> str:
+        """Empty: there is no dashboard."""
+        return ""
+
     def get(self) -> dict[str, Any]:
-        """The ids that there are, by name."""
-        facts = {
-            "job_id": self.get_job_id(),
-            "node_id": self.get_node_id(),
-            "worker_id": self.get_worker_id(),
+        """The ids that there are (not as text, but with a `hex()`), and the namespace, by name."""
+        running = current_task.get()
+        facts: dict[str, Any] = {
+            "job_id": JobID.from_hex(self.get_job_id()),
+            "node_id": NodeID.from_hex(self.get_node_id()),
+            "worker_id": WorkerID.from_hex(self.get_worker_id()),
             "namespace": self.namespace,
-            "task_id": None if current_task.get() is None else self.get_task_id(),
-            "actor_id": self.get_actor_id(),
         }
-        return {name: value for name, value in facts.items() if value is not None}
+        if running is not None:
+            facts["task_id"] = TaskID(running.task)
+        if current_task.actor is not None:
+            facts["actor_id"] = ActorID(current_task.actor.actor)
+        return facts
+
+    @property
+    def job_id(self) -> JobID:
+        """Deprecated by Ray, as are the next three: `get_job_id`."""
+        return self._by_old_name("job_id")  # type: ignore[no-any-return]
+
+    @property
+    def node_id(self) -> NodeID:
+        return self._by_old_name("node_id")  # type: ignore[no-any-return]
+
+    @property
+    def task_id(self) -> TaskID | None:
+        return self._by_old_name("task_id")  # type: ignore[no-any-return]
+
+    @property
+    def actor_id(self) -> ActorID | None:
+        return self._by_old_name("actor_id")  # type: ignore[no-any-return]
+
+    def _by_old_name(self, name: str) -> Any:
+        warnings.warn(f"Use get_{name}() instead", DeprecationWarning, stacklevel=3)
+        return self.get().get(name)
 
 
 def get_runtime_context() -> RuntimeContext:
-    """What the code that calls this can know of where it runs."""
+    """What the code that calls this can know of where it runs. A driver without a session gets one."""
+    if object_ref.current is None:
+        with contextlib.suppress(RaySystemError):  # where that is forbidden, the context's methods say what they lack
+            core()
     return RuntimeContext()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import platform
 import sys
 import threading
 from collections.abc import Iterator, Mapping
@@ -77,6 +78,27 @@ class Session(Mapping[str, Any]):
 
     def __exit__(self, *_: object) -> None:
         self.disconnect()
+
+    @property
+    def dashboard_url(self) -> str:
+        """Empty: there is no dashboard."""
+        return str(self.address_info["webui_url"])
+
+    @property
+    def python_version(self) -> str:
+        return platform.python_version()
+
+    @property
+    def ray_version(self) -> str:
+        """sparkray's own."""
+        from sparkray import __version__
+
+        return __version__
+
+    @property
+    def ray_commit(self) -> str:
+        """Empty: it is not known."""
+        return ""
 
     def _repr_html_(self) -> str:
         import html  # only notebooks ask

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import os
+import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from sparkray_core.errors import UnknownOwnerError
-from sparkray_core.ids import OBJECT_ID_BYTES, ObjectId
+from sparkray_core.ids import OBJECT_ID_BYTES, ObjectId, count_of, index_of, owner_of
 from sparkray_core.model.entries import Entry
 from sparkray_core.model.streams import Stream
+from sparkray_core.run.public_ids import JobID, TaskID
 from sparkray_core.wire import values
 
 if TYPE_CHECKING:
@@ -76,22 +79,64 @@ class ObjectRef(Generic[T_co]):
             current.pump.wake()
 
     def binary(self) -> bytes:
-        """The id: 28 bytes."""
+        """The id: 28 bytes, of which `from_binary` makes the reference again."""
+        if current is not None:
+            with contextlib.suppress(UnknownOwnerError):
+                core_for(self._entry).export(self)
         return self._entry.id
 
     def hex(self) -> str:
         return self._entry.id.hex()
 
     def is_nil(self) -> bool:
-        return False
+        return self._entry.id == _NIL
 
-    def task_id(self) -> bytes:
-        """The id of the task that makes the value: 24 bytes."""
-        return self._entry.id[:24]
+    def task_id(self) -> TaskID:
+        """The id of the task that makes the value."""
+        return TaskID(self._entry.id[:24])
+
+    def job_id(self) -> JobID:
+        return JobID.from_hex(core_for(self._entry).job)
+
+    def owner_address(self) -> bytes:
+        """Who answers for the value: the id of that process."""
+        return bytes(self._entry.owner)
+
+    def call_site(self) -> str:
+        """Empty: it is not recorded where references were made."""
+        return ""
 
     @classmethod
     def size(cls) -> int:
         return OBJECT_ID_BYTES
+
+    @classmethod
+    def nil(cls) -> ObjectRef[Any]:
+        """A reference to nothing. `get` refuses it."""
+        global _nil
+        if _nil is None:
+            _nil = _foreign(_NIL)
+        return _nil
+
+    @classmethod
+    def from_random(cls) -> ObjectRef[Any]:
+        """A reference to nothing either, unlike any other."""
+        return _foreign(os.urandom(OBJECT_ID_BYTES))
+
+    @classmethod
+    def from_binary(cls, binary: bytes) -> ObjectRef[Any]:
+        """The reference of this id. It keeps the value from now on; that it was kept until now is the caller's affair.
+
+        Raises:
+            ValueError: not an id's length.
+        """
+        if len(binary) != OBJECT_ID_BYTES:
+            raise ValueError(f"an ObjectRef needs to have length {OBJECT_ID_BYTES} (bytes), got {len(binary)}")
+        return cls.nil() if binary == _NIL else core().ref_of(ObjectId(bytes(binary)))
+
+    @classmethod
+    def from_hex(cls, text: str) -> ObjectRef[Any]:
+        raise NotImplementedError("an ObjectRef cannot be made from a hex string: nothing would keep its value alive")
 
     def __repr__(self) -> str:
         return f"ObjectRef({self.hex()})"
@@ -109,6 +154,43 @@ class ObjectRef(Generic[T_co]):
         """A future of the value. Cancelling it does not cancel the task."""
         return core_for(self._entry).future(self)
 
+    def as_future(self) -> asyncio.Future[T_co]:
+        """The same of asyncio, for `asyncio.wait` and its like. Cancelling it does not cancel the task."""
+        import asyncio
+
+        here = core_for(self._entry)
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:  # called between two runs of a loop
+            loop = asyncio.get_event_loop()
+        future: asyncio.Future[T_co] = loop.create_future()
+        here.notify(self._entry, lambda: call_in_loop(loop, self._deliver, future))
+        return future
+
+    def _deliver(self, future: asyncio.Future[T_co]) -> None:
+        if future.done():  # it was cancelled meanwhile
+            return
+        try:
+            value = core_for(self._entry).load(self._entry)
+        except Exception as error:  # noqa: BLE001 - whatever the task raised belongs to the future
+            future.set_exception(error)
+        else:
+            future.set_result(value)
+
+    def _on_completed(self, callback: Callable[[Any], object]) -> None:
+        """Call back with the value, or with what the task raised, in a thread of its own."""
+
+        here = core_for(self._entry)
+
+        def call() -> None:
+            try:
+                outcome = here.load(self._entry)
+            except Exception as error:  # noqa: BLE001 - whatever the task raised belongs to who called
+                outcome = error
+            callback(outcome)
+
+        here.notify(self._entry, lambda: threading.Thread(target=call, daemon=True).start())
+
     def __await__(self) -> Generator[Any, None, T_co]:
         """The value, or raise the task's error; in whatever asyncio loop runs."""
         here = core_for(self._entry)
@@ -120,6 +202,17 @@ class ObjectRef(Generic[T_co]):
             here.notify(self._entry, lambda: call_in_loop(loop, _finish, ready))
             yield from ready
         return here.load(self._entry)  # type: ignore[no-any-return]
+
+
+_NIL = b"\xff" * OBJECT_ID_BYTES
+_nil: ObjectRef[Any] | None = None
+
+
+def _foreign(some_id: bytes) -> ObjectRef[Any]:
+    """A reference of an owner that there is not."""
+    entry = Entry(owner_of(some_id), count_of(some_id), index_of(ObjectId(some_id)))
+    entry.held = False
+    return ObjectRef(entry)
 
 
 def call_in_loop(loop: asyncio.AbstractEventLoop, function: Callable[..., object], *args: Any) -> None:

@@ -8,6 +8,7 @@ from sparkray_core.model.entries import Entry
 from sparkray_core.model.streams import Stream
 from sparkray_core.run import object_ref
 from sparkray_core.run.object_ref import ObjectRef, call_in_loop
+from sparkray_core.run.public_ids import TaskID
 from sparkray_core.wire import values
 
 T_co = TypeVar("T_co", covariant=True)
@@ -47,6 +48,10 @@ class ObjectRefGenerator(Generic[T_co]):
     def _entry(self) -> Any:
         """By the name that `wait` knows from references: a stream looks like an `Entry` to those who wait."""
         return self._stream
+
+    def task_id(self) -> TaskID:
+        """The id of the task that yields the items."""
+        return TaskID(self._stream.end.id[:24])
 
     def _take(self) -> ObjectRef[T_co] | None:
         entry = object_ref.core_for(self._stream.end).take(self._stream)
