@@ -252,6 +252,8 @@ def _any(keyword: str, value: Any) -> None:
 _NOT_TAKEN: Mapping[str, str] = {
     "label_selector": "nodes are not chosen by their labels yet; ask for a resource that only some nodes have",
     "fallback_strategy": "nodes are not chosen by their labels yet",
+    "_labels": "nothing is chosen by labels yet",
+    "_num_objects_per_yield": "each `yield` gives one item; yield several values one by one, or as one tuple",
     "placement_group": "there are no placement groups yet",
     "placement_group_bundle_index": "there are no placement groups yet",
     "placement_group_capture_child_tasks": "there are no placement groups yet",

@@ -118,6 +118,7 @@ def _unpack(core: Core, digest: str, packages: Mapping[str, list[Any]]) -> str:
 def _unpack_to(core: Core, folder: str, digest: str, packages: Mapping[str, list[Any]]) -> None:
     made, archive = f"{folder}.new", f"{folder}.zip"
     shutil.rmtree(made, ignore_errors=True)  # of a worker that died on the way
+    os.mkdir(made)  # an empty folder's .zip would not
     try:
         with open(archive, "wb") as file:
             file.write(_fetch(core, digest, packages))
