@@ -28,7 +28,7 @@ class Offer:
     """What a node has to give."""
 
     num_cpus: float | None = None  # None: as many as this process may use
-    num_gpus: float = 0
+    num_gpus: float | None = None  # None: as many as this process may use
     resources: Mapping[str, float] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
     store_bytes: int | None = None  # None: a share of the machine's memory
@@ -39,14 +39,19 @@ class Offer:
         Raises:
             ValueError: an amount that is negative or finer than a thousandth; CPU or GPU among `resources`.
         """
-        from sparkray.session import default_memory, default_store_bytes, usable_cpus
+        from sparkray.session import default_memory, default_store_bytes, usable_cpus, usable_gpus
 
         clash = {"CPU", "GPU"} & set(self.resources)
         if clash:
             raise ValueError(f"{clash.pop()} has an option of its own: do not give it with the resources")
         cpus = usable_cpus() if self.num_cpus is None else self.num_cpus
         store_bytes = default_store_bytes(config.settings) if self.store_bytes is None else self.store_bytes
-        amounts = {"CPU": cpus, "GPU": self.num_gpus, "memory": default_memory(store_bytes), **self.resources}
+        amounts = {
+            "CPU": cpus,
+            "GPU": usable_gpus(self.num_gpus),
+            "memory": default_memory(store_bytes),
+            **self.resources,
+        }
         negative = [name for name, amount in amounts.items() if amount < 0]
         if negative:
             raise ValueError(f"{negative[0]} must not be negative")

@@ -16,7 +16,7 @@ from sparkray.runtime_env import RuntimeEnv
 from sparkray.session import core
 from sparkray_core.errors import RaySystemError
 from sparkray_core.ids import HEAD, count_of, owner_of
-from sparkray_core.run import current_task, object_ref
+from sparkray_core.run import current_task, gpus, object_ref
 from sparkray_core.run.core import Core
 from sparkray_core.run.public_ids import ActorID, JobID, NodeID, TaskID, WorkerID
 from sparkray_core.run.survey import inspect
@@ -88,8 +88,8 @@ class RuntimeContext:
         return {name: amount / 1000 for name, amount in here.ask(here.raylet_id, "assigned").items() if amount}
 
     def get_accelerator_ids(self) -> dict[str, list[str]]:
-        """Ids of the accelerators that this process may use, by resource."""
-        return {"GPU": get_gpu_ids()}
+        """Ids of the accelerators that this worker was given, by resource."""
+        return {"GPU": [str(one) for one in get_gpu_ids()]}
 
     def get_resource_ids(self) -> dict[str, list[str]]:
         """Deprecated by Ray: `get_accelerator_ids`."""
@@ -204,13 +204,14 @@ def get_runtime_context() -> RuntimeContext:
     return RuntimeContext()
 
 
-def get_gpu_ids() -> list[str]:
-    """Ids of the GPUs that this worker may use, as CUDA_VISIBLE_DEVICES names them; none if it was given none."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+def get_gpu_ids() -> list[int] | list[str]:
+    """The GPUs that were given to the task or actor that asks: numbers, or what CUDA_VISIBLE_DEVICES called them where
+    the node was started with it. A driver is given none."""
     here = core()
-    if here.role != "driver" and not here.ask(here.raylet_id, "assigned").get("GPU"):
+    if here.role == "driver":
+        log.debug("get_gpu_ids() always returns the empty list in a driver")
         return []
-    return [one.strip() for one in visible.split(",") if one.strip()]
+    return gpus.ids()
 
 
 def _connected(what: str) -> Core:

@@ -18,7 +18,7 @@ from sparkray.options import thousandths
 from sparkray.runtime_env import RuntimeEnv, checked
 from sparkray_core.errors import RaySystemError
 from sparkray_core.ids import NodeId, new_node_id, new_process_id
-from sparkray_core.run import forked, logs, object_ref
+from sparkray_core.run import forked, gpus, logs, object_ref
 from sparkray_core.run.config import NodeConfig, default_base_folder
 from sparkray_core.run.core import Core
 from sparkray_core.run.settings_sources import resolve
@@ -152,7 +152,8 @@ def init(
             this user on this host, which must be there. None takes the one in SPARKRAY_ADDRESS (or RAY_ADDRESS), else
             the latest that `sparkray start` began here, else starts one.
         num_cpus: CPUs to hand out; as many as this process may use, if not given.
-        num_gpus: GPUs to hand out (they are only counted).
+        num_gpus: GPUs to hand out. Default: those of NVIDIA that CUDA_VISIBLE_DEVICES names or, if it is not set, that
+            this machine has. Each task or actor that asks for some is given its own, by number.
         resources: further resources by name, to be asked for with `resources=`.
         labels: names and values that describe this node.
         object_store_memory: bytes of the shared-memory store, or a size like "4g"; 30 % of the machine's memory if not
@@ -250,7 +251,7 @@ def init(
         cpus = usable_cpus() if num_cpus is None else num_cpus
         store_bytes = store_bytes or default_store_bytes(chosen)
         memory = hidden.get("_memory") or default_memory(store_bytes)
-        amounts = {"CPU": cpus, "GPU": num_gpus or 0, "memory": memory, **(resources or {})}
+        amounts = {"CPU": cpus, "GPU": usable_gpus(num_gpus), "memory": memory, **(resources or {})}
         host = hidden.get("_node_ip_address", "127.0.0.1")
         config = NodeConfig(
             session=new_session_name(),
@@ -470,6 +471,14 @@ if hasattr(os, "register_at_fork"):
 
 def usable_cpus() -> int:
     return len(os.sched_getaffinity(0)) if LINUX and hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def usable_gpus(wanted: float | None) -> float:
+    """
+    Raises:
+        ValueError: more are wanted than CUDA_VISIBLE_DEVICES names.
+    """
+    return gpus.count() if wanted is None else gpus.checked(wanted)
 
 
 def default_store_bytes(chosen: Settings) -> int:

@@ -633,6 +633,13 @@ class SetThreads:
     count: int
 
 
+@frozen
+class SetGpus:
+    """Raylet -> idle worker, before it is granted: what runs next may use the GPUs of these numbers, and no others."""
+
+    gpus: list[int]
+
+
 # ---------------------------------------------------------------------------------- being looked at
 @frozen
 class Inspect:
@@ -722,6 +729,7 @@ Message = (
     | SetUpWorker
     | WorkerSetUp
     | SetThreads
+    | SetGpus
     | Inspect
     | LeaveRecords
 )
@@ -795,6 +803,7 @@ MESSAGES: Mapping[int, type[Message]] = {
     150: SetUpWorker,
     151: WorkerSetUp,
     152: SetThreads,
+    153: SetGpus,
     160: Inspect,
     161: LeaveRecords,
 }

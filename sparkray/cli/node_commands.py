@@ -37,7 +37,7 @@ def start(
     head: Annotated[bool, typer.Option("--head", help="Start a session, with its head here.")] = False,
     address: Annotated[str | None, typer.Option(help="HOST:PORT of the head of the session to join.")] = None,
     num_cpus: Annotated[float | None, typer.Option(help="CPUs to hand out; all of this machine if not given.")] = None,
-    num_gpus: Annotated[float, typer.Option(help="GPUs to hand out (they are only counted).")] = 0,
+    num_gpus: Annotated[float | None, typer.Option(help="GPUs to hand out; all of NVIDIA's if not given.")] = None,
     resources: Annotated[str, typer.Option(help="Further resources: a JSON object of names and numbers.")] = "{}",
     labels: Annotated[str, typer.Option(help="What describes this node: k=v,k=v or a JSON object of strings.")] = "",
     object_store_memory: Annotated[

@@ -11,6 +11,7 @@ TESTS = HERE.parent
 
 # Shown by the tests of the part that it belongs to.
 ELSEWHERE = {
+    27: "api/test_unhandled_errors.py::test_errors_that_nobody_looked_at_are_reported",
     36: "api/test_actor_failures.py::test_calls_made_while_it_restarts_wait_if_they_have_a_retry_and_fail_if_not",
     37: "api/test_actor_failures.py::test_a_call_in_flight_is_made_again_after_the_restart_and_before_later_ones",
     38: "api/test_actor_failures.py::test_an_actor_that_ends_itself_is_not_restarted",
@@ -31,10 +32,7 @@ DIFFERENT = {
 }
 # Not there yet. This list only ever gets shorter.
 MISSING = {
-    27,  # the report of errors that nobody asked for
     58,  # placement groups
-    59,  # workers of GPU tasks are not used again
-    60,  # CUDA_VISIBLE_DEVICES
 }
 
 

@@ -12,11 +12,12 @@ from sparkray_core.model.entries import NOT_GIVEN, Entry, is_stored
 from sparkray_core.model.head import Head
 from sparkray_core.model.node import Node
 from sparkray_core.model.node_claims import ClaimState
+from sparkray_core.model.node_gpus import GPU, Gpus
 from sparkray_core.model.node_spills import Where
 from sparkray_core.model.node_workers import WorkerState
 from sparkray_core.model.owner import Owner
 from sparkray_core.model.references import ACTOR_INDEX
-from sparkray_core.model.resources import CPU, fits, minus, plus
+from sparkray_core.model.resources import CPU, UNIT, minus, plus
 
 
 def check(model: Node | Head) -> None:
@@ -48,7 +49,7 @@ def check_claims(node: Node) -> None:
         assert (claim.worker is not None) == (claim.state is ClaimState.RUNNING), f"{claim} and its worker disagree"
         assert not (waits and claim.taken), f"{claim} waits, and holds something"
         if node.ended is None and not claims.held_back:
-            assert not (waits and fits(claim.needs, claims.available)), f"{claim} waits, though it fits"
+            assert not (waits and claims.fits_now(claim.needs)), f"{claim} waits, though it fits"
         if claim.worker is not None:
             worker = node.workers.all.get(claim.worker)
             assert worker is not None, f"{claim} runs on a worker that is not there"
@@ -57,6 +58,19 @@ def check_claims(node: Node) -> None:
     for name, amount in claims.available.items():
         assert amount >= 0 or (name == CPU and claims.oversubscribed), f"{amount} of {name} is available"
     assert all(claims.waiting.values()), "an empty queue is kept"
+    check_gpus(node)
+
+
+def check_gpus(node: Node) -> None:
+    left = Gpus(node.claims.totals.get(GPU, 0))
+    for claim in node.claims.all.values():
+        assert sum(claim.gpus.values()) == claim.taken.get(GPU, 0), f"{claim} and its GPUs disagree"
+        assert sum(share < UNIT for share in claim.gpus.values()) <= 1, f"{claim} has pieces of several GPUs"
+        left.take(claim.gpus)
+        worker = node.workers.all.get(claim.worker) if claim.worker is not None else None
+        assert worker is None or worker.gpus == sorted(claim.gpus), f"{worker} was told of other GPUs than its claim's"
+    assert left.free == node.claims.gpus.free, f"{left.free} is left of the GPUs, not {node.claims.gpus.free}"
+    assert all(free >= 0 for free in left.free), "a GPU is promised twice"
 
 
 def check_workers(node: Node) -> None:

@@ -410,7 +410,7 @@ class Node:
                 continue
             now_or_here = self.claims.could_ever(message.resources) and (
                 alone
-                or (not elsewhere and fits(message.resources, self.claims.available))
+                or (not elsewhere and self.claims.fits_now(message.resources))
                 or (not elsewhere and self.claims.waiting_count() < self.limits.queue_limit)
             )
             if now_or_here:

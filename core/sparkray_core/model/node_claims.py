@@ -22,6 +22,7 @@ from sparkray_core.ids import ActorId, LeaseId, NodeId, ProcessId
 from sparkray_core.messages import LeaseGranted, ReclaimLeases, RequestLeases, Resources, StartActor
 from sparkray_core.model.effects import Effect, Send
 from sparkray_core.model.moves import IllegalMove
+from sparkray_core.model.node_gpus import GPU, Gpus, Shares
 from sparkray_core.model.node_workers import Worker, Workers, WorkerState
 from sparkray_core.model.resources import CPU, UNIT, fits, larger, minus, plus, short_of
 
@@ -58,6 +59,7 @@ class Claim:
     arrival: int = 0
     worker: ProcessId | None = None
     taken: Resources = field(default_factory=dict)  # out of the node's available ones now
+    gpus: Shares = field(default_factory=dict)  # which ones are behind what it took of them
     lent: int = 0  # thousandths of CPU that its blocked worker lent to others
     waits: bool = False  # its worker's task waits for others
     reclaimed: bool = False  # the owner was asked to give it back
@@ -109,6 +111,7 @@ class Claims:
     def __init__(self, totals: Resources, workers: Workers, out: list[Effect]) -> None:
         self.totals = totals
         self.available = dict(totals)
+        self.gpus = Gpus(totals.get(GPU, 0))
         self.workers = workers
         self.out = out
         self.all: dict[bytes, Claim] = {}
@@ -130,7 +133,7 @@ class Claims:
         self.all[claim.key] = claim
         self.waiting.setdefault(claim.queue, {})[claim.key] = claim
         self._unasked = True
-        if fits(claim.needs, self.available) and not self.held_back:
+        if self.fits_now(claim.needs) and not self.held_back:
             self._reserve(claim, now)
 
     def drop(self, claim: Claim) -> None:
@@ -139,6 +142,7 @@ class Claims:
         self.changes += 1
         self._leave(claim)
         self._give(claim.taken)
+        self.gpus.give(claim.gpus)
 
     def give_back(self, claim: Claim, now: float, retire: bool = False) -> None:
         """The owner returned it: its worker is anybody's again, or (`retire`) nobody's."""
@@ -210,7 +214,7 @@ class Claims:
         resource idles for them."""
         while self.waiting and not self.held_back:
             heads = [next(iter(queue.values())) for queue in self.waiting.values()]
-            fitting = [claim for claim in heads if fits(claim.needs, self.available)]
+            fitting = [claim for claim in heads if self.fits_now(claim.needs)]
             if not fitting:
                 return
             self._reserve(min(fitting, key=lambda claim: (-claim.priority, claim.arrival)), now)
@@ -243,9 +247,13 @@ class Claims:
         self.move(claim, ClaimState.RESERVED, now)
         claim.taken = dict(claim.needs)
         self._take(claim.taken)
+        self._take_gpus(claim, claim.needs)
 
     def _run(self, claim: Claim, worker: Worker, now: float) -> None:
-        self.workers.take(worker, claim.key, max(1, claim.holds.get(CPU, 0) // UNIT), now)
+        if claim.holds.get(GPU, 0) != claim.needs.get(GPU, 0):
+            self.gpus.give(claim.gpus)
+            self._take_gpus(claim, claim.holds)
+        self.workers.take(worker, claim.key, max(1, claim.holds.get(CPU, 0) // UNIT), sorted(claim.gpus), now)
         self.move(claim, ClaimState.RUNNING, now)
         claim.worker = worker.id
         self._unasked = True
@@ -265,25 +273,34 @@ class Claims:
         asked: dict[ProcessId, list[LeaseId]] = {}
         running = [claim for claim in self.all.values() if claim.lease and claim.state is ClaimState.RUNNING]
         coming: Resources = dict(self.available)
+        gpus = self.gpus.copy()
         for claim in running:
             if claim.reclaimed:
                 coming = plus(coming, claim.taken)
+                gpus.give(claim.gpus)
         for key, queue in sorted(self.waiting.items(), key=_urgency):
             for waiting in queue.values():
                 for claim in running:
                     if claim.priority > waiting.priority:
                         continue
                     missing = short_of(waiting.needs, coming)
+                    if not gpus.fits(waiting.needs.get(GPU, 0)):
+                        missing.append(GPU)  # enough of them perhaps, but in pieces
                     if not missing:
                         break
                     if not claim.reclaimed and claim.queue != key and any(claim.taken.get(name) for name in missing):
                         claim.reclaimed = True
                         coming = plus(coming, claim.taken)
+                        gpus.give(claim.gpus)
                         asked.setdefault(claim.owner, []).append(LeaseId(claim.lease or b""))
                 coming = minus(coming, waiting.needs)
+                gpus.take(gpus.choose(waiting.needs.get(GPU, 0)) or {})
         self.out.extend(Send(owner, ReclaimLeases(leases)) for owner, leases in asked.items())
 
     # ------------------------------------------------------------------ asked by others
+    def fits_now(self, needs: Resources) -> bool:
+        return fits(needs, self.available) and self.gpus.fits(needs.get(GPU, 0))
+
     def could_ever(self, needs: Resources) -> bool:
         return fits(needs, self.totals)
 
@@ -333,6 +350,13 @@ class Claims:
     def _take(self, amounts: Resources) -> None:
         self.changes += 1
         self.available = minus(self.available, amounts)
+
+    def _take_gpus(self, claim: Claim, amounts: Resources) -> None:
+        """They fit."""
+        chosen = self.gpus.choose(amounts.get(GPU, 0))
+        assert chosen is not None, f"{claim} was reserved GPUs that are not there"
+        claim.gpus = chosen
+        self.gpus.take(chosen)
 
 
 def _urgency(queue: tuple[QueueKey, object]) -> int:

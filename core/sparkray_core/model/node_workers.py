@@ -13,11 +13,11 @@ A worker has one environment for life. One that was never used can still take on
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from sparkray_core.ids import NodeId, ProcessId
-from sparkray_core.messages import ExitWorker, SetThreads, SetUpWorker
+from sparkray_core.messages import ExitWorker, SetGpus, SetThreads, SetUpWorker
 from sparkray_core.model.effects import Effect, KillWorker, Send, StartWorker
 from sparkray_core.model.limits import NodeLimits
 from sparkray_core.model.moves import IllegalMove
@@ -55,6 +55,7 @@ class Worker:
     set_up: bool = False  # taking it on has ended, well or not
     used: bool = False  # it has run something, and cannot take on another environment any more
     threads: int = 1  # so many its libraries may use, as it was told
+    gpus: list[int] = field(default_factory=list)  # numbers of those that it may use, as it was told
 
 
 class Workers:
@@ -113,17 +114,21 @@ class Workers:
         """An idle worker that may take on any environment."""
         return next((worker for worker in self.idle.values() if not (worker.used or worker.env)), None)
 
-    def take(self, worker: Worker, claim: bytes, threads: int, now: float) -> None:
+    def take(self, worker: Worker, claim: bytes, threads: int, gpus: list[int], now: float) -> None:
         """An idle worker is busy with this claim from now on.
 
         Args:
             threads: that its libraries may use.
+            gpus: numbers of those that it may use.
         """
         self.move(worker, WorkerState.BUSY, now)
         worker.claim, worker.used = claim, True
         if worker.threads != threads:
             worker.threads = threads
             self.out.append(Send(worker.id, SetThreads(threads)))
+        if worker.gpus != gpus:
+            worker.gpus = gpus
+            self.out.append(Send(worker.id, SetGpus(gpus)))
 
     def prepare(self, worker: Worker, env: str, now: float) -> None:
         """Have a fresh worker take on an environment."""

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import cloudpickle
 
 from sparkray_core.ids import NodeId, ObjectId, ProcessId
-from sparkray_core.run import modules, threads
+from sparkray_core.run import gpus, modules, threads
 
 if TYPE_CHECKING:
     from sparkray_core.run.core import Core
@@ -96,6 +96,7 @@ def _set_variables(variables: Mapping[str, str | None]) -> None:
         paths = os.environ["PYTHONPATH"].split(os.pathsep)
         sys.path[:0] = [path for path in paths if path and path not in sys.path]
     threads.follow_variables(variables)
+    gpus.follow_variables(variables)
 
 
 def _unpack(core: Core, digest: str, packages: Mapping[str, list[Any]]) -> str:

@@ -32,6 +32,7 @@ from sparkray_core.messages import (
     ProcessGone,
     PushCalls,
     PushTasks,
+    SetGpus,
     SetThreads,
     SetUpWorker,
     StartActor,
@@ -46,7 +47,7 @@ from sparkray_core.messages import (
     WorkerSetUp,
     WorkerUnblocked,
 )
-from sparkray_core.run import current_task, environment, execute, modules, processes, records, stacks, threads
+from sparkray_core.run import current_task, environment, execute, gpus, modules, processes, records, stacks, threads
 from sparkray_core.run.actor_host import ActorHost
 from sparkray_core.run.core import Core
 from sparkray_core.run.current_task import ExitActor
@@ -76,6 +77,7 @@ def main(config: NodeConfig, process: ProcessId) -> None:
     log_path = config.log_path(f"worker-{process[8:].hex()}")
     tail = Tail(log_path.removesuffix(".log") + ".out", log_path)
     keep_streams()
+    gpus.begin()
     faulthandler.enable()  # a crash in native code says where, on stderr
     stacks.arm(log_path)
     worker = Worker(core, tail)
@@ -123,6 +125,7 @@ class Worker:
             StartActor: self._on_order,
             SetUpWorker: self._on_order,
             SetThreads: self._on_order,
+            SetGpus: self._on_order,
             StopActor: self._on_leave,
             ExitWorker: self._on_exit,
             LogLines: self._on_output,
@@ -146,7 +149,7 @@ class Worker:
     def _on_calls(self, sender: ProcessId, message: PushCalls) -> None:
         self._extend((sender, call) for call in message.calls)
 
-    def _on_order(self, sender: ProcessId, message: StartActor | SetUpWorker | SetThreads) -> None:
+    def _on_order(self, sender: ProcessId, message: StartActor | SetUpWorker | SetThreads | SetGpus) -> None:
         """For the main thread, before what is pushed after it."""
         self._extend([(sender, message)])
 
@@ -270,6 +273,8 @@ class Worker:
             self._become(order)
         elif isinstance(order, SetThreads):
             threads.set_count(order.count)
+        elif isinstance(order, SetGpus):
+            gpus.give(order.gpus)
         elif isinstance(order, SetUpWorker):
             self._set_up(order.env)
 
