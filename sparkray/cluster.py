@@ -24,22 +24,17 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from sparkray import session
 from sparkray.bigdl_arguments import warn_of_obsolete
 from sparkray.cluster_session import ClusterSession, ExecutorNode
+from sparkray.cluster_start import start_cluster, start_local
 from sparkray.ending import StopReport
 from sparkray.environments import environment
-from sparkray.executor_main import StartOrder, measure_host, module_path
 from sparkray.init_arguments import known_to_us
-from sparkray.launch import launch
 from sparkray.options import thousandths
 from sparkray.preflight import LaunchPlan, look, look_or_wait
-from sparkray.rendezvous import Rendezvous, numeric_address
 from sparkray.runtime_env import checked
-from sparkray.sizing import NodePlan, UnfitSpark, Wishes, is_local, memory_bytes, show_bytes, store_bytes_on
-from sparkray_core.ids import new_node_id
-from sparkray_core.run.config import TOLD_LATER, NodeConfig, ProcessTie
+from sparkray.sizing import Wishes, is_local, memory_bytes, show_bytes
 from sparkray_core.run.core import Core
-from sparkray_core.run.processes import Identity, identify
 from sparkray_core.run.settings_sources import resolve
-from sparkray_core.run.start import new_token, sweep
+from sparkray_core.run.start import sweep
 from sparkray_core.run.threads import VARIABLES as THREAD_VARIABLES
 
 if TYPE_CHECKING:
@@ -67,6 +62,8 @@ class RayContext:
         env: Mapping[str, str] | None = None,
         verbose: bool = False,
         system_config: Mapping[str, Any] | None = None,
+        elastic: bool = False,
+        min_ray_nodes: int | None = None,
         namespace: str | None = None,
         log_to_driver: bool = True,
         start_timeout: float | None = None,
@@ -87,6 +84,11 @@ class RayContext:
             env: environment variables for all of sparkray's processes, workers included.
             verbose: say on stderr what is going to be started, and what happens meanwhile.
             system_config: Ray's; of it, the names are taken that are a setting's.
+            elastic: an executor that Spark starts later, or for one that died, gets a node, too. The head is the
+                driver's then, so that no executor's end ends the session. With spark.dynamicAllocation.enabled this is
+                always so.
+            min_ray_nodes: with `elastic`, or dynamic allocation: the session begins with so many; the others of
+                `num_ray_nodes` join when Spark has executors for them. All of them, if not given.
             namespace: of the names of actors, where none is given with the name.
             log_to_driver: show what workers print, with the name and pid of who printed it.
             start_timeout: seconds for the whole of it; the setting `start_limit_s` if not given.
@@ -112,6 +114,11 @@ class RayContext:
         # What the user has said of threads holds in the executors too, whose own environment is Spark's.
         threads = {name: os.environ[name] for name in sorted(THREAD_VARIABLES) if name in os.environ}
         self.env = {**threads, **{str(name): str(value) for name, value in (env or {}).items()}}
+        if min_ray_nodes is not None and (
+            isinstance(min_ray_nodes, bool) or not isinstance(min_ray_nodes, int) or min_ray_nodes < 1
+        ):
+            raise ValueError(f"min_ray_nodes must be a whole number above 0, not {min_ray_nodes!r}")
+        self.elastic, self.min_ray_nodes = elastic, min_ray_nodes
         self.verbose = verbose
         self.namespace = namespace or ""
         self.log_to_driver = log_to_driver
@@ -198,19 +205,19 @@ class RayContext:
                 )
             began = time.monotonic()
             deadline = began + self.start_timeout
-            wishes, share = self._wishes(), self.settings.object_store_share
-            looked = look_or_wait(self.sc, wishes, self.start_timeout, share, deadline)
+            wishes, share = self.wishes(), self.settings.object_store_share
+            looked = look_or_wait(self.sc, wishes, self.start_timeout, share, deadline, self.elastic)
             chosen = looked.nodes
-            self._tell(f"to be started:\n{looked}")
+            self.tell(f"to be started:\n{looked}")
             for note in chosen.notes:
                 log.warning("%s", note)
             self._session = started = ClusterSession(self.env, self.start_timeout, self.log_to_driver, self.settings)
             sweep(started.base_folder, self.settings.keep_logs)
             try:
                 if chosen.in_driver:
-                    self._start_local(chosen, started)
+                    start_local(self, chosen, started)
                 else:
-                    self._start_cluster(chosen, started, deadline, driver_cores)
+                    start_cluster(self, chosen, started, deadline, driver_cores)
                 started.hook(self.sc, self.stop)
                 self.core.env = environment(self.core, self.runtime_env)
                 session.adopt(self)
@@ -218,7 +225,7 @@ class RayContext:
             except BaseException:  # a Ctrl-C too
                 self._end("its start failed")
                 raise
-            self._tell(f"ready after {time.monotonic() - began:.2f} s")
+            self.tell(f"ready after {time.monotonic() - began:.2f} s")
             RayContext._active = self
             return self.address_info
 
@@ -228,120 +235,15 @@ class RayContext:
         Raises:
             UnfitSpark: `init` could not; the text says which setting to change.
         """
-        found = look(self.sc, self._wishes(), self.start_timeout, self.settings.object_store_share)
+        found = look(self.sc, self.wishes(), self.start_timeout, self.settings.object_store_share, self.elastic)
         sys.stdout.write(f"{found}\n")
         return found
 
-    def _wishes(self) -> Wishes:
+    def wishes(self) -> Wishes:
+        """What was asked for, of the number and size of nodes."""
         return Wishes(self.num_ray_nodes, self.ray_node_cpu_cores, self.object_store_memory)
 
-    def _start_local(self, chosen: NodePlan, started: ClusterSession) -> None:
-        """The JVM is the driver's and dies with this process; so a node tied to it dies with either."""
-        java: Any = self.sc._jvm
-        jvm = identify(int(java.java.lang.ProcessHandle.current().pid()))
-        if jvm is None:
-            raise UnfitSpark("the SparkContext's JVM is not on this host")
-        assert chosen.cores is not None
-        config = NodeConfig(
-            session=started.name,
-            base_folder=started.base_folder,
-            node=new_node_id(),
-            token=new_token(),
-            is_head=True,
-            head_address=None,
-            resources={"CPU": chosen.cores * 1000, **self.resources},
-            store_bytes=store_bytes_on(measure_host(), 1, chosen.store_bytes, self.settings.object_store_share),
-            labels=self.labels,
-            tie=ProcessTie(jvm.pid, jvm.start),
-            prestart=self.settings.prestarted(chosen.cores),
-            sys_path=module_path(),
-            cwd=os.getcwd(),
-            namespace=self.namespace,
-            settings=self.settings,
-        )
-        started.begin_own(config)
-        node = started.connect()
-        settings = self.sc.getConf()
-        started.executors = [
-            ExecutorNode(
-                node=config.node,
-                host=config.host,
-                executor=f"{settings.get('spark.driver.host')}:{settings.get('spark.driver.port')}",
-                jvm=jvm,
-                keeper=identify(node.pid) or Identity(node.pid, 0.0),
-                folder=node.folder,
-                address=node.address,
-                cores=chosen.cores,
-                store_bytes=config.store_bytes,
-            )
-        ]
-
-    def _start_cluster(self, chosen: NodePlan, started: ClusterSession, deadline: float, driver_cores: int) -> None:
-        from sparkray_core.wire.zmq_transport import new_session_keys  # zmq is not needed in local mode
-
-        here = chosen.same_machine
-        settings = self.sc.getConf()
-        host = "127.0.0.1" if here else str(settings.get("spark.driver.host"))
-        listen_on = host if here else str(settings.get("spark.driver.bindAddress", host))
-        public, secret = new_session_keys()
-        driver = NodeConfig(
-            session=started.name,
-            base_folder=started.base_folder,
-            node=new_node_id(),
-            token=new_token(),
-            is_head=False,
-            head_address=TOLD_LATER,
-            resources={"CPU": driver_cores * 1000} if driver_cores else {},
-            store_bytes=store_bytes_on(
-                measure_host(),
-                chosen.nodes + 1 if here else 1,
-                chosen.store_bytes,
-                self.settings.object_store_share,
-            ),
-            curve_public=public,
-            curve_secret=secret,
-            bind_host=numeric_address(listen_on),
-            host=host,
-            prestart=self.settings.prestarted(driver_cores) if driver_cores else 0,
-            sys_path=module_path(),
-            cwd=os.getcwd(),
-            namespace=self.namespace,
-            settings=self.settings,
-        )
-        with Rendezvous(driver.bind_host, driver.token) as rendezvous:
-            order = StartOrder(
-                session=driver.session,
-                token=driver.token,
-                curve_public=public,
-                curve_secret=secret,
-                rendezvous=(host, rendezvous.port),
-                driver_node=driver.node,
-                nodes=chosen.nodes,
-                cores=chosen.cores,
-                resources=self.resources,
-                labels=self.labels,
-                store_bytes=chosen.store_bytes,
-                environment=self.env,
-                same_machine=here,
-                sys_path=driver.sys_path if here else (),
-                cwd=driver.cwd if here else None,
-                namespace=self.namespace,
-                base_folder=driver.base_folder if here else None,
-                limit_s=self.start_timeout,
-                settings=self.settings.changed(),
-            )
-
-            def connect(head_address: str) -> None:
-                self._tell(f"the head is at {head_address}")
-                started.connect(head_address)
-
-            started.begin_own(driver)
-            ready = launch(self.sc, chosen, order, rendezvous, deadline, connect)
-        started.executors = [ExecutorNode.from_facts(facts) for facts in ready]
-        for facts in ready:
-            self._tell(f"node {facts['node']} on {facts['host']}, executor {facts['executor']}: {facts['seconds']}")
-
-    def _tell(self, what: str) -> None:
+    def tell(self, what: str) -> None:
         log.info("%s", what)
         if self.verbose:
             sys.stderr.write(f"sparkray: {what}\n")

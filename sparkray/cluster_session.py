@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from sparkray import jobs
+from sparkray.elastic import ElasticNodes
 from sparkray.ending import NodeWatch, StopReport, nodes_in, wait_gone
-from sparkray_core.ids import NodeId, new_process_id
+from sparkray_core.ids import HEAD, NodeId, new_process_id
 from sparkray_core.run.config import NodeConfig, default_base_folder
 from sparkray_core.run.core import Core
 from sparkray_core.run.processes import Identity, identify
@@ -74,6 +75,7 @@ class ClusterSession:
         self._environment, self._limit, self._log_to_driver = environment, limit, log_to_driver
         self.own: StartedNode | None = None  # the node that this process started: in local mode the only one
         self.executors: list[ExecutorNode] = []
+        self.elastic: ElasticNodes | None = None  # where executors' nodes come and go
         self._starting: StartingNode | None = None
         self._core: Core | None = None
         self._unhook: Callable[[], None] | None = None
@@ -115,6 +117,14 @@ class ClusterSession:
         self._core = core
         return self.own
 
+    def alive(self) -> set[str]:
+        """The ids of the session's nodes that live, in hexadecimal.
+
+        Raises:
+            RaySystemError: the session has ended.
+        """
+        return {facts["node"].hex() for facts in self.core.ask(HEAD, "nodes") if facts["alive"]}
+
     def hook(self, sc: Any, stop_session: Callable[[], object]) -> None:
         """Have `sc.stop()`, by whatever way it is called, stop the session first."""
         stop_spark = sc.stop
@@ -153,6 +163,8 @@ class ClusterSession:
         began = time.monotonic()
         if self._unhook is not None:
             self._unhook()
+        if self.elastic is not None:
+            self.elastic.close()
         if self._starting is not None:
             self._starting.give_up()
         watches = self._watches()

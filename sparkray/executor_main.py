@@ -21,10 +21,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import sparkray
 from sparkray.containers import PROCESS_BYTES
 from sparkray.rendezvous import Meeting, MeetingEnded, numeric_address
 from sparkray.sizing import Host, UnfitSpark, elect, host_of, python_limit_told, store_bytes_on
+from sparkray.versions import versions
 from sparkray_core.errors import RaySystemError
 from sparkray_core.ids import NodeId, new_node_id
 from sparkray_core.run.config import TOLD_LATER, NodeConfig, ProcessTie, default_base_folder
@@ -48,6 +48,7 @@ class StartOrder:
     curve_public: bytes
     curve_secret: bytes = field(repr=False)
     rendezvous: tuple[str, int]
+    barrier: bool  # all tasks run at one time; else they come when Spark has executors for them (`elastic`)
     driver_node: bytes  # the session ends when this node leaves it
     nodes: int
     cores: int | None  # of each node; None: those of its host
@@ -79,6 +80,8 @@ def run(facts: dict[str, Any]) -> TaskResult:
     from pyspark import BarrierTaskContext
 
     order = StartOrder(**facts)
+    if not order.barrier:
+        return _join(order)
     context = BarrierTaskContext.get()
     partition = context.partitionId()
     addresses = [info.address for info in context.getTaskInfos()]
@@ -92,28 +95,44 @@ def run(facts: dict[str, Any]) -> TaskResult:
     return address, partition in chosen
 
 
-def _launch(meeting: Meeting, order: StartOrder, address: str, neighbours: int) -> None:
+def _join(order: StartOrder) -> TaskResult:
+    """The driver has the head, and knows which executor has a node already. A task does not hear what Spark calls its
+    executor, nor who its neighbours are."""
+    with Meeting.join(order.rendezvous, order.token) as meeting:
+        address = f"{'127.0.0.1' if order.same_machine else meeting.own_host}:{os.getppid()}"
+        return address, _launch(meeting, order, address, order.nodes)
+
+
+def _launch(meeting: Meeting, order: StartOrder, address: str, neighbours: int) -> bool:
     """Start one node, or tell the driver why there is none. Nothing is left of it unless all are ready.
+
+    Returns:
+        Whether it was to be started here.
 
     Raises:
         MeetingEnded: the driver is gone.
     """
-    meeting.say({"kind": "here", "address": address, "version": sparkray.__version__})
-    word = meeting.hear(order.limit_s)
-    if word["kind"] != "start":
-        return
     try:
         jvm = executor_jvm()
-        config = _config(order, word["hosts_head"], address, neighbours, jvm)
+    except UnfitSpark as error:
+        meeting.say({"kind": "failed", "address": address, "why": str(error)})
+        return False
+    here = {"address": address, "host": host_of(address), "jvm": list(jvm), "versions": versions()}
+    meeting.say({"kind": "here", **here})
+    word = meeting.hear(order.limit_s)
+    if word["kind"] != "start":
+        return False
+    try:
+        config = _config(order, word["hosts_head"], address, word.get("neighbours", neighbours), jvm)
         starting = StartingNode(config, sys.executable, order.environment)
         if not config.is_head and not _hears_of_head(meeting, starting, order.limit_s):
-            return
+            return True
         node = starting.ready(order.limit_s)
     except MeetingEnded:
         raise
     except (RaySystemError, OSError, ValueError) as error:  # BadConfig is a ValueError
         meeting.say({"kind": "failed", "address": address, "why": str(error)})
-        return
+        return True
     agreed = False
     try:
         meeting.say({"kind": "ready", **_describe(node, address, jvm)})
@@ -123,6 +142,7 @@ def _launch(meeting: Meeting, order: StartOrder, address: str, neighbours: int) 
             node.leave()
         else:
             node.stop()
+    return True
 
 
 def _hears_of_head(meeting: Meeting, starting: StartingNode, limit: float) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
-import sparkray
+from sparkray.versions import versions, why_doubtful, why_refused
 
 
 @dataclass
@@ -19,6 +19,7 @@ class Gathering:
     head: Hashable | None = None
     head_address: str | None = None
     failure: str | None = None  # the first; the start is over then
+    doubts: list[str] = field(default_factory=list)  # what may go wrong later, executor by executor
 
     @property
     def complete(self) -> bool:
@@ -44,12 +45,14 @@ class Gathering:
 
     def _came(self, guest: Hashable, facts: dict[str, Any]) -> list[tuple[Hashable, dict[str, Any]]]:
         self.here[guest] = facts["address"]
-        if facts["version"] != sparkray.__version__:
-            self._fail(
-                f"the driver has sparkray {sparkray.__version__}, the executor at {facts['address']} has "
-                f"{facts['version']}: install the same version on both"
-            )
+        ours = versions()
+        refused = why_refused(ours, facts["versions"], facts["address"])
+        if refused is not None:
+            self._fail(refused)
             return []
+        doubt = why_doubtful(ours, facts["versions"], facts["address"])
+        if doubt is not None:
+            self.doubts.append(doubt)
         if self.head is None:
             self.head = guest
             return [(guest, {"kind": "start", "hosts_head": True})]

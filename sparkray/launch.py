@@ -50,8 +50,11 @@ def task(_, order, roots):
 """
 
 
-class BarrierJob:
-    """A Spark job in a thread and job group of its own. `results` or `error` is there once the thread has ended."""
+class StartJob:
+    """The tasks that start nodes: a Spark job in a thread and job group of its own.
+
+    `results` or `error` is there once the thread has ended.
+    """
 
     def __init__(self, sc: SparkContext, group: str, tasks: int, order: StartOrder, on_end: Callable[[], None]) -> None:
         from pyspark import InheritableThread
@@ -68,7 +71,8 @@ class BarrierJob:
             self._sc.setJobGroup(self._group, f"sparkray: starting {self._order.nodes} nodes", interruptOnCancel=True)
             task = self._task()
             numbers = self._sc.parallelize(range(self._tasks), self._tasks)
-            self.results = numbers.barrier().mapPartitions(task).collect()
+            stage: Any = numbers.barrier() if self._order.barrier else numbers
+            self.results = stage.mapPartitions(task).collect()
         except BaseException as error:  # noqa: BLE001 - whatever Spark raises belongs to the thread that waits for it
             self.error = error
         finally:
@@ -126,12 +130,9 @@ def launch(
                     "are through, or ask for fewer nodes (num_ray_nodes)"
                 ) from None
             tasks = slots  # all of them, so that no executor is left out; they have to be free for that
-        except _Missing as missing:
+        except Missing as missing:
             if shipped or order.same_machine or attempt.head_told:
-                raise StartFailed(
-                    f"sparkray cannot be imported by the Python of the executors ({missing}). Install sparkray there, "
-                    "or have PYSPARK_PYTHON name a Python that has it"
-                ) from None
+                raise StartFailed(missing.told()) from None
             ship_sparkray(sc)
             shipped = True
             order = replace(order, sys_path=())
@@ -144,8 +145,14 @@ class _NotCovered(Exception):
         self.executors = executors
 
 
-class _Missing(Exception):
+class Missing(Exception):
     """The executors' Python has no sparkray."""
+
+    def told(self) -> str:
+        return (
+            f"sparkray cannot be imported by the Python of the executors ({self}). Install sparkray there, or have "
+            "PYSPARK_PYTHON name a Python that has it"
+        )
 
 
 class _Attempt:
@@ -167,9 +174,11 @@ class _Attempt:
         self._guests: set[Guest] = set()
 
     def run(self, tasks: int) -> list[dict[str, Any]]:
-        job = BarrierJob(self._sc, self._group, tasks, self._order, self._rendezvous.wake)
+        job = StartJob(self._sc, self._group, tasks, self._order, self._rendezvous.wake)
         try:
             self._gather(job)
+            for doubt in self._gathering.doubts:
+                log.warning("%s", doubt)
             self._tell_all("done")
             job.thread.join(FAREWELL_S)
         except BaseException:  # a Ctrl-C too
@@ -187,7 +196,7 @@ class _Attempt:
                 if isinstance(event, Left):
                     self._guests.discard(event.guest)
 
-    def _gather(self, job: BarrierJob) -> None:
+    def _gather(self, job: StartJob) -> None:
         gathering = self._gathering
         while not gathering.complete:
             left = self._deadline - time.monotonic()
@@ -198,7 +207,7 @@ class _Attempt:
             if gathering.failure is not None:
                 self._raise_failure(job)
             if job.error is not None:
-                raise _failure_of(job.error)
+                raise failure_of(job.error)
             if job.results is not None and not any(launched for _, launched in job.results):
                 raise _NotCovered(len({address for address, _ in job.results}))
             if gathering.head_address is not None and not self.head_told:
@@ -220,11 +229,11 @@ class _Attempt:
         for guest in self._guests:
             self._rendezvous.say(guest, {"kind": kind})
 
-    def _raise_failure(self, job: BarrierJob) -> None:
+    def _raise_failure(self, job: StartJob) -> None:
         """A task that ends too early does so because Spark ended it, and Spark's own error says more."""
         job.thread.join(FAREWELL_S if "ended too early" in str(self._gathering.failure) else 0)
         if job.error is not None:
-            raise _failure_of(job.error)
+            raise failure_of(job.error)
         raise StartFailed(str(self._gathering.failure))
 
     def _why_late(self) -> str:
@@ -242,11 +251,12 @@ class _Attempt:
         )
 
 
-def _failure_of(error: BaseException) -> Exception:
+def failure_of(error: BaseException) -> Exception:
+    """What to raise for what Spark raised: `Missing`, or a `StartFailed` in our words."""
     said = str(error)
     missing = re.search(f"{_MISSING}: (.*?)<end>", said, re.DOTALL)
     if missing is not None:
-        return _Missing(missing.group(1))
+        return Missing(missing.group(1))
     failure = StartFailed(in_one_sentence(said))
     failure.__cause__ = error
     return failure

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from sparkray.executor_main import measure_host
@@ -39,7 +39,8 @@ class LaunchPlan:
 
     def __str__(self) -> str:
         nodes = self.nodes
-        where = "the driver" if nodes.in_driver else f"{_count(nodes.nodes, 'executor')}, by one barrier stage"
+        how = "by one barrier stage" if nodes.barrier else "as Spark has them; the head is the driver's"
+        where = "the driver" if nodes.in_driver else f"{_count(nodes.nodes, 'executor')}, {how}"
         cores = "those of its host" if nodes.cores is None else nodes.cores
         store = self.own_store_bytes if nodes.in_driver else nodes.store_bytes
         lines = {
@@ -49,13 +50,20 @@ class LaunchPlan:
             "CPUs of a node": f"{cores}, shared with Spark's tasks",
             "object store": "a share of its host's memory" if store is None else f"{show_bytes(store)} on each node",
             "container": self._container(),
-            "slots": "" if self.slots is None else self.slots.told(nodes.nodes),
+            "slots": self._slots(),
             "driver": "" if nodes.in_driver else f"a node without CPUs, store of {show_bytes(self.own_store_bytes)}",
             "Python": self.python,
             "start_timeout": f"{self.start_timeout:g} s",
         }
         shown = [f"{name + ':':<16}{text}" for name, text in lines.items() if text]
         return "\n".join([*shown, *(f"note: {note}" for note in nodes.notes)])
+
+    def _slots(self) -> str:
+        if self.slots is None:
+            return ""
+        if self.executors < self.nodes.nodes:
+            return f"{self.slots.total or 0} there, {self.nodes.nodes - self.executors} more executors are waited for"
+        return self.slots.told(self.nodes.nodes)
 
     def _container(self) -> str:
         found = self.nodes.container
@@ -66,8 +74,13 @@ class LaunchPlan:
         return f"{show_bytes(found.total)} = {shown}; {show_bytes(found.room)} of it for store and workers"
 
 
-def look(sc: SparkContext, wishes: Wishes, start_timeout: float, store_share: float) -> LaunchPlan:
+def look(
+    sc: SparkContext, wishes: Wishes, start_timeout: float, store_share: float, elastic: bool = False
+) -> LaunchPlan:
     """Ask Spark; nothing is waited for.
+
+    Args:
+        elastic: without a barrier stage, though there could be one.
 
     Raises:
         UnfitSpark: this SparkContext cannot host the nodes; the sentence says what to set.
@@ -81,6 +94,8 @@ def look(sc: SparkContext, wishes: Wishes, start_timeout: float, store_share: fl
     if not is_local(master):
         slots, executors = slots_of(sc), registered_executors(sc)
     nodes = plan(Spark(master, settings, executors, total_slots(sc) or 0 if slots else 0), host, wishes)
+    if elastic and not nodes.in_driver:
+        nodes = replace(nodes, barrier=False)
     if slots is not None and executors >= nodes.nodes and slots.state(nodes.nodes) is SlotState.IMPOSSIBLE:
         raise UnfitSpark(slots.told(nodes.nodes))
     stores = nodes.nodes + 1 if nodes.same_machine and not nodes.in_driver else 1
@@ -89,14 +104,14 @@ def look(sc: SparkContext, wishes: Wishes, start_timeout: float, store_share: fl
 
 
 def look_or_wait(
-    sc: SparkContext, wishes: Wishes, start_timeout: float, store_share: float, deadline: float
+    sc: SparkContext, wishes: Wishes, start_timeout: float, store_share: float, deadline: float, elastic: bool = False
 ) -> LaunchPlan:
     """As `look`, but the first executor is waited for where that tells how many nodes there are to be."""
     try:
-        return look(sc, wishes, start_timeout, store_share)
+        return look(sc, wishes, start_timeout, store_share, elastic)
     except NoExecutorYet:
         wait_for_executors(sc, 1, deadline)
-        return look(sc, wishes, start_timeout, store_share)
+        return look(sc, wishes, start_timeout, store_share, elastic)
 
 
 def _count(number: int, what: str) -> str:

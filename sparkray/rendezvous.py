@@ -149,6 +149,11 @@ class Meeting:
             raise
         return meeting
 
+    @property
+    def own_host(self) -> str:
+        """The address of this machine on the way to the driver."""
+        return str(self._sock.getsockname()[0])
+
     def say(self, facts: dict[str, Any]) -> None:
         """
         Raises:

@@ -62,6 +62,7 @@ class NodePlan:
     store_bytes: int | None  # of each node; None: by `store_bytes_on`
     container: Container | None = None  # of each executor; None: its host is the only limit
     notes: tuple[str, ...] = ()  # what may go wrong later, and what to set against it
+    barrier: bool = True  # one stage starts all nodes; else they join as Spark has executors for them
 
     def tasks_for_all_slots(self, slots: int) -> int:
         """Tasks of a barrier stage that must reach every executor, because no slot is left out."""
@@ -89,19 +90,16 @@ def plan(spark: Spark, host: Host, wishes: Wishes) -> NodePlan:
     local = _LOCAL.fullmatch(spark.master.strip())
     if local is not None:
         return _plan_local(spark.master, local.group(1), host, wishes)
-    if _is_true(spark.settings.get("spark.dynamicAllocation.enabled")):
-        raise UnfitSpark(
-            "spark.dynamicAllocation.enabled is true, and a barrier stage, by which sparkray starts its nodes, cannot "
-            "run then [SPARK-24942]. Set spark.dynamicAllocation.enabled=false and spark.executor.instances to the "
-            "number of executors that you want"
-        )
+    dynamic = _is_true(spark.settings.get("spark.dynamicAllocation.enabled"))
     local_cluster = _LOCAL_CLUSTER.fullmatch(spark.master.strip())
     task_cpus = _whole(spark.settings, "spark.task.cpus") or 1
     cores = _whole(spark.settings, "spark.executor.cores")
     if local_cluster is not None and cores is None:
         cores = int(local_cluster.group(2))
-    executors, because = _executors(spark, local_cluster, cores)
+    executors, because = _dynamic(spark) if dynamic else _executors(spark, local_cluster, cores)
     nodes = executors if wishes.nodes is None else wishes.nodes
+    if dynamic and wishes.nodes is None:
+        nodes = _at_first(spark)
     if because and nodes > executors:
         raise UnfitSpark(
             f"{nodes} nodes were asked for (num_ray_nodes), one to an executor, and Spark has {executors} executors: "
@@ -128,6 +126,7 @@ def plan(spark: Spark, host: Host, wishes: Wishes) -> NodePlan:
         store_bytes=store,
         container=container,
         notes=notes,
+        barrier=not dynamic,
     )
 
 
@@ -212,6 +211,19 @@ def _executors(spark: Spark, local_cluster: re.Match[str] | None, cores: int | N
     if limit is not None:
         return limit, f"spark.cores.max={most} and spark.executor.cores={cores}"
     return spark.executors, ""
+
+
+def _dynamic(spark: Spark) -> tuple[int, str]:
+    """As `_executors`, with dynamic allocation: how many there can be."""
+    most = _whole(spark.settings, "spark.dynamicAllocation.maxExecutors")
+    return (0, "") if most is None else (most, f"spark.dynamicAllocation.maxExecutors={most}")
+
+
+def _at_first(spark: Spark) -> int:
+    """With dynamic allocation: the executors that Spark has, or would begin with; one at least, which it can get."""
+    names = ("spark.dynamicAllocation.initialExecutors", "spark.dynamicAllocation.minExecutors")
+    said = [_whole(spark.settings, name) or 0 for name in (*names, "spark.executor.instances")]
+    return max(spark.executors, 1, *said)
 
 
 def store_bytes_on(host: Host, stores: int, wished: int | None, share: float = Settings.object_store_share) -> int:

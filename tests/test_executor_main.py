@@ -23,6 +23,7 @@ ORDER = StartOrder(
     curve_public=b"p" * 40,
     curve_secret=b"s" * 40,
     rendezvous=("127.0.0.1", 1),
+    barrier=True,
     driver_node=b"driver..",
     nodes=2,
     cores=3,

@@ -9,10 +9,11 @@ import pytest
 import sparkray
 from sparkray.gathering import Gathering
 from sparkray.spark_facts import in_one_sentence
+from sparkray.versions import versions
 
 
 def here(address: str = "h:1") -> dict[str, Any]:
-    return {"kind": "here", "address": address, "version": sparkray.__version__}
+    return {"kind": "here", "address": address, "versions": versions()}
 
 
 def ready(head_address: str = "tcp://h:9") -> dict[str, Any]:
@@ -43,11 +44,19 @@ def test_the_first_to_come_hosts_the_head_and_the_others_wait_for_it() -> None:
 def test_another_version_ends_the_start() -> None:
     gathering = Gathering(2)
 
-    assert gathering.said("a", {**here("h:1"), "version": "0.0.7"}) == []
+    assert gathering.said("a", {**here("h:1"), "versions": {**versions(), "sparkray": "0.0.7"}}) == []
     assert gathering.failure == (
         f"the driver has sparkray {sparkray.__version__}, the executor at h:1 has 0.0.7: install the same version on "
         "both"
     )
+
+
+def test_doubts_about_an_executor_s_packages_are_kept_and_the_start_goes_on() -> None:
+    gathering = Gathering(1)
+
+    assert gathering.said("a", {**here("h:1"), "versions": {**versions(), "pyarrow": "1.0"}}) == [("a", start(True))]
+    (doubt,) = gathering.doubts
+    assert doubt.startswith("the executor at h:1 has pyarrow 1.0 instead of")
 
 
 def test_the_first_failure_is_the_one_that_is_told() -> None:

@@ -108,7 +108,12 @@ def test_wishes_come_first() -> None:
         ("local-cluster[2,1,1024]", {}, Wishes(nodes=3), "so says the master, local-cluster[2,1,1024]"),
         ("yarn", {"spark.executor.instances": "2"}, Wishes(nodes=3), "spark.executor.instances=2"),
         ("yarn", {}, Wishes(nodes=3), "spark.executor.instances is not set"),
-        ("yarn", {"spark.dynamicAllocation.enabled": "true"}, Wishes(), "spark.dynamicAllocation.enabled=false"),
+        (
+            "yarn",
+            {"spark.dynamicAllocation.enabled": "true", "spark.dynamicAllocation.maxExecutors": "2"},
+            Wishes(nodes=3),
+            "spark.dynamicAllocation.maxExecutors=2",
+        ),
         ("spark://host:7077", {}, Wishes(), "set num_ray_nodes"),
         ("yarn", {"spark.executor.cores": "two"}, Wishes(), "spark.executor.cores is 'two'"),
     ],
@@ -124,6 +129,24 @@ def test_what_spark_cannot_host_is_told_with_the_setting_to_change(
 
 def test_more_nodes_than_are_there_may_still_come_when_no_setting_forbids_it() -> None:
     assert planned("spark://host:7077", executors=1, slots=4, wishes=Wishes(nodes=3)).nodes == 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "executors", "wished", "nodes"),
+    [
+        ({}, 0, None, 1),
+        ({}, 3, None, 3),
+        ({"spark.dynamicAllocation.minExecutors": "2"}, 0, None, 2),
+        ({"spark.dynamicAllocation.initialExecutors": "4", "spark.executor.instances": "3"}, 2, None, 4),
+        ({"spark.dynamicAllocation.maxExecutors": "9"}, 0, 7, 7),
+    ],
+)
+def test_with_dynamic_allocation_nodes_join_as_executors_come(
+    settings: dict[str, str], executors: int, wished: int | None, nodes: int
+) -> None:
+    found = planned("yarn", {"spark.dynamicAllocation.enabled": "true", **settings}, executors, 4, Wishes(nodes=wished))
+
+    assert (found.nodes, found.barrier) == (nodes, False)
 
 
 def test_dynamic_allocation_does_not_matter_in_local_mode() -> None:

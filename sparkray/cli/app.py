@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from sparkray.cli import node_commands, process_commands, state_commands
+from sparkray.cli import doctor_command, node_commands, process_commands, state_commands
 
 app = typer.Typer(
     name="sparkray",
@@ -22,7 +22,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for commands in (node_commands, state_commands, process_commands):
+for commands in (node_commands, state_commands, process_commands, doctor_command):
     commands.add_to(app)
 
 

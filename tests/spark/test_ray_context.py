@@ -185,15 +185,6 @@ def test_slots_that_get_free_in_time_are_used(cluster_sc: SparkContext, tmp_path
             assert sparkray.cluster_resources() == {"CPU": 2.0}
 
 
-def test_dynamic_allocation_is_refused_with_what_to_set(
-    cluster_sc: SparkContext, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    changed = cluster_sc.getConf().set("spark.dynamicAllocation.enabled", "true")
-    monkeypatch.setattr(cluster_sc, "getConf", lambda: changed)
-    with pytest.raises(UnfitSpark, match=r"Set spark\.dynamicAllocation\.enabled=false and spark\.executor\.instances"):
-        context(cluster_sc).init()
-
-
 def test_another_version_on_the_executors_is_told(cluster_sc: SparkContext, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sparkray, "__version__", "99.0")
     with pytest.raises(StartFailed, match=r"the driver has sparkray 99\.0, the executor at .* has"):

@@ -1,0 +1,107 @@
+"""Nodes that come and go with Spark's executors: with dynamic allocation, and with `elastic=True`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyspark import SparkContext
+
+import sparkray
+from sparkray import RayContext
+from sparkray.ending import NodeWatch
+from sparkray.launch import StartFailed
+from sparkray.spark_facts import wait_for_executors
+
+from .conftest import START_S
+from .test_ray_context import busy
+
+JOIN_S = 120.0  # Spark has to start a JVM first, and that a Python
+
+
+@sparkray.remote
+def where(seconds: float) -> str:
+    time.sleep(seconds)
+    return sparkray.session.core().node.hex()
+
+
+def context(sc: SparkContext, **arguments: Any) -> RayContext:
+    return RayContext(sc, **{"object_store_memory": "64m", "start_timeout": START_S, "elastic": True, **arguments})
+
+
+def wait_until(condition: Callable[[], object], what: str) -> None:
+    deadline = time.monotonic() + JOIN_S
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.05)
+
+
+@pytest.fixture(autouse=True)
+def spark_is_whole(cluster_sc: SparkContext) -> Iterator[None]:
+    """Both executors are there before a test and after it, and no slot is taken then."""
+    wait_for_executors(cluster_sc, 2, time.monotonic() + START_S)
+    yield
+    wait_for_executors(cluster_sc, 2, time.monotonic() + START_S)
+    wait_until(lambda: not cluster_sc.statusTracker().getActiveJobsIds(), "jobs go on")
+
+
+def test_with_dynamic_allocation_the_nodes_meet_at_the_driver(
+    cluster_sc: SparkContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Spark is only said to allocate dynamically: what is shown is the start without a barrier stage."""
+    changed = cluster_sc.getConf().set("spark.dynamicAllocation.enabled", "true")
+    monkeypatch.setattr(cluster_sc, "getConf", lambda: changed)
+    with context(cluster_sc, elastic=False) as ctx:
+        assert len({node.jvm for node in ctx.executors}) == 2
+        assert sparkray.cluster_resources() == {"CPU": 2.0}
+        ran_on = sparkray.get([where.remote(0.05) for _ in range(20)], timeout=START_S)
+        assert set(ran_on) == {node.node.hex() for node in ctx.executors}
+        wait_until(lambda: not cluster_sc.statusTracker().getActiveJobsIds(), "Spark has its slots back")
+        assert cluster_sc.parallelize(range(100), 4).sum() == 4950
+    assert ctx.last_stop.clean
+    assert len(ctx.last_stop.nodes) == 3
+
+
+def test_a_session_begins_with_a_quorum_and_the_rest_joins(cluster_sc: SparkContext, tmp_path: Path) -> None:
+    with busy(cluster_sc, 1, tmp_path / "over"):
+        with pytest.raises(StartFailed, match=r"[01] of 2 nodes were up .* slots it uses 1 by .*min_ray_nodes"):
+            context(cluster_sc, start_timeout=8).init()
+        ctx = context(cluster_sc, min_ray_nodes=1)
+        ctx.init()
+        try:
+            assert len(ctx.executors) == 1
+            assert sparkray.get(where.remote(0), timeout=START_S) == ctx.executors[0].node.hex()
+            (tmp_path / "over").touch()
+            wait_until(lambda: len(ctx.executors) == 2, "the other executor's node has joined")
+            assert sparkray.cluster_resources() == {"CPU": 2.0}
+        finally:
+            ctx.stop()
+    assert ctx.last_stop.clean
+
+
+def test_an_executor_that_spark_brings_back_is_joined_again(cluster_sc: SparkContext) -> None:
+    with context(cluster_sc) as ctx:
+        first, second = ctx.executors
+        gone = NodeWatch(first.node, first.host, first.keeper, first.folder)
+        refs = [where.remote(0.2) for _ in range(20)]
+        os.kill(first.jvm.pid, signal.SIGKILL)
+
+        assert len(sparkray.get(refs, timeout=START_S)) == 20
+        wait_until(gone.is_gone, "the lost executor's node is gone")
+        wait_until(lambda: len(ctx.executors) == 3, "the new executor's node has joined")
+        new = ctx.executors[2].node.hex()
+        alive = {node["NodeID"] for node in sparkray.nodes() if node["Alive"]}
+        assert {new, second.node.hex()} <= alive
+        ran_on = sparkray.get([where.remote(0.1) for _ in range(20)], timeout=START_S)
+        assert new in ran_on
+    assert ctx.last_stop.clean
+
+
+def test_what_is_no_number_of_nodes_is_told(cluster_sc: SparkContext) -> None:
+    with pytest.raises(ValueError, match="min_ray_nodes must be"):
+        context(cluster_sc, min_ray_nodes=0)
