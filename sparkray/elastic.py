@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pyspark import SparkContext
 
 POLL_S = 1.0  # between two looks at Spark's executors
+LONGEST_PAUSE_S = 60.0  # between two tries to join an executor that does not let itself be joined
 HOLD_S = 5.0  # for which a task without use keeps its slot, once the session is up
 
 log = logging.getLogger(__name__)
@@ -193,7 +194,7 @@ class ElasticNodes:
     def _watch(self) -> None:
         from py4j.protocol import Py4JError
 
-        hold_until = 0.0
+        hold_until, again_at, pause, nodes = 0.0, 0.0, POLL_S, len(self.roster.joined)
         try:
             while not self._stop.is_set() and self._sc._jsc is not None:
                 self._listen(POLL_S)
@@ -202,7 +203,12 @@ class ElasticNodes:
                 self.roster.failures.clear()
                 if self.roster.hold and (time.monotonic() > hold_until or not self._is_someone_missing()):
                     self._say(self.roster.let_go())
-                if (self._job is None or self._job.ended) and self._is_someone_missing():
+                if len(self.roster.joined) > nodes:
+                    pause = POLL_S
+                nodes = len(self.roster.joined)
+                rests = self._job is None or self._job.ended
+                if rests and time.monotonic() > again_at and self._is_someone_missing():
+                    again_at, pause = time.monotonic() + pause, min(2 * pause, LONGEST_PAUSE_S)
                     self.roster.hold, hold_until = True, time.monotonic() + HOLD_S
                     self._submit(total_slots(self._sc) or registered_executors(self._sc))
         except (Py4JError, RayError, OSError, AttributeError) as error:  # Spark is ending, and with it what we watch

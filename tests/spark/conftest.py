@@ -22,7 +22,10 @@ from sparkray import RayContext
 LOCAL = "local[2]"
 CLUSTER = "local-cluster[2,1,1024]"
 START_S = 240  # a machine busy with other tests takes long to start three JVMs
+SMALL_JVM = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"  # up sooner: most of a short JVM's time is spent compiling
 SETTINGS = {
+    "spark.driver.extraJavaOptions": SMALL_JVM,
+    "spark.executor.extraJavaOptions": SMALL_JVM,
     "spark.ui.enabled": "false",
     "spark.ui.showConsoleProgress": "false",
     "spark.sql.shuffle.partitions": "2",
