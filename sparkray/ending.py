@@ -9,8 +9,9 @@ import signal
 import time
 from dataclasses import dataclass
 
+from sparkray.sizing import show_bytes
 from sparkray_core.run.folders import KEEPER_FILE
-from sparkray_core.run.processes import Identity, children_of, identify, is_alive
+from sparkray_core.run.processes import LINUX, Identity, children_of, identify, is_alive
 
 POLL_S = 0.01
 
@@ -24,6 +25,7 @@ class NodeEnd:
     ended: int | None  # processes that were there and are gone
     left: tuple[int, ...]  # pids that live on
     folder_removed: bool | None
+    freed_bytes: int | None = None  # of memory that those who ended held, the store included; None: not known here
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,8 @@ class StopReport:
             else:
                 folder = "removed" if node.folder_removed else "LEFT"
                 left = f", LEFT: {', '.join(map(str, node.left))}" if node.left else ""
-                seen = f"{node.ended} processes ended{left}; folder {folder}"
+                memory = f", {show_bytes(node.freed_bytes)} of memory freed" if node.freed_bytes else ""
+                seen = f"{node.ended} processes ended{memory}{left}; folder {folder}"
             lines.append(f"  node {node.node.hex()} on {node.host}: {seen}")
         return "\n".join(lines)
 
@@ -60,6 +63,7 @@ class NodeWatch:
         self._host = host
         self._keeper = keeper
         self._processes = _tree(keeper)
+        self._memory = {process.pid: _memory(process.pid) for process in self._processes}
 
     def is_gone(self) -> bool:
         return not any(map(is_alive, self._processes)) and not os.path.exists(self.folder)
@@ -79,7 +83,15 @@ class NodeWatch:
 
     def report(self) -> NodeEnd:
         left = tuple(process.pid for process in self._processes if is_alive(process))
-        return NodeEnd(self.node, self._host, len(self._processes) - len(left), left, not os.path.exists(self.folder))
+        known = [size for pid, size in self._memory.items() if size is not None and pid not in left]
+        return NodeEnd(
+            node=self.node,
+            host=self._host,
+            ended=len(self._processes) - len(left),
+            left=left,
+            folder_removed=not os.path.exists(self.folder),
+            freed_bytes=sum(known) if known else None,
+        )
 
     @staticmethod
     def elsewhere(node: bytes, host: str) -> NodeEnd:
@@ -110,6 +122,17 @@ def wait_gone(watches: list[NodeWatch], limit: float) -> bool:
             return False
         time.sleep(POLL_S)
     return True
+
+
+def _memory(pid: int) -> int | None:
+    """Its share of the memory that it uses: what several processes map, as they do the store, counts once in all."""
+    if not LINUX:
+        return None
+    try:
+        with open(f"/proc/{pid}/smaps_rollup", "rb") as lines:
+            return next((int(line.split()[1]) << 10 for line in lines if line.startswith(b"Pss:")), None)
+    except OSError:  # it has ended, or an old kernel
+        return None
 
 
 def _tree(root: Identity) -> list[Identity]:

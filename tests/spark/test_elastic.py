@@ -21,6 +21,7 @@ from sparkray.spark_facts import wait_for_executors
 from .conftest import START_S
 from .test_ray_context import busy
 
+pytestmark = pytest.mark.timeout(2 * START_S)
 JOIN_S = 120.0  # Spark has to start a JVM first, and that a Python
 
 

@@ -87,6 +87,9 @@ def test_the_report_of_a_stop_counts_the_processes(local_sc: SparkContext) -> No
     assert ended.ended is not None
     assert ended.ended >= 4  # keeper, zygote, head, raylet; and the workers that were up
     assert not os.path.exists(node.folder)
+    assert ended.freed_bytes is not None
+    assert ended.freed_bytes > 10 << 20
+    assert "of memory freed" in str(ctx.last_stop)
 
 
 def test_the_executor_is_the_driver_s_jvm(local_sc: SparkContext) -> None:
