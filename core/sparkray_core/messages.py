@@ -277,7 +277,26 @@ class TasksReturned:
 
 @frozen
 class WorkerBlocked:
-    """Worker -> its raylet: my task waits in `get` or `wait`; lend its CPU to others."""
+    """Worker -> its raylet: my task waits in `get` or `wait`; lend its CPU to others.
+
+    Instead of lending it the raylet may answer with `RunNested`, if `helps`.
+    """
+
+    wait: int = 0  # number of this wait, which `RunNested` repeats; 0 for one that does not help
+    helps: bool = False  # what it waits for are tasks of its own that nobody has, and nothing else ends the wait
+
+
+@frozen
+class RunNested:
+    """Raylet -> a worker that waits: run what you wait for yourself, on top of your task. Your CPU is your own again.
+
+    Answered with `WorkerUnblocked` by who does, with `WorkerBlocked` by who cannot any more. Whose wait has ended has
+    sent `WorkerUnblocked` already, or is about to.
+    """
+
+    wait: int
+    resources: Resources  # only tasks that need just these
+    priority: int  # and have this one
 
 
 @frozen
@@ -690,6 +709,7 @@ Message = (
     | CallRetried
     | WorkerBlocked
     | WorkerUnblocked
+    | RunNested
     | ExitWorker
     | CreateActor
     | StartActor
@@ -761,6 +781,7 @@ MESSAGES: Mapping[int, type[Message]] = {
     36: WorkerUnblocked,
     37: ExitWorker,
     38: CancelTask,
+    39: RunNested,
     40: CreateActor,
     41: StartActor,
     42: ActorReady,

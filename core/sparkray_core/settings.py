@@ -182,6 +182,15 @@ class Settings:
         least=0,
         most=10_000,
     )
+    waiting_workers: int | None = _setting(
+        None,
+        "processes",
+        "tasks of a node that may wait for others, each in a process of its own; when there are so many, and one more "
+        "process to a CPU, workers run what they wait for themselves, where that is safe: else recursion would take a "
+        "process to a level; none: one to a CPU, and at least 8",
+        least=0,
+        most=100_000,
+    )
     worker_start_limit_s: float = _setting(
         60.0,
         "seconds",

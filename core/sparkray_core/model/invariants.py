@@ -49,7 +49,9 @@ def check_claims(node: Node) -> None:
         assert (claim.worker is not None) == (claim.state is ClaimState.RUNNING), f"{claim} and its worker disagree"
         assert not (waits and claim.taken), f"{claim} waits, and holds something"
         if node.ended is None and not claims.held_back:
-            assert not (waits and claims.fits_now(claim.needs)), f"{claim} waits, though it fits"
+            assert not (waits and claims.fits_now(claim.needs)) or claims.crowd.is_full, (
+                f"{claim} waits, though it fits"
+            )
         if claim.worker is not None:
             worker = node.workers.all.get(claim.worker)
             assert worker is not None, f"{claim} runs on a worker that is not there"
@@ -59,6 +61,20 @@ def check_claims(node: Node) -> None:
         assert amount >= 0 or (name == CPU and claims.oversubscribed), f"{amount} of {name} is available"
     assert all(claims.waiting.values()), "an empty queue is kept"
     check_gpus(node)
+    check_crowd(node)
+
+
+def check_crowd(node: Node) -> None:
+    crowd, claims = node.claims.crowd, node.claims.all.values()
+    leases = [claim for claim in claims if crowd.counts(claim) and claim.state is not ClaimState.WAITING]
+    assert crowd.leased == len(leases), f"{crowd.leased} leases are counted, and there are {len(leases)}"
+    waiting = {claim.worker: claim for claim in leases if claim.waits}
+    assert crowd.waiting == waiting, "who waits and who is thought to wait differ"
+    assert crowd.helpers.keys() <= crowd.waiting.keys(), "one that does not wait could help itself"
+    for worker, claim in {**crowd.asked, **crowd.nesting}.items():
+        assert claim.worker == worker, f"{claim} is of another worker"
+        assert node.claims.all.get(claim.key) is claim, f"{claim} is over, and kept"
+    assert not crowd.asked.keys() & crowd.waiting.keys(), "one that was asked to help itself waits"
 
 
 def check_gpus(node: Node) -> None:
@@ -246,6 +262,9 @@ def check_tasks(owner: Owner) -> None:
         for count in actor.inflight:
             places[count].append("at its actor")
         assert actor.state == "alive" or not actor.inflight, f"calls are at an actor that is {actor.state}"
+    for count in owner.leasing.own:
+        if count in places:  # else the session ended
+            places[count].append("here")
     for count, task in owner.book.tasks.items():
         if task.missing and task.actor is None:
             places[count].append("waits for arguments")

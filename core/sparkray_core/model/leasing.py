@@ -47,6 +47,7 @@ class Leasing:
         # Workers that we gave back before they had all the calls of a function that they may have: so many are left.
         # They count for one function and one owner: a worker that others used in between may have a few more.
         self.worn: dict[ProcessId, tuple[int, Shape]] = {}
+        self.own: dict[int, Task] = {}  # that this process runs itself; see `own_tasks`
         self._count = 0  # of leases asked for
         self._touched: dict[Queue, None] = {}  # something happened to them. A set would forget the order
         self._wake: float | None = None
@@ -119,6 +120,8 @@ class Leasing:
     def withdraw(self, task: Task) -> ProcessId | None:
         """Take a task out of its queue; or say which worker has it. One that waits for arguments is in neither."""
         assert task.shape is not None
+        if task.count in self.own:
+            return self.book.me
         for queue in task.shape.queues.values():
             for lease in queue.leases:
                 if task.count in lease.inflight:
@@ -127,6 +130,10 @@ class Leasing:
                 queue.tasks.remove(task)
                 self._touched[queue] = None
         return None
+
+    def touch(self, queue: Queue) -> None:
+        """Something happened to it: `dispatch` acts on that."""
+        self._touched[queue] = None
 
     @staticmethod
     def _where(task: Task) -> NodeId | None:

@@ -13,6 +13,9 @@ class NodeLimits:
     beat_gap_s: float = 0.1  # a change is told to the head early, but not more often than this
     warm_workers: int | None = Settings.prestart_workers  # forked at the start; None: one per whole CPU of the node
     keep_idle: int | None = Settings.idle_workers  # that are kept; None: as many as CPUs, or as were forked at first
+    # Tasks that may wait for others, each in a process of its own, before workers run what they wait for themselves;
+    # None: one per CPU, and at least 8.
+    waiting_workers: int | None = Settings.waiting_workers
     # Leases queued here although another node could hold them. Zero: the head, which knows who idles, is asked about
     # every lease that cannot be granted at once; a lease that waits here while another node idles is time lost.
     queue_limit: int = 0
@@ -41,6 +44,9 @@ class NodeLimits:
 
     def prestarted(self, cpus: int) -> int:
         return cpus if self.warm_workers is None else self.warm_workers
+
+    def waiting(self, cpus: int) -> int:
+        return max(8, cpus) if self.waiting_workers is None else self.waiting_workers
 
     def at_once(self, cpus: int) -> int:
         """So many workers may be starting at once."""

@@ -113,7 +113,7 @@ class Node:
         self.out: list[Effect] = []
         self.cpus = info.resources.get(CPU, 0) // UNIT
         self.workers = Workers(info.node, self.cpus, self.limits, self.out)
-        self.claims = Claims(info.resources, self.workers, self.out)
+        self.claims = Claims(info.resources, self.workers, self.out, self.limits.waiting(self.cpus))
         self.memory = Memory(str(info), self.claims, self.workers, self.limits)
         self.store = Store(self.me, store, self.limits, self.out)
         self.pulls = Pulls(self.me, self.store, self.limits, self.out)
@@ -222,8 +222,12 @@ class Node:
                 self._returned(sender, leases, now)
             case RetireWorkers(leases):
                 self._returned(sender, leases, now, retire=True)
-            case WorkerBlocked() | WorkerUnblocked():
-                self._lends_cpu(sender, isinstance(message, WorkerBlocked))
+            case WorkerBlocked(wait, helps):
+                if (claim := self.claims.of_process(sender)) is not None:
+                    self.claims.blocked(claim, wait, helps)
+            case WorkerUnblocked():
+                if (claim := self.claims.of_process(sender)) is not None:
+                    self.claims.unblocked(claim)
             case WorkerSetUp(why):
                 self._set_up(sender, why, now)
             case RegisterProcess(role, pid):
@@ -442,12 +446,6 @@ class Node:
         if elsewhere and node_of(owner) == self.info.node:  # its request went by way of the head, and so does this
             self.out.append(SendFrom(HEAD, owner, ReturnLeases(elsewhere)))
 
-    def _lends_cpu(self, process: ProcessId, blocked: bool) -> None:
-        worker = self.workers.all.get(process)
-        claim = self.claims.of_worker(worker) if worker is not None else None
-        if claim is not None:
-            (self.claims.blocked if blocked else self.claims.unblocked)(claim)
-
     def _offer_again(self, now: float) -> None:
         """What waits here for long may find room elsewhere: the head decides again."""
         again: dict[QueueKey, list[Claim]] = {}
@@ -551,6 +549,8 @@ class Node:
         room_until = self.store.next_wake(now)
         if room_until is not None:
             self.out += self._alarm.ask(room_until)
+        if self.claims.crowd.look_at is not None:
+            self.out += self._alarm.ask(self.claims.crowd.look_at)
 
     def _tell_head(self, now: float) -> None:
         claims = self.claims

@@ -19,9 +19,10 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from sparkray_core.ids import ActorId, LeaseId, NodeId, ProcessId
-from sparkray_core.messages import LeaseGranted, ReclaimLeases, RequestLeases, Resources, StartActor
+from sparkray_core.messages import LeaseGranted, ReclaimLeases, RequestLeases, Resources, RunNested, StartActor
 from sparkray_core.model.effects import Effect, Send
 from sparkray_core.model.moves import IllegalMove
+from sparkray_core.model.node_crowd import Crowd
 from sparkray_core.model.node_gpus import GPU, Gpus, Shares
 from sparkray_core.model.node_workers import Worker, Workers, WorkerState
 from sparkray_core.model.resources import CPU, UNIT, fits, larger, minus, plus, short_of
@@ -108,12 +109,13 @@ def actor_claim(message: StartActor) -> Claim:
 class Claims:
     """All claims on this node. Who asks and what is told to whom about refusals is `node.py`'s business."""
 
-    def __init__(self, totals: Resources, workers: Workers, out: list[Effect]) -> None:
+    def __init__(self, totals: Resources, workers: Workers, out: list[Effect], most_waiting: int) -> None:
         self.totals = totals
         self.available = dict(totals)
         self.gpus = Gpus(totals.get(GPU, 0))
         self.workers = workers
         self.out = out
+        self.crowd = Crowd(most_waiting, totals.get(CPU, 0) // UNIT)
         self.all: dict[bytes, Claim] = {}
         self.waiting: dict[QueueKey, dict[bytes, Claim]] = {}  # WAITING ones; within a queue all need the same
         self.reserved: dict[bytes, Claim] = {}  # RESERVED ones, first come first served
@@ -133,7 +135,7 @@ class Claims:
         self.all[claim.key] = claim
         self.waiting.setdefault(claim.queue, {})[claim.key] = claim
         self._unasked = True
-        if self.fits_now(claim.needs) and not self.held_back:
+        if self.fits_now(claim.needs) and not (self.held_back or self._crowds(claim)):
             self._reserve(claim, now)
 
     def drop(self, claim: Claim) -> None:
@@ -141,6 +143,9 @@ class Claims:
         del self.all[claim.key]
         self.changes += 1
         self._leave(claim)
+        if claim.lease is not None:
+            self.crowd.leased -= self.crowd.counts(claim) and claim.state is not ClaimState.WAITING
+            self.crowd.gone(claim)
         self._give(claim.taken)
         self.gpus.give(claim.gpus)
 
@@ -157,9 +162,14 @@ class Claims:
             else:
                 self.workers.move(worker, WorkerState.IDLE, now)
 
-    def blocked(self, claim: Claim) -> None:
-        """Its task waits for others: they may use its CPU. (A GPU has its memory full of that task's data.)"""
+    def blocked(self, claim: Claim, wait: int = 0, helps: bool = False) -> None:
+        """Its task waits for others: they may use its CPU. (A GPU has its memory full of that task's data.)
+
+        Args:
+            wait, helps: as in `WorkerBlocked`.
+        """
         claim.waits = True
+        self.crowd.waits(claim, wait, helps)
         if not claim.lent and claim.taken.get(CPU, 0) > 0:
             claim.lent = claim.taken[CPU]
             claim.taken = minus(claim.taken, {CPU: claim.lent})
@@ -167,6 +177,7 @@ class Claims:
 
     def unblocked(self, claim: Claim) -> None:
         claim.waits = False
+        self.crowd.runs(claim)
         if claim.lent:
             claim.taken = plus(claim.taken, {CPU: claim.lent})
             self._take({CPU: claim.lent})
@@ -176,6 +187,7 @@ class Claims:
     # ------------------------------------------------------------------ forward
     def settle(self, now: float) -> None:
         """Once after each event: whatever can go forward does."""
+        self.crowd.look_at = None
         self._reserve_fitting(now)
         while self.reserved and self.workers.idle and self._find_worker(now):
             self._reserve_fitting(now)  # an actor that runs holds less than it asked for
@@ -217,7 +229,29 @@ class Claims:
             fitting = [claim for claim in heads if self.fits_now(claim.needs)]
             if not fitting:
                 return
-            self._reserve(min(fitting, key=lambda claim: (-claim.priority, claim.arrival)), now)
+            if not self.crowd.is_full:
+                self._reserve(min(fitting, key=self.crowd.turn), now)
+            elif not any(self._begin_in_crowd(claim, now) for claim in sorted(fitting, key=self.crowd.turn)):
+                return
+
+    def _crowds(self, claim: Claim) -> bool:
+        """Whether a process would be started for this lease though there are many whose tasks wait."""
+        return self.crowd.counts(claim) and self.crowd.is_full and self.workers.idle_with(claim.env) is None
+
+    def _begin_in_crowd(self, claim: Claim, now: float) -> bool:
+        """Reserve for a claim that fits, or have a worker run what it waits for instead. False: later."""
+        if self._crowds(claim):
+            found = self.crowd.helper(self.available.get(CPU, 0))
+            if found is not None and found[0].worker is not None:
+                helper, wait = found
+                self.unblocked(helper)
+                self.crowd.asks(helper)
+                self.out.append(Send(found[0].worker, RunNested(wait, helper.holds, helper.priority)))
+                return True
+            if self.crowd.puts_off(claim, self.of_process(claim.owner), now):
+                return False
+        self._reserve(claim, now)
+        return True
 
     @property
     def held_back(self) -> bool:
@@ -245,6 +279,7 @@ class Claims:
 
     def _reserve(self, claim: Claim, now: float) -> None:
         self.move(claim, ClaimState.RESERVED, now)
+        self.crowd.leased += self.crowd.counts(claim)
         claim.taken = dict(claim.needs)
         self._take(claim.taken)
         self._take_gpus(claim, claim.needs)
@@ -313,6 +348,11 @@ class Claims:
 
     def of_worker(self, worker: Worker) -> Claim | None:
         return self.all.get(worker.claim) if worker.claim is not None else None
+
+    def of_process(self, process: ProcessId) -> Claim | None:
+        """What a process of this node does for others, if it is a worker that does."""
+        worker = self.workers.all.get(process)
+        return None if worker is None else self.of_worker(worker)
 
     def of_owners(self, which: Callable[[ProcessId], bool]) -> list[Claim]:
         return [claim for claim in self.all.values() if claim.lease is not None and which(claim.owner)]

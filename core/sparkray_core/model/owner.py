@@ -11,7 +11,7 @@ Events in, effects out; no clock, socket or thread. The hot path comes in batche
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from sparkray_core.ids import NodeId, ProcessId, count_of, node_of, raylet_of
@@ -35,9 +35,12 @@ from sparkray_core.messages import (
     ObjectReady,
     ProcessGone,
     ReclaimLeases,
+    Resources,
+    ResultTuple,
     StreamItems,
     TaskResults,
     TasksReturned,
+    TaskTuple,
     Value,
 )
 from sparkray_core.model.book import Book
@@ -46,6 +49,7 @@ from sparkray_core.model.effects import Effect, Send
 from sparkray_core.model.entries import NOT_GIVEN, Entry, is_stored
 from sparkray_core.model.leasing import Leasing
 from sparkray_core.model.node_kept import kept_count
+from sparkray_core.model.own_tasks import OwnTasks
 from sparkray_core.model.references import ACTOR_INDEX
 from sparkray_core.model.streams import Stream
 from sparkray_core.model.tasks import Actor, Function, OwnerLimits, Shape, Task
@@ -68,6 +72,7 @@ class Owner:
         self.lineage = self.book.lineage
         self.leasing = Leasing(self.book, limits)
         self.calls = Calls(self.book)
+        self.own = OwnTasks(self.book, self.leasing)
         self.ended: str | None = None  # why the session is over
         self._runnable = self.book.runnable
 
@@ -183,6 +188,27 @@ class Owner:
         if task is not None:
             force = message.force and task.actor is None  # who borrows cannot know whose call it is
             effects += self.cancel(count, force, message.recursive, now)
+
+    def take_own(
+        self, wanted: Collection[int], resources: Resources, env: str, priority: int, now: float
+    ) -> tuple[tuple[Task, TaskTuple] | None, list[Effect]]:
+        """One of these, if it is queued and of this kind, to be run in this process. Next: `ran_own` or `lost_own`."""
+        effects: list[Effect] = []
+        self.book.now = now
+        taken = self.own.take(wanted, resources, env, priority, effects)
+        return taken, self._dispatch(now, effects)
+
+    def ran_own(self, result: ResultTuple, now: float) -> list[Effect]:
+        effects: list[Effect] = []
+        self.book.now = now
+        self.own.ran(result, effects)
+        return self._dispatch(now, effects)
+
+    def lost_own(self, count: int, why: str, now: float) -> list[Effect]:
+        effects: list[Effect] = []
+        self.book.now = now
+        self.own.lost(count, why, effects)
+        return self._dispatch(now, effects)
 
     @property
     def needed(self) -> bool:

@@ -73,7 +73,7 @@ class Completions:
                 return
             core._check_open()
             self._getter = getter
-        unblock = core.on_block() if core.on_block is not None else None
+        unblock = core.on_block(None, None) if core.on_block is not None else None
         try:
             core.pump.lead(getter, deadline)
         finally:

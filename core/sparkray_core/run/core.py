@@ -287,13 +287,19 @@ class Core(LocalProcess):
                 getter.failed = getter.failed or next(filter(getter.fail_fast, entries), None)
             if self.owner.ended is not None or getter.failed is not None:
                 getter.finish()
+            whole = deadline is None and getter.missing == len(waiting)
         if getter.missing <= 0:
             self._unwait(getter, waiting)
             return
-        unblock = self.on_block() if self.on_block is not None else None
+        unblock = None
+        if self.on_block is not None:
+            unblock = self.on_block(getter, waiting) if whole else self.on_block(None, None)
         begin = clock()
         try:
             self.pump.lead(getter, deadline)
+            while getter.is_paused and self.on_pause is not None:
+                self.on_pause()
+                self.pump.lead(getter, deadline)
         finally:
             self.records.spans.append(("get", begin, clock(), ""))
             self._unwait(getter, waiting)

@@ -30,6 +30,7 @@ def node_limits(settings: Settings, prestart: int | None) -> NodeLimits:
     return NodeLimits(
         warm_workers=prestart,
         keep_idle=settings.idle_workers,
+        waiting_workers=settings.waiting_workers,
         register_s=settings.worker_start_limit_s,
         room_s=settings.store_wait_s,
         spill_mark=settings.object_spilling_threshold,

@@ -42,7 +42,7 @@ from sparkray_core.model.owner import Owner, Task
 from sparkray_core.run import object_ref
 from sparkray_core.run.limits import owner_limits
 from sparkray_core.run.pins import Pins
-from sparkray_core.run.pump import Pump, now
+from sparkray_core.run.pump import Getter, Pump, now
 from sparkray_core.run.readiness import WRITE
 from sparkray_core.run.records import Records
 from sparkray_core.run.unhandled import Unhandled
@@ -96,7 +96,9 @@ class LocalProcess:
             ActorChanged: self._on_death,
         }
         self.on_quiet: Callable[[], None] | None = None  # called by the side thread's turns, lock not held
-        self.on_block: Callable[[], Callable[[], None] | None] | None = None  # called around waits of user code
+        # Called around waits of user code, with what is waited for if nothing but all of it ends the wait.
+        self.on_block: Callable[[Getter | None, list[Entry] | None], Callable[[], None] | None] | None = None
+        self.on_pause: Callable[[], None] | None = None  # called when such a wait was paused
         self._connections: dict[ProcessId, Connection] = {}
         self._by_fd: dict[int, Any] = {}
         self._greeting: dict[hello.Handshake, None] = {}  # connected, but the token is still to come; oldest first

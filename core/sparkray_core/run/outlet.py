@@ -185,7 +185,7 @@ class Outlet:
                     self.closed = True
                     return
                 self._gate = gate
-            unblock = core.on_block() if core.on_block is not None else None
+            unblock = core.on_block(None, None) if core.on_block is not None else None
             try:
                 core.pump.lead(gate, None)
             finally:

@@ -42,6 +42,7 @@ EMBEDDED_TURN_S = 0.05  # an event loop that does not turn for so long is told a
 SPIN_S = 0.0001
 SPINS = 4
 SHORT_SLEEP_S = 0.0003
+PAUSED = -(1 << 60)  # added to what is missing to a wait that is paused
 LEAD_WAIT_S = 0.001  # a thread that has to wait gives the present leader this long to finish its turn
 
 
@@ -63,6 +64,20 @@ class Getter:
             self.missing = 0
         if self.missing <= 0 and self.gate is not None and self.gate.locked():
             self.gate.release()
+
+    def pause(self) -> None:
+        """End the wait for now, though something is missing; what comes meanwhile is counted."""
+        self.missing += PAUSED
+        if self.gate is not None and self.gate.locked():
+            self.gate.release()
+
+    def resume(self) -> None:
+        if self.is_paused:  # and did not end meanwhile
+            self.missing -= PAUSED
+
+    @property
+    def is_paused(self) -> bool:
+        return self.missing < PAUSED // 2
 
     def finish(self) -> None:
         """Over, whatever is missing."""

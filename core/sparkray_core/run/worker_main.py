@@ -32,6 +32,7 @@ from sparkray_core.messages import (
     ProcessGone,
     PushCalls,
     PushTasks,
+    RunNested,
     SetGpus,
     SetThreads,
     SetUpWorker,
@@ -43,14 +44,16 @@ from sparkray_core.messages import (
     TasksReturned,
     TaskTuple,
     Value,
-    WorkerBlocked,
     WorkerSetUp,
     WorkerUnblocked,
 )
+from sparkray_core.model.entries import Entry
+from sparkray_core.model.tasks import Function
 from sparkray_core.run import current_task, environment, execute, gpus, modules, processes, records, stacks, threads
 from sparkray_core.run.actor_host import ActorHost
 from sparkray_core.run.core import Core
 from sparkray_core.run.current_task import ExitActor
+from sparkray_core.run.nested import Nested
 from sparkray_core.run.outlet import Outlets
 from sparkray_core.run.output import LOOK_S, Tail, keep_streams
 from sparkray_core.run.pump import Getter, now
@@ -114,7 +117,8 @@ class Worker:
         self._idle: Getter | None = None
         self._titled = ""  # what this process's title says it works on
         self._flushed_at = 0.0
-        self._blocked = False  # the running task waits in `get` or `wait`
+        self._blocked = 0  # so many of the running tasks and their threads wait in `get` or `wait`
+        self.nested = Nested(self)
         self._running = False
         self._looked_at = 0.0
         core.handlers |= {
@@ -130,10 +134,11 @@ class Worker:
             ExitWorker: self._on_exit,
             LogLines: self._on_output,
             StreamRead: self.streams.on_read,
+            RunNested: self.nested.on_run,
             ProcessGone: self._on_gone,
             NodeGone: self._on_gone,
         }
-        core.on_block = self._block
+        core.on_block, core.on_pause = self._block, self.nested.run
         core.on_quiet = self._flush_late
         core.runs, core.name_of, core.function_name = self._runs, self._name_of, self._function_name
 
@@ -212,16 +217,24 @@ class Worker:
             if self.host.is_threaded:
                 self.streams.cancel(sender, message.count)
             return
-        if self.running != (sender, message.count):
-            return
-        if message.recursive:
-            for count in list(self.core.owner.book.tasks):
-                self.core._perform(self.core.owner.cancel(count, message.force, True, now()))
-        if message.force and self.host is None:
+        below = self.nested.cancel(sender, message)
+        if self.running == (sender, message.count) and message.recursive:
+            self.cancel_children(self.nested.first, message.force)
+        if (below or self.running == (sender, message.count)) and message.force and self._may_crash(sender):
             self._flush()
             os._exit(1)
-        self.interrupted = self.running
-        signal.pthread_kill(self._main_thread, CANCEL)
+        if self.running == (sender, message.count):
+            self.interrupted = self.running
+            signal.pthread_kill(self._main_thread, CANCEL)
+
+    def _may_crash(self, caller: ProcessId) -> bool:
+        """Whether this process may end for a task of that caller. One of its own runs on top of another's."""
+        return self.host is None and not (self.nested.below and caller == self.core.me)
+
+    def cancel_children(self, first: int, force: bool) -> None:
+        """What was submitted from this number on."""
+        for count in [count for count in self.core.owner.book.tasks if count >= first]:
+            self.core._perform(self.core.owner.cancel(count, force, True, now()))
 
     def interrupt(self, signum: int, frame: Any) -> None:
         """Meant for the task that was running when it was cancelled, not for the one after it."""
@@ -320,7 +333,12 @@ class Worker:
     def _runs(self) -> list[tuple[ProcessId, int, bytes, float]]:
         """What the main thread runs, since when."""
         running, function = self.running, self.function
-        return [] if running is None else [(*running, function, self.began)]
+        found = [] if running is None else [(*running, function, self.began)]
+        return [(*level.task, level.function, level.began) for level in self.nested.below if level.task] + found
+
+    def teach(self, function: Function) -> None:
+        """It is run here without having been pushed."""
+        self.functions.setdefault(function.id, (function.name, _Unloaded(function.blob)))
 
     def _name_of(self, function: bytes) -> str:
         found = self.functions.get(FunctionId(function))
@@ -339,7 +357,9 @@ class Worker:
             if self.host is not None:
                 return self.host.run(sender, task)
             name, function = self.functions[FunctionId(task[1])]
-            self.work_giver, self.working_on = sender, name
+            self.working_on = name
+            if sender != self.core.me:  # else what is printed goes where it went before
+                self.work_giver = sender
             if isinstance(function, _Unloaded):
                 try:
                     function = modules.load(function.blob, f"{name}()")
@@ -353,6 +373,8 @@ class Worker:
                 return self.streams.run(sender, function, name, task)
             return execute.run(self.core, sender, function, name, task)
         except (ExitActor, SystemExit) as ended:
+            if self.nested.below:
+                raise  # it is not this process's last task
             self.flush()
             if self.host is None:  # the caller of a task hears of a crashed worker, whatever the exit code
                 self.core.close("its task called sys.exit()")
@@ -447,14 +469,18 @@ class Worker:
         processes.set_title(f"worker {working_on}".rstrip(), "sparkray-worker")
 
     # ------------------------------------------------------------------ waiting inside user code
-    def _block(self) -> Callable[[], None] | None:
-        """User code waits: lend the CPU, and give back what was pushed behind it; it may be what is waited for."""
+    def _block(self, getter: Getter | None, entries: list[Entry] | None) -> Callable[[], None] | None:
+        """User code waits: lend the CPU, and give back what was pushed behind it; it may be what is waited for.
+
+        Args:
+            getter, entries: if nothing but all of these ends the wait.
+        """
         core = self.core
         if self.host is not None and (self.host.is_async or self.host.is_threaded):
             return None  # others of its calls go on
         with core.lock:
             self._flush()
-            self._blocked = True
+            self._blocked += 1
             if self.host is None:
                 back: dict[ProcessId, list[int]] = {}
                 while self.queue:
@@ -462,11 +488,13 @@ class Worker:
                     back.setdefault(owner, []).append(task[0])
                 for owner, counts in back.items():
                     core._send(owner, TasksReturned(counts, blocked=True))
-            core._send(core.raylet_id, WorkerBlocked())
+            core._send(core.raylet_id, self.nested.begins(getter, entries))
 
         def unblock() -> None:
-            self._blocked = False
-            core.send(core.raylet_id, WorkerUnblocked())
+            with core.lock:
+                self._blocked -= 1
+                self.nested.ends(getter)
+                core._send(core.raylet_id, WorkerUnblocked())
 
         return unblock
 

@@ -95,17 +95,22 @@ class Memory(bytearray):
 class Signal:
     """What a piece of user code waits for: so many entries, or one answer."""
 
-    __slots__ = ("_core", "code", "missing")
+    __slots__ = ("_core", "code", "missing", "paused")
 
     def __init__(self, core: SimCore, missing: int = 1) -> None:
         self._core = core
         self.missing = missing
         self.code: Code[None] | None = None
+        self.paused = False  # the code goes on, though something is missing
 
     def entry_ready(self, entry: Entry | None) -> None:
         self.missing -= 1
         if self.missing == 0:
             self._core.runnable.append(self)
+
+    def pause(self) -> None:
+        self.paused = True
+        self._core.runnable.append(self)
 
 
 NewStream = Union["Callable[[int], Stream]", None]  # makes the stream of the task with that number, if it is one
@@ -396,16 +401,29 @@ class SimCore:
             entry.waiters = [*(entry.waiters or ()), signal]
         self.perform(self.owner.want(waiting, self.now))
         if signal.missing > 0:  # else some were lost for good, and that was told at once
-            unblock = self.on_block()
+            unblock = self.on_block(signal if missing == len(waiting) else None, waiting)
             yield signal
+            while signal.paused:
+                signal.paused, signal.code = False, None
+                yield from self.on_pause(signal, waiting)
+                if signal.missing > 0:
+                    yield signal
             unblock()
         for entry in waiting:
             if entry.waiters and entry.value is None:
                 entry.waiters.remove(signal)
 
-    def on_block(self) -> Callable[[], None]:
-        """User code waits. Returns what is to be done when it goes on."""
+    def on_block(self, whole: Signal | None, entries: Sequence[Entry]) -> Callable[[], None]:
+        """User code waits. Returns what is to be done when it goes on.
+
+        Args:
+            whole: what is waited for, if nothing but all of these ends the wait.
+        """
         return lambda: None
+
+    def on_pause(self, signal: Signal, entries: Sequence[Entry]) -> Code[None]:
+        """The wait was paused."""
+        yield from ()
 
     # ------------------------------------------------------------------ values
     def load(self, entry: Entry) -> Code[Got]:

@@ -56,7 +56,7 @@ class SimOutlet:
                 if self._closed or index - self._taken < self._ahead:
                     break  # the owner is this process, and has heard
                 self._signal = Signal(worker)
-                unblock = worker.on_block()
+                unblock = worker.on_block(None, ())
                 yield self._signal
                 unblock()
             if self._closed:

@@ -20,6 +20,7 @@ from sparkray_core.messages import (
     PushCalls,
     PushTasks,
     ResultTuple,
+    RunNested,
     SetThreads,
     SetUpWorker,
     StartActor,
@@ -35,6 +36,8 @@ from sparkray_core.messages import (
     WorkerUnblocked,
 )
 from sparkray_core.model.effects import Effect
+from sparkray_core.model.entries import Entry
+from sparkray_core.model.tasks import Task
 from sparkray_core.testing import sim_programs
 from sparkray_core.testing.sim_core import Code, Got, Ledger, Memory, ProcessEffect, Ref, Signal, SimCore
 from sparkray_core.testing.sim_programs import Program, mix
@@ -58,7 +61,10 @@ class SimWorker(SimCore):
         self.env: str | None = None  # None: it is fresh, and may take on any
         self.leaving = ""
         self.retiring = ""  # it may leave as soon as nobody needs it
-        self.blocked = False
+        self.blocked = 0
+        self._wait: tuple[int, Signal] | None = None  # what it could run itself, and which wait that is
+        self._asked: RunNested | None = None
+        self._waits = 0
         self.kept: list[Ref] = []
         self._idle: Signal | None = None
         self._flushed_at = 0.0
@@ -85,6 +91,10 @@ class SimWorker(SimCore):
             self.at(self.now + SET_UP_S, lambda: self.send(self.raylet, WorkerSetUp("")))
         elif isinstance(message, SetThreads):
             assert not self.queue, "the threads of a worker that has work are changed"
+        elif isinstance(message, RunNested):
+            if self._wait is not None and self._wait[0] == message.wait and self._wait[1].missing > 0:
+                self._asked = message
+                self._wait[1].pause()
         elif isinstance(message, StartActor):
             self._extend(sender, [message])
         elif isinstance(message, StealTasks):
@@ -162,7 +172,7 @@ class SimWorker(SimCore):
         for owner, done in by_owner.items():
             self.send(owner, TaskResults(done, busy))
 
-    def on_block(self) -> Callable[[], None]:
+    def on_block(self, whole: Signal | None, entries: Sequence[Entry]) -> Callable[[], None]:
         self._flush()
         if self.actor is None:
             back: dict[ProcessId, list[int]] = {}
@@ -172,14 +182,42 @@ class SimWorker(SimCore):
                 back.setdefault(owner, []).append(task[0])
             for owner, counts in back.items():
                 self.send(owner, TasksReturned(counts, blocked=True))
-        self.blocked = True
-        self.send(self.raylet, WorkerBlocked())
+        self.blocked += 1
+        helps = self.actor is None and whole is not None and self.owner.own.could(self.env or "")
+        self._waits += helps
+        self._wait = (self._waits, whole) if helps and whole is not None else None
+        self.send(self.raylet, WorkerBlocked(self._waits if helps else 0, helps))
 
         def unblock() -> None:
-            self.blocked = False
+            self.blocked -= 1
+            self._wait = None
             self.send(self.raylet, WorkerUnblocked())
 
         return unblock
+
+    def on_pause(self, signal: Signal, entries: Sequence[Entry]) -> Code[None]:
+        """Run what is waited for on top, as `run.nested` does."""
+        asked, self._asked, self._wait = self._asked, None, None
+        assert asked is not None
+        wanted = {entry.count for entry in entries if entry.owner == self.me and entry.value is None}
+        taken = self._take_own(wanted, asked) if signal.missing > 0 else None
+        over = signal.missing <= 0
+        self.send(self.raylet, WorkerUnblocked() if taken or over else WorkerBlocked())
+        if not taken:
+            return
+        while taken:
+            task, wire = taken
+            self.functions.add(task.function.id)
+            result = yield from self._execute(self.me, wire)
+            self.perform(self.owner.ran_own(result, self.now))
+            taken = self._take_own(wanted, asked) if signal.missing > 0 else None
+        if signal.missing > 0:
+            self.send(self.raylet, WorkerBlocked())
+
+    def _take_own(self, wanted: set[int], asked: RunNested) -> tuple[Task, TaskTuple] | None:
+        taken, effects = self.owner.take_own(wanted, asked.resources, self.env or "", asked.priority, self.now)
+        self.perform(effects)
+        return taken
 
     # ------------------------------------------------------------------ one task
     def _execute(self, caller: ProcessId, task: TaskTuple) -> Code[ResultTuple]:

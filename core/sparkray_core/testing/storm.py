@@ -40,6 +40,7 @@ NODE_LIMITS = NodeLimits(
     punch_bytes=16 << 10,
     punch_s=0.7,
     transfer_s=4.0,
+    waiting_workers=0,
 )
 HEAD_LIMITS = HeadLimits(infeasible_grace_s=2.0)
 
