@@ -16,6 +16,7 @@ from sparkray_core.errors import (
     ObjectLostError,
     ObjectReconstructionFailedError,
     ObjectStoreFullError,
+    OufOfBandObjectRefSerializationException,
     OutOfDiskError,
     OutOfMemoryError,
     OwnerDiedError,
@@ -87,9 +88,6 @@ class LocalRayletDiedError(RayError): ...
 
 
 class ObjectRefStreamEndOfStreamError(RayError): ...
-
-
-class OufOfBandObjectRefSerializationException(RayError): ...
 
 
 class PlasmaObjectNotAvailable(RayError): ...

@@ -22,6 +22,7 @@ RayError
   NodeDiedError
   TaskUnschedulableError     no node could ever run it
   ActorUnschedulableError
+  OufOfBandObjectRefSerializationException  a reference was pickled by hand, which the settings forbid
   RuntimeEnvSetupError       a worker with the runtime_env that was asked for cannot be made
   AuthenticationError        the session's key is missing or was refused; also a ConnectionError
   RaySystemError             sparkray itself failed, or its session ended under you
@@ -301,6 +302,10 @@ class TaskUnschedulableError(RayError):
 
 class ActorUnschedulableError(RayError):
     """No node of the cluster has, in all, what the actor asks for."""
+
+
+class OufOfBandObjectRefSerializationException(RayError):
+    """A reference was pickled by hand, and the settings forbid that. (The name is Ray's, letter by letter.)"""
 
 
 class RuntimeEnvSetupError(RayError):

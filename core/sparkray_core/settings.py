@@ -275,6 +275,13 @@ class Settings:
         ray=("RAY_IGNORE_UNHANDLED_ERRORS",),
     )
 
+    allow_out_of_band_object_ref_serialization: bool = _setting(
+        True,
+        "",
+        "references may be pickled by the user's own hand; their values are then kept for as long as the process lives",
+        ray=("RAY_allow_out_of_band_object_ref_serialization", "allow_out_of_band_object_ref_serialization"),
+    )
+
     def __post_init__(self) -> None:
         for name in FIELDS:
             checked(name, getattr(self, name), "Settings()")

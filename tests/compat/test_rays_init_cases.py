@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
 from typing import Any
 
@@ -70,3 +71,24 @@ def test_functions_and_classes_go_from_session_to_session() -> None:
                 return sparkray.get([function.remote(), cls.remote().get.remote()])
 
             assert sparkray.get(both.remote(one, Two)) == [1, 2]
+
+
+def test_pickling_references_by_hand_can_be_forbidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_allow_out_of_band_object_ref_serialization", "0")
+
+    @sparkray.remote
+    def by_hand() -> None:
+        pickle.dumps(sparkray.put(1))
+
+    @sparkray.remote
+    def captures(ref: object) -> object:
+        return ref
+
+    with sparkray.init(num_cpus=1):
+        ref = sparkray.put(1)
+        with pytest.raises(sparkray.exceptions.OufOfBandObjectRefSerializationException, match="was pickled outside"):
+            pickle.dumps(ref)
+        with pytest.raises(sparkray.exceptions.OufOfBandObjectRefSerializationException):
+            sparkray.get(by_hand.remote())
+        assert sparkray.get(sparkray.get(sparkray.put([ref]))[0]) == 1
+        assert sparkray.get(captures.remote(ref)) == 1

@@ -78,6 +78,7 @@ class Core(LocalProcess):
         self.name_of: Callable[[bytes], str] | None = None  # the name of a task's function, in a worker that has had it
         self.function_name: Callable[[str], str] | None = None  # of the task of that name, with its module; in a worker
         self.is_async = False  # this is an actor with an event loop
+        self.pickled_refs: set[ObjectRef[Any]] = set()  # by users' own pickles: they are kept for good
         if not self.settings.ignore_unhandled_errors:
             self.owner.refs.on_unseen_failure = self._note_unhandled
         self._unmapped: MapAhead | None = None  # until there is a use for it
@@ -580,6 +581,19 @@ class Core(LocalProcess):
                 effects: list[Effect] = []
                 refs.flush(effects)
                 self._perform(effects)
+
+    def keep_pickled(self, ref: ObjectRef[Any]) -> None:
+        """The user's own pickle has it inside. Nobody can know how long that is kept, so the value is kept for good.
+
+        Raises:
+            OufOfBandObjectRefSerializationException: the settings forbid it.
+        """
+        if not self.settings.allow_out_of_band_object_ref_serialization:
+            raise errors.OufOfBandObjectRefSerializationException(
+                f"{ref} was pickled outside of arguments, results and put(). Its value would have to be kept for as "
+                f"long as this process lives; the setting allow_out_of_band_object_ref_serialization forbids it."
+            )
+        self.pickled_refs.add(ref)
 
     def ref_of(self, some_object: ObjectId) -> ObjectRef[Any]:
         """The one ObjectRef of this process for an id that came in."""

@@ -146,9 +146,18 @@ class ObjectRef(Generic[T_co]):
         return f"<code>ObjectRef({self.hex()})</code> {state}"
 
     def __reduce__(self) -> Any:
-        values.note_ref(self)
-        core_for(self._entry).export(self)
+        counted = values.note_ref(self)
+        here = core_for(self._entry)
+        if not counted:
+            here.keep_pickled(self)
+        here.export(self)
         return rebuild, (self._entry.id,)
+
+    def __copy__(self) -> ObjectRef[T_co]:
+        return self
+
+    def __deepcopy__(self, memo: object) -> ObjectRef[T_co]:
+        return self
 
     def future(self) -> concurrent.futures.Future[T_co]:
         """A future of the value. Cancelling it does not cancel the task."""
