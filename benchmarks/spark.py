@@ -188,9 +188,11 @@ def reset_peaks(spark: SparkSession) -> None:
 
 # ------------------------------------------------------------------------------------------ around it
 def resident_mb() -> float:
+    """Of this process, without what it shares: the driver maps the start of its node's store in the background."""
     import psutil
 
-    return float(psutil.Process().memory_info().rss) / MB
+    memory = psutil.Process().memory_info()
+    return float(memory.rss - getattr(memory, "shared", 0)) / MB
 
 
 def cpu_seconds() -> float:

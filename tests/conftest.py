@@ -40,6 +40,7 @@ def pytest_configure() -> None:
     name, _, value = RUN_MARK.partition("=")
     os.environ[name] = value
     os.environ["SPARKRAY_BASE_FOLDER"] = str(BASE_FOLDER)
+    os.environ["SPARKRAY_OBJECT_STORE_WARM_BYTES"] = str(4 << 20)  # 320 MB for each of hundreds of sessions take time
 
 
 def pytest_unconfigure() -> None:
