@@ -95,7 +95,7 @@ class ActorClass(Generic[T]):
 
         num_cpus, num_gpus, resources, max_restarts, max_task_retries, max_pending_calls, max_concurrency,
         allow_out_of_order_execution, name, namespace, lifetime, get_if_exists,
-        runtime_env.
+        checkpoint_interval_s, runtime_env.
         """
         if "concurrency_groups" in given:
             raise ValueError("concurrency_groups belong to the class: give them to @remote")
@@ -146,6 +146,7 @@ class ActorClass(Generic[T]):
             "group_of": group_of,
             "public_name": options.name,
             "facts": facts.wired,
+            "save_every_s": options.checkpoint_interval_s,
         }
         detached = (options.lifetime or here.actor_lifetime) == "detached"
         if detached and options.name and options.namespace is None and here.namespace.startswith(ANONYMOUS):

@@ -102,6 +102,7 @@ def facts_of(cls: type, options: Options) -> tuple[ActorFacts, dict[str, str]]:
     Raises:
         ValueError: the options contradict the class.
     """
+    _check_hooks(cls)
     methods: dict[str, _Wired] = {}
     groups: dict[str, str] = {}
     for name in dir(cls):
@@ -129,6 +130,26 @@ def pack_retried(options: Options) -> bytes:
     if isinstance(given, bool):
         return ANY_EXCEPTION if given else b""
     return cloudpickle.dumps(tuple(given)) if given else b""
+
+
+_HOOKS = ("__ray_save__", "__ray_restore__")
+
+
+def _check_hooks(cls: type) -> None:
+    """
+    Raises:
+        ValueError: only one of the two is there, or one is a coroutine or a generator.
+    """
+    hooks = {name: getattr(cls, name) for name in _HOOKS if hasattr(cls, name)}
+    if len(hooks) == 1:
+        (there,) = hooks
+        raise ValueError(
+            f"{cls.__name__} has {there}, but its state can only be kept across restarts with both: "
+            f"__ray_save__(self) returns it, __ray_restore__(self, state) takes it back"
+        )
+    for name, hook in hooks.items():
+        if inspect.iscoroutinefunction(hook) or inspect.isgeneratorfunction(hook) or inspect.isasyncgenfunction(hook):
+            raise ValueError(f"{name} of {cls.__name__} must be a plain method: it runs between calls, at once")
 
 
 def _signature(cls: type, name: str, function: Any) -> Signature:

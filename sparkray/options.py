@@ -45,6 +45,7 @@ class Options:
     concurrency_groups: Mapping[str, int] = field(default_factory=dict)
     concurrency_group: str | None = None
     runtime_env: RuntimeEnv | Mapping[str, Any] | None = None
+    checkpoint_interval_s: float | None = None
     _generator_backpressure_num_objects: int | None = None
     _actor_generator_backpressure_num_objects: int | None = None
 
@@ -264,6 +265,7 @@ _NOT_TAKEN: Mapping[str, str] = {
     "max_task_retries": "it belongs to actors; a task has max_retries",
     "max_retries": "it belongs to tasks; an actor has max_restarts, and its calls max_task_retries",
     "max_calls": "it belongs to tasks; an actor ends with exit_actor()",
+    "checkpoint_interval_s": "it belongs to actors with __ray_save__",
     "priority": "it belongs to tasks; calls of an actor run in their order",
 }
 
@@ -300,6 +302,7 @@ CHECKS: Mapping[str, dict[str, Any]] = {
         "get_if_exists": _flag,
         "max_concurrency": _whole(1),
         "concurrency_groups": _groups,
+        "checkpoint_interval_s": check_amount,
         "_actor_generator_backpressure_num_objects": _ahead,
     },
     "method": {

@@ -346,6 +346,8 @@ class StartActor:
     setup: dict[str, Any] = NOTHING
     env: str = ""
     retriable: bool = False  # a restart is left, should the worker be killed to save memory
+    saved: Value | None = None  # the state that a former life saved last
+    saved_object: ObjectId | None = None  # or it is in this object
 
 
 @frozen
@@ -366,6 +368,29 @@ class ActorFailed:
     actor: ActorId
     incarnation: int
     error: Value
+
+
+@frozen
+class SaveActor:
+    """Worker -> head: the state of the actor, for its next life, in place of the former one. Answered by `ActorSaved`.
+
+    An object is its raylet's, and the head was counted in as its borrower.
+    """
+
+    actor: ActorId
+    incarnation: int
+    number: int  # counts up within a life
+    state: Value | None  # None: it is in the object
+    object: ObjectId | None
+    size: int  # bytes
+
+
+@frozen
+class ActorSaved:
+    """Head -> worker: the next life would begin with this state."""
+
+    actor: ActorId
+    number: int
 
 
 @frozen
@@ -715,6 +740,8 @@ Message = (
     | StartActor
     | ActorReady
     | ActorFailed
+    | SaveActor
+    | ActorSaved
     | ActorLost
     | NameActor
     | FindActor
@@ -827,4 +854,6 @@ MESSAGES: Mapping[int, type[Message]] = {
     153: SetGpus,
     160: Inspect,
     161: LeaveRecords,
+    170: SaveActor,
+    171: ActorSaved,
 }

@@ -111,6 +111,24 @@ class Settings:
         most=256 << 20,
     )
 
+    # ---- actors
+    checkpoint_interval_s: float = _setting(
+        0.0,
+        "seconds",
+        "at most so many seconds of answered calls are lost when an actor with __ray_save__ restarts: its state is "
+        "saved that often at most; 0: it is saved before each answer leaves, and nothing is lost. An actor may say "
+        "otherwise",
+        least=0,
+    )
+    checkpoint_head_bytes: int = _setting(
+        1 << 20,
+        "bytes",
+        "a saved state of an actor up to here is kept by the head, and survives the node; a larger one lies in the "
+        "store of the actor's node. The head keeps one for each actor that saves",
+        least=0,
+        most=64 << 20,
+    )
+
     # ---- tasks and workers
     task_max_retries: int = _setting(
         3,

@@ -32,11 +32,13 @@ from sparkray_core.messages import (
     CreateActor,
     EndActor,
     Resources,
+    SaveActor,
     StartActor,
     StopActor,
     Value,
 )
 from sparkray_core.model.actor_names import ActorNames
+from sparkray_core.model.actor_states import SavedState, SavedStates
 from sparkray_core.model.bounded import Recent
 from sparkray_core.model.effects import Effect, Send
 from sparkray_core.model.limits import HeadLimits
@@ -84,6 +86,7 @@ class Actor:
     resources: Resources = field(default_factory=dict)  # while it lives and after
     public_name: str = ""  # under which it can be found
     namespace: str = ""  # of that name
+    saved_bytes: int | None = None  # of its state, when it saved it last
 
     @property
     def owner(self) -> ProcessId:
@@ -121,6 +124,7 @@ class Actor:
             "resources": self.resources,
             "public_name": self.public_name,
             "namespace": self.namespace,
+            "saved_bytes": self.saved_bytes,
             "restarts_left": self.restarts_left,
             "placed": self.node is not None,
             "begun": self.begun,
@@ -143,6 +147,7 @@ class Actors:
         self.all: dict[ActorId, Actor] = {}  # not dead
         self.dead: Recent[ActorId, Actor] = Recent(limits.remembered)
         self.names = ActorNames()
+        self.states = SavedStates(out)
         self.early: Recent[ActorId, Early] = Recent(limits.remembered)
         self.unplaced: dict[ActorId, Actor] = {}  # waits for its time, for a node, or for the end of its former life
         self.owned: dict[ProcessId, dict[ActorId, None]] = {}
@@ -220,8 +225,18 @@ class Actors:
             return
         actor.begun, actor.worker = True, worker
         self._tell(actor, ActorState.ALIVE, f"life {actor.incarnation} on {node_of(worker).hex()}")
+        if not actor.restarts_left:
+            self.states.forget(actor.id)  # for nobody
         if actor.ending:
             self._stop(actor, actor.ending, gently=True)
+
+    def save(self, worker: ProcessId, message: SaveActor) -> None:
+        actor = self._current(message.actor, message.incarnation, node_of(worker))
+        if actor is not None:
+            actor.saved_bytes = message.size
+            self.states.keep(worker, message)
+        else:
+            self.states.refuse(message)
 
     def failed(self, message: ActorFailed) -> None:
         """Its constructor raised, or its environment cannot be set up; if only in a former life whose end was told
@@ -259,6 +274,7 @@ class Actors:
 
     def node_gone(self, node: NodeId, why: str, now: float) -> None:
         why = f"its node died: {why}"
+        self.states.node_gone(node, why)
         for actor in self.all.values():
             if actor.node == node == node_of(actor.owner) and not actor.detached:
                 actor.node = None  # ends with its owner, below; there is nobody to stop
@@ -281,6 +297,9 @@ class Actors:
         for actor in list(self.unplaced.values()):
             if actor.former is not None or now < actor.due or actor.spec is None:
                 continue
+            if lost := self.states.lost(actor.id):
+                self._die(actor, lost)
+                continue
             found = self.choose(actor, now) if joined or actor.hopeless_at is None else None
             if found is None:
                 self._hope(actor, actor.spec, now)
@@ -291,8 +310,8 @@ class Actors:
             actor.begun = False
             actor.placed_at = now
             actor.story.append(f"life {actor.incarnation} placed on {actor.node.hex()}")
-            retriable = actor.restarts_left != 0
-            self.out.append(Send(raylet_of(actor.node), _start(actor.spec, actor.incarnation, retriable)))
+            start = _start(actor.spec, actor.incarnation, actor.restarts_left != 0, self.states.of.get(actor.id))
+            self.out.append(Send(raylet_of(actor.node), start))
 
     def _hope(self, actor: Actor, spec: CreateActor, now: float) -> None:
         if actor.hopeless_at is None:
@@ -320,6 +339,9 @@ class Actors:
     def _restart(self, actor: Actor, why: str, now: float, error: Value | None = None) -> None:
         if actor.restarts_left == 0 or actor.ending:
             self._die(actor, actor.ending or why, None if actor.ending else error)
+            return
+        if lost := self.states.lost(actor.id):
+            self._die(actor, f"{why}; {lost}")
             return
         actor.restarts_left -= actor.restarts_left > 0
         actor.incarnation += 1
@@ -351,6 +373,7 @@ class Actors:
         del self.all[actor.id]
         self.unplaced.pop(actor.id, None)
         self.names.release(actor.id)
+        self.states.forget(actor.id)
         self.dead.remember(actor.id, actor)
 
     def _stop(self, actor: Actor, why: str, gently: bool = False) -> None:
@@ -382,7 +405,8 @@ def _why_failed(error: Value) -> str:
     return "its runtime_env cannot be set up" if set_up else "its constructor raised"
 
 
-def _start(spec: CreateActor, incarnation: int, retriable: bool) -> StartActor:
+def _start(spec: CreateActor, incarnation: int, retriable: bool, saved: SavedState | None) -> StartActor:
+    state, some = (None, None) if saved is None else (saved.state, saved.object)
     return StartActor(
         spec.actor,
         incarnation,
@@ -396,4 +420,6 @@ def _start(spec: CreateActor, incarnation: int, retriable: bool) -> StartActor:
         spec.setup,
         spec.env,
         retriable,
+        state,
+        some,
     )

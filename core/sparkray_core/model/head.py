@@ -38,6 +38,7 @@ from sparkray_core.messages import (
     RequestLeases,
     Resources,
     ReturnLeases,
+    SaveActor,
     WatchActor,
 )
 from sparkray_core.model.actors import Actor, Actors
@@ -149,6 +150,8 @@ class Head:
                 self._create(sender, message, now)
             case ActorReady():
                 self.actors.ready(sender, message)
+            case SaveActor():
+                self.actors.save(sender, message)
             case ActorFailed():
                 self.actors.failed(message)
             case ActorLost():

@@ -191,6 +191,7 @@ def check_actors(head: Head) -> None:
             assert actor.owner not in head.gone, f"{actor} outlived its owner"
             assert actor.node is None or head.nodes.is_alive(actor.node), f"{actor} is on a dead node"
             assert head.nodes.is_alive(node_of(actor.owner)), f"{actor} outlived its owner's node"
+    assert all(some in actors.all for some in actors.states.of), "the state of a dead actor is kept"
     for watcher, watched in actors.watched.items():
         assert watched, "an empty list of watched actors is kept"
         assert all(watcher in actors.all[some].watchers for some in watched)

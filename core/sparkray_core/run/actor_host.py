@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 from sparkray_core.ids import ProcessId
 from sparkray_core.messages import CallRetried, StartActor, TaskTuple
 from sparkray_core.model.methods import decode
-from sparkray_core.run import execute
+from sparkray_core.run import checkpoints, execute
 from sparkray_core.run.current_task import ExitActor
 from sparkray_core.run.retried_method import retried
 
 if TYPE_CHECKING:
     from sparkray_core.run.async_calls import AsyncCalls
+    from sparkray_core.run.checkpoints import Saver
     from sparkray_core.run.worker_main import Worker
 
 ASYNC_CONCURRENCY = 1000  # calls at once of an actor with coroutine methods; Ray's default
@@ -44,6 +45,12 @@ class ActorHost:
         self.is_threaded = not self.is_async and (len(groups) > 0 or self.limits[""] > 1)
         self._pools: dict[str, ThreadPoolExecutor] = {}
         self._calls: AsyncCalls | None = None
+        self.saver: Saver | None = None  # of its state, if it has the hooks for that and may be restarted
+
+    def save_state(self) -> None:
+        """From now on, as `__ray_save__` gives it."""
+        if self.start.retriable and checkpoints.hooks_of(self.instance):
+            self.saver = self.worker.done = checkpoints.Saver(self.worker, self.start, self.instance, self.is_async)
 
     # ------------------------------------------------------------------ finding what is called
     def find(self, sender: ProcessId, call: TaskTuple) -> tuple[str, str, Callable[..., Any]]:

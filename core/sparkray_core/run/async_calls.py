@@ -16,6 +16,7 @@ from sparkray_core.run.pump import now
 
 if TYPE_CHECKING:
     from sparkray_core.run.actor_host import ActorHost
+    from sparkray_core.run.checkpoints import Saver
 
 
 class AsyncCalls:
@@ -28,6 +29,7 @@ class AsyncCalls:
         self._gates: dict[str, asyncio.Semaphore] = {}
         self._coroutines: dict[tuple[ProcessId, int], asyncio.Task[None]] = {}  # under way, by caller and number
         self._alarm: asyncio.TimerHandle | None = None
+        self._save_alarm: asyncio.TimerHandle | None = None
         self._flushes = False  # a flush is due in this pass of the loop or the next
 
     def cancel(self, sender: ProcessId, count: int) -> None:
@@ -115,7 +117,7 @@ class AsyncCalls:
 
     def _answer(self, sender: ProcessId, answer: Any) -> None:
         """Answers of one pass of the loop go together."""
-        self._worker.results.append((sender, answer))
+        self._worker.done.append((sender, answer))
         self._flush_soon(asyncio.get_running_loop())
 
     def _flush_soon(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -125,4 +127,16 @@ class AsyncCalls:
 
     def _flush(self) -> None:
         self._flushes = False
+        saver = self._host.saver
+        if saver is not None:
+            saver.save_if_due()
+            self._save_later(saver)
         self._worker.flush()
+
+    def _save_later(self, saver: Saver) -> None:
+        """A state that is saved now and then is saved in the end, too."""
+        due_at = saver.policy.due_at
+        if due_at is not None and (
+            self._save_alarm is None or self._save_alarm.when() <= asyncio.get_running_loop().time()
+        ):
+            self._save_alarm = asyncio.get_running_loop().call_later(max(0.0, due_at - now()), self._flush)

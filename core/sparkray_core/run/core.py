@@ -414,7 +414,9 @@ class Core(LocalProcess):
         """An immutable snapshot of the value, as an object that this process owns; of a worker's, its raylet."""
         if self._unmapped is not None:
             self._map_if_of_use()
-        serialized = values.serialize(value)
+        return self.put_serialized(values.serialize(value))
+
+    def put_serialized(self, serialized: values.Serialized) -> ObjectRef[Any]:
         entry = self.owner.put_entry(next(self.counter))
         if serialized.size <= self.inline_bytes and not serialized.refs:
             entry.value = values.to_inline(serialized)

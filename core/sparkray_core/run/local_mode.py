@@ -57,7 +57,7 @@ from sparkray_core.model.methods import decode
 from sparkray_core.model.node_info import NodeInfo
 from sparkray_core.model.owner import Actor, Task
 from sparkray_core.model.resources import fits, larger, show
-from sparkray_core.run import current_task, execute, object_ref, run_stream
+from sparkray_core.run import checkpoints, current_task, execute, object_ref, run_stream
 from sparkray_core.run.actor_host import ActorHost
 from sparkray_core.run.core import Core
 from sparkray_core.run.pump import Getter, now
@@ -79,6 +79,8 @@ class _LocalActor:
     loop: asyncio.AbstractEventLoop | None = None
     coroutines: set[asyncio.Task[None]] = field(default_factory=set)
     dead: ActorChanged | None = None
+    saved: Value | None = None  # by its `__ray_save__`, after the last call
+    inside: list[Any] = field(default_factory=list)  # the references in there
 
 
 class _Busy:
@@ -377,16 +379,20 @@ class LocalCore(Core):
             spec.resources,
             spec.placement,
             spec.setup,
+            saved=actor.saved,
         )
+        hook = "__init__"
         try:
             with self._user_code(actor):
                 cls = cloudpickle.loads(spec.blob)
                 args, kwargs = execute.arguments(self, spec.payload, spec.refs, [])
                 instance = contextvars.copy_context().run(cls, *args, **kwargs)
+                hook = "__ray_restore__"
+                checkpoints.restore(self, start, instance)
         except (SystemExit, current_task.ExitActor):
             self._dies(actor, "its constructor exited")
         except Exception as error:  # noqa: BLE001 - the user's constructor
-            text = execute.failure_text(f"{spec.name}.__init__", error)
+            text = execute.failure_text(f"{spec.name}.{hook}", error)
             why = f"The actor died because of an error raised in its creation task, {text}"
             self._dies(actor, "its constructor raised", (FAILED, "ActorDiedError", why, spec.actor.hex(), True))
         else:
@@ -414,9 +420,22 @@ class LocalCore(Core):
             answer = call[0], [_CANCELLED] * execute.answers(call[2]), None
             self._tell(actor.worker, TaskResults([answer], 0.0))
             raise
-        self._tell(actor.worker, TaskResults([answer], 0.0))
+        self._answer(actor, answer)
         if host.exiting:
             self._end(actor, "its __ray_terminate__ was called")
+
+    def _answer(self, actor: _LocalActor, answer: ResultTuple) -> None:
+        """Once its state is saved, if it has the hooks for that and may be restarted."""
+        host = actor.host
+        if host is not None and actor.restarts_left and checkpoints.hooks_of(host.instance):
+            try:
+                with self._user_code(actor):
+                    state = values.serialize(host.instance.__ray_save__())
+            except Exception as error:  # noqa: BLE001 - the user's hook
+                answer = checkpoints.failed(answer, host.start.name, error)
+            else:
+                actor.saved, actor.inside = values.to_inline(state), state.refs
+        self._tell(actor.worker, TaskResults([answer], 0.0))
 
     def _end(self, actor: _LocalActor, why: str, restart: bool = False) -> None:
         hook = getattr(actor.host.instance, "__ray_shutdown__", None) if actor.host is not None else None
@@ -475,7 +494,7 @@ class LocalCore(Core):
             except (current_task.ExitActor, SystemExit):
                 self._dies(actor, "exit_actor() or sys.exit() was called in it")
                 return
-            self._tell(actor.worker, TaskResults([answer], 0.0))
+            self._answer(actor, answer)
 
         task = actor.loop.create_task(run())
         actor.coroutines.add(task)

@@ -49,7 +49,18 @@ from sparkray_core.messages import (
 )
 from sparkray_core.model.entries import Entry
 from sparkray_core.model.tasks import Function
-from sparkray_core.run import current_task, environment, execute, gpus, modules, processes, records, stacks, threads
+from sparkray_core.run import (
+    checkpoints,
+    current_task,
+    environment,
+    execute,
+    gpus,
+    modules,
+    processes,
+    records,
+    stacks,
+    threads,
+)
 from sparkray_core.run.actor_host import ActorHost
 from sparkray_core.run.core import Core
 from sparkray_core.run.current_task import ExitActor
@@ -60,6 +71,7 @@ from sparkray_core.run.pump import Getter, now
 from sparkray_core.run.records import CREATION, MOST_HANDED_OVER, clock
 
 if TYPE_CHECKING:
+    from sparkray_core.run.checkpoints import Saver
     from sparkray_core.run.config import NodeConfig
 
 log = logging.getLogger(__name__)
@@ -103,7 +115,8 @@ class Worker:
         self.working_on = ""  # function or class
         self.queue: deque[tuple[ProcessId, TaskTuple]] = deque()
         self.functions: dict[FunctionId, tuple[str, Callable[..., Any]]] = {}
-        self.results: deque[tuple[ProcessId, Any]] = deque()
+        self.results: deque[tuple[ProcessId, Any]] = deque()  # that may leave
+        self.done: deque[tuple[ProcessId, Any]] | Saver = self.results  # of what ran; a saver lets them leave later
         self.host: ActorHost | None = None  # when this is an actor
         self.start: StartActor | None = None
         self.leaving: str | None = None  # why this worker ends once its queue is empty
@@ -258,6 +271,8 @@ class Worker:
             try:
                 sender, task = queue.popleft()
             except IndexError:
+                if self.host is not None and self.host.saver is not None:
+                    self.host.saver.save_if_due()
                 self.flush()
                 if self.leaving is None and self.retiring is not None and not self._needed():
                     self.leaving = self.retiring
@@ -274,7 +289,7 @@ class Worker:
             elif host is not None and host.is_threaded:
                 host.hand_over(sender, task)
             else:
-                self.results.append((sender, self._run(sender, task)))
+                self.done.append((sender, self._run(sender, task)))
                 moment = time.perf_counter()
                 ran((sender, task[0], task[1], self.began, moment))
                 self.began = moment
@@ -384,7 +399,7 @@ class Worker:
 
     def answer(self, sender: ProcessId, answer: Any) -> None:
         """From an actor's thread: its answer, at once."""
-        self.results.append((sender, answer))
+        self.done.append((sender, answer))
         self.flush()
 
     def _needed(self) -> bool:
@@ -405,6 +420,8 @@ class Worker:
         self.core.pump.look_s = None
         # While it is only kept for what others borrow from it, it looks now and then whether they still do.
         until = now() + RETIRE_LOOK_S if self.retiring is not None else None
+        if self.host is not None and self.host.saver is not None:
+            until = self.host.saver.policy.due_at
         self.core.pump.lead(idle, until, interruptible=False)
         self._begin_running()
         self._idle = None
@@ -509,17 +526,20 @@ class Worker:
         begin = clock()
         count = count_of(start.actor)
         self.core.records.active[owner_of(start.actor), count] = CREATION, begin
+        hook = "__init__"
         try:
             cls = modules.load(start.blob, f"the class {start.name}")
             args, kwargs = execute.arguments(core, start.payload, start.refs, found)
             instance = cls(*args, **kwargs)
+            hook = "__ray_restore__"
+            checkpoints.restore(core, start, instance)
         except (ExitActor, SystemExit):
             self.end_actor("its constructor exited")
             self.leave_when_told()
         except BaseException as error:  # noqa: BLE001 - the user's constructor
             core.records.failed(owner_of(start.actor), count, error)
             core.records.ends(owner_of(start.actor), count)
-            text = execute.failure_text(f"{start.name}.__init__", error)
+            text = execute.failure_text(f"{start.name}.{hook}", error)
             why = f"The actor died because of an error raised in its creation task, {text}"
             failure: Value = (FAILED, "ActorDiedError", why, start.actor.hex(), True)
             core.send(HEAD, ActorFailed(start.actor, start.incarnation, failure))
@@ -528,6 +548,7 @@ class Worker:
         core.records.ends(owner_of(start.actor), count)
         current_task.instance = instance
         self.host = ActorHost(self, start, instance)
+        self.host.save_state()
         core.send(HEAD, ActorReady(start.actor, start.incarnation))
         if self.host.is_async:
             core.is_async = True
@@ -556,6 +577,8 @@ class Worker:
         """End this process as one ends a program: hooks run, nothing is killed."""
         if self.host is not None:
             self.host.finish()
+            if self.host.saver is not None:
+                self.host.saver.stop()
             self.flush()
             hook = getattr(self.host.instance, "__ray_shutdown__", None)
             if hook is not None and not self.host.exiting:

@@ -105,6 +105,7 @@ class ActorState(State):
     worker_id: str | None = None  # beyond Ray
     owner_id: str | None = None  # beyond Ray: the process that created it
     story: list[str] = field(default_factory=list)  # beyond Ray: what happened to it, oldest first
+    saved_bytes: int | None = None  # beyond Ray: of the state that its `__ray_save__` gave last
 
 
 @dataclass

@@ -54,6 +54,7 @@ def actors(core: Core, timeout: float) -> list[ActorState]:
                 worker_id=None if worker is None else worker.hex(),
                 owner_id=facts["owner"].hex(),
                 story=facts["story"],
+                saved_bytes=facts["saved_bytes"],
             )
         )
     return found
