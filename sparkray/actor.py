@@ -14,11 +14,16 @@ __all__ = ["ActorClass", "ActorHandle", "ActorMethod", "ActorProxy", "exit_actor
 
 
 def exit_actor() -> NoReturn:
-    """End the actor whose method this is called in. It is not restarted; its caller gets `ActorDiedError`.
+    """End the actor whose method, constructor or background task this is called in, and what is queued for it fails.
+
+    It is not restarted; its caller gets `ActorDiedError`, even if the exception that this raises is caught on its way.
 
     Raises:
         TypeError: not called in an actor.
     """
     if current_task.actor is None:
         raise TypeError("exit_actor() was called outside of an actor")
+    current_task.asked_to_exit.set(True)
+    if current_task.on_exit is not None:
+        current_task.on_exit()
     raise current_task.ExitActor

@@ -50,7 +50,7 @@ class ActorClass(Generic[T]):
         self._options = options
         self._packed: tuple[Core, Function, list[Any]] | None = None
         self._known: tuple[ActorFacts, dict[str, str]] | None = None
-        self._signature = _constructor(cls)
+        self._signature: Signature | None = None  # read at the first use: a class that names itself comes unfinished
         self.__name__ = cls.__name__
         self.__doc__ = cls.__doc__
         self.__module__ = cls.__module__
@@ -117,6 +117,8 @@ class ActorClass(Generic[T]):
         if inspect.isabstract(self._cls):
             missing = ", ".join(sorted(self._cls.__abstractmethods__))  # type: ignore[attr-defined]
             raise TypeError(f"Can't instantiate abstract class {self.__name__}: subclasses define {missing}")
+        if self._signature is None:
+            self._signature = _constructor(self._cls)
         self._signature.check(args, kwargs)
         if self._packed is None or self._packed[0] is not here:
             self._packed = (here, *pack_function(here, self._cls, self.__name__))
@@ -136,8 +138,6 @@ class ActorClass(Generic[T]):
         payload, refs, nested, _made = pack(here, args, kwargs)
         # The head keeps the arguments for restarts, so they are there by value; what they refer to stays pinned.
         waited = [entry for _, entry in refs or ()]
-        if waited:
-            here.get(waited, None)
         held, placement = options.actor_resources()
         function = self._packed[1]
         setup = {
@@ -158,6 +158,8 @@ class ActorClass(Generic[T]):
 
         def message(actor: ActorId) -> CreateActor:
             wired = [(where, entry.value, entry.id) for where, entry in refs or () if entry.value is not None]
+            for entry in waited:
+                entry.seen = True  # one that failed is told by the constructor
             return CreateActor(
                 actor,
                 self.__name__,
@@ -178,7 +180,7 @@ class ActorClass(Generic[T]):
             for entry in kept:
                 entry.pins += 1
                 here.owner.refs.export(entry)
-            actor, effects = here.owner.calls.create(count, message)
+            actor, effects = here.owner.calls.create(count, message, waited)
             actor.ordered = facts.ordered
             actor.entry.contained = kept or None
             actor.entry.pins += detached  # for good

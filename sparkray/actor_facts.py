@@ -90,6 +90,10 @@ class ActorFacts:
         self._known[name] = known
         return known
 
+    def names(self) -> list[str]:
+        """Of the methods, without those that are called by Python itself."""
+        return [name for name in self._methods if not name.startswith("__")]
+
 
 @functools.lru_cache(_KINDS_KEPT)
 def read_facts(wired: bytes) -> ActorFacts:

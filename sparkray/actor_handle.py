@@ -6,11 +6,11 @@ import weakref
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from sparkray.actor_facts import ActorFacts, MethodFacts, pack_retried, read_facts
-from sparkray.options import DYNAMIC, STREAMING, Options
+from sparkray.options import DYNAMIC, STREAMING, Options, check_name
 from sparkray.session import core
 from sparkray.streaming import open_stream
 from sparkray_core.errors import ActorHandleNotFoundError, PendingCallsLimitExceeded
-from sparkray_core.ids import HEAD, ObjectId, object_id
+from sparkray_core.ids import HEAD, ActorId, ObjectId, object_id
 from sparkray_core.messages import AddBorrowers, FindActor
 from sparkray_core.model.entries import Entry
 from sparkray_core.model.owner import Actor, Task
@@ -33,10 +33,11 @@ def get_actor(name: str, namespace: str | None = None) -> ActorHandle[Any]:
     """The living actor of that name.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is none, or a name is empty.
+        TypeError: a name is no string.
     """
-    if not name:
-        raise ValueError("the name of an actor is not empty")
+    check_name("name", name)
+    check_name("namespace", namespace)
     here = core()
     key = key_of(here, name, namespace)
     found = here.request(HEAD, lambda number: FindActor(number, key))
@@ -74,6 +75,16 @@ class ActorHandle(Generic[T]):
 
     def __getattr__(self, name: str) -> ActorMethod:
         return ActorMethod(self, self._facts.method(name))
+
+    def __dir__(self) -> list[str]:
+        return [*object.__dir__(self), *self._facts.names()]
+
+    @property
+    def _actor_id(self) -> ActorId:
+        """Of Ray's private names the two that programs use: `handle._actor_id.hex()` is what the state API takes."""
+        return self._actor.id
+
+    _ray_actor_id = _actor_id
 
     def __del__(self) -> None:
         object_ref.dropped.append(self._entry)

@@ -196,6 +196,13 @@ def _text(keyword: str, value: Any) -> None:
         raise TypeError(f"{keyword} must be a string, not {value!r}")
 
 
+def check_name(keyword: str, value: Any) -> None:
+    """Of what can be looked up by it."""
+    _text(keyword, value)
+    if value == "":
+        raise ValueError(f"{keyword} must not be empty")
+
+
 def _exceptions(keyword: str, value: Any) -> None:
     if isinstance(value, bool):
         return
@@ -293,11 +300,12 @@ CHECKS: Mapping[str, dict[str, Any]] = {
     },
     "actor": {
         **_COMMON,
+        "name": check_name,
         "max_restarts": _whole(-1),
         "max_task_retries": _whole(-1),
         "max_pending_calls": _whole(-1),
         "allow_out_of_order_execution": _flag_or_none,
-        "namespace": _text,
+        "namespace": check_name,
         "lifetime": _lifetime,
         "get_if_exists": _flag,
         "max_concurrency": _whole(1),

@@ -62,7 +62,7 @@ class RemoteFunction(Generic[P, R]):
         self._pickled = pickled or _Pickled()
         self._prepared: _Prepared | None = None
         self._returns = options.returns(function)
-        self._signature = Signature.of(function)
+        self._signature = Signature(None)  # read when it is first called: a function that names itself comes unfinished
         self.__name__ = getattr(function, "__name__", type(function).__name__)
         self.__doc__ = function.__doc__
         self.__module__ = function.__module__
@@ -133,6 +133,7 @@ class RemoteFunction(Generic[P, R]):
         return made
 
     def _prepare(self, here: Core) -> _Prepared:
+        self._signature = Signature.of(self._function)
         options = self._options
         retries = here.settings.task_max_retries if options.max_retries is None else options.max_retries
         retried = options.retried()

@@ -12,8 +12,11 @@ from sparkray_core.messages import (
     Answer,
     Ask,
     CreateActor,
+    EndActor,
     EndSession,
+    FindActor,
     Message,
+    NameActor,
     NodeBeat,
     NodeGone,
     ProcessGone,
@@ -126,6 +129,33 @@ def test_actor_of_an_owner_that_is_gone_is_told_dead_to_whoever_asks() -> None:
     (answer,) = bench.say(process_id(A, "watcher"), WatchActor(ACTOR))
 
     assert answer.message.state == "dead"
+
+
+def test_who_asked_for_an_actor_hears_that_its_owner_died_before_it_was_created() -> None:
+    for death in (ProcessGone(DRIVER, "exit code 1"), None):
+        bench = Bench(b=1, a=1)
+        watcher = process_id(B, "watcher")
+        bench.say(watcher, WatchActor(ACTOR))
+
+        effects = bench.say(raylet("a"), death) if death else bench.event(PeerLost(A, "connection refused"))
+
+        told = [
+            (effect.to, effect.message.state)
+            for effect in effects
+            if isinstance(getattr(effect, "message", None), ActorChanged)
+        ]
+        assert told == [(watcher, "dead")]
+
+
+def test_a_name_is_free_as_soon_as_its_actor_is_to_end() -> None:
+    bench = Bench(a=1)
+    assert bench.say(DRIVER, NameActor(1, "space\0name", ACTOR, "facts"))[0].message.value is None
+    bench.create()
+
+    bench.say(DRIVER, EndActor(ACTOR, "all its handles went out of scope", restart=False, gently=True))
+
+    (answer,) = bench.say(DRIVER, FindActor(2, "space\0name"))
+    assert answer.message.value is None
 
 
 def test_head_that_slept_buries_nobody_for_it() -> None:

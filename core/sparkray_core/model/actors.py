@@ -196,6 +196,7 @@ class Actors:
             if not actor.ending:
                 actor.ending = message.why
                 actor.story.append(f"to end gently: {message.why}")
+                self.names.release(actor.id)  # who asks for the name now would get one that is about to go
                 if actor.state is ActorState.ALIVE:
                     self._stop(actor, message.why, gently=True)
         elif not message.restart:
@@ -212,6 +213,11 @@ class Actors:
         for some in self.watched.pop(process, {}):
             if some in self.all:
                 self.all[some].watchers.pop(process, None)
+        for some, early in self.early.items():
+            if owner_of(some) == process:  # it will not be created any more
+                self.early.forget(some)
+                dead = ActorChanged(some, "dead", 0, None, f"the process that was to create it is gone: {why}", None)
+                self.out.extend(Send(watcher, dead) for watcher in early.watchers)
         for some in list(self.owned.get(process, ())):
             if self.all[some].detached:
                 continue
@@ -278,7 +284,8 @@ class Actors:
         for actor in self.all.values():
             if actor.node == node == node_of(actor.owner) and not actor.detached:
                 actor.node = None  # ends with its owner, below; there is nobody to stop
-        for owner in [owner for owner in {**self.owned, **self.watched} if node_of(owner) == node]:
+        early = {owner_of(some): None for some, _ in self.early.items()}
+        for owner in [owner for owner in {**self.owned, **self.watched, **early} if node_of(owner) == node]:
             self.forget_process(owner, why)
         for actor in list(self.all.values()):
             if actor.former is not None and actor.former[0] == node:

@@ -10,7 +10,7 @@ waits on: it has not run.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from sparkray_core.ids import HEAD, ActorId, ProcessId, node_of, raylet_of, task_id
 from sparkray_core.messages import (
@@ -42,12 +42,15 @@ class Calls:
         self.actors: dict[ActorId, Actor] = {}
         self.calling: dict[Actor, None] = {}  # something happened to them. A set would forget the order
         self.refused: list[Task] = []  # made while their actor restarts, without a retry for that
+        self.created: list[CreateActor] = []  # their arguments came
         self.ended: str | None = None  # why the session is over
         # A handle that comes back later has a new entry, and gets a new record: the head tells where the actor is.
         book.refs.on_actor_freed = self._forget
         book.lineage.actor_of = self.actors.get
 
     def dispatch(self, effects: list[Effect]) -> None:
+        while self.created:
+            effects.append(Send(HEAD, self.created.pop(0)))
         while self.refused:
             task = self.refused.pop()
             assert task.actor is not None
@@ -56,7 +59,13 @@ class Calls:
         while self.calling:
             self.push(self.calling.popitem()[0], effects)
 
-    def create(self, count: int, message: Callable[[ActorId], CreateActor]) -> tuple[Actor, list[Effect]]:
+    def create(
+        self, count: int, message: Callable[[ActorId], CreateActor], arguments: Iterable[Entry] = ()
+    ) -> tuple[Actor, list[Effect]]:
+        """
+        Args:
+            message: made once all arguments that are references are there, or failed.
+        """
         actor_id = ActorId(task_id(self.book.me, count))
         entry = Entry(self.book.me, count, ACTOR_INDEX)
         self.book.refs.export(entry)
@@ -64,7 +73,15 @@ class Calls:
         if self.ended is not None:
             self.die(actor, self.ended)
             return actor, []
-        return actor, [Send(HEAD, message(actor_id))]
+        missing = [entry for entry in arguments if entry.value is None]
+        if not missing:
+            return actor, [Send(HEAD, message(actor_id))]
+        effects: list[Effect] = []
+        creation = _Creation(len(missing), lambda: self.created.append(message(actor_id)))
+        for entry in missing:
+            self.book.refs.ask(entry, effects)
+            entry.waiters = [*(entry.waiters or ()), creation]
+        return actor, effects
 
     def known(self, entry: Entry) -> tuple[Actor, list[Effect]]:
         """The actor behind a handle that came from another process."""
@@ -215,6 +232,21 @@ class Calls:
         self.ended = why
         for actor in self.actors.values():
             self.die(actor, why)
+
+
+class _Creation:
+    """Waits for the arguments of a constructor."""
+
+    __slots__ = ("missing", "on_all")
+
+    def __init__(self, missing: int, on_all: Callable[[], None]) -> None:
+        self.missing = missing
+        self.on_all = on_all
+
+    def entry_ready(self, entry: Entry) -> None:
+        self.missing -= 1
+        if not self.missing:
+            self.on_all()
 
 
 def _failure(task: Task, actor: Actor, error: str) -> list[Value]:

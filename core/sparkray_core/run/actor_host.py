@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from sparkray_core.ids import ProcessId
 from sparkray_core.messages import CallRetried, StartActor, TaskTuple
 from sparkray_core.model.methods import decode
-from sparkray_core.run import checkpoints, execute
+from sparkray_core.run import checkpoints, current_task, execute
 from sparkray_core.run.current_task import ExitActor
 from sparkray_core.run.retried_method import retried
 
@@ -25,6 +25,12 @@ if TYPE_CHECKING:
     from sparkray_core.run.worker_main import Worker
 
 ASYNC_CONCURRENCY = 1000  # calls at once of an actor with coroutine methods; Ray's default
+
+
+def is_async(cls: type) -> bool:
+    """Whether its actors live on an event loop."""
+    methods = [getattr(cls, name, None) for name in dir(cls)]
+    return any(inspect.iscoroutinefunction(one) or inspect.isasyncgenfunction(one) for one in methods)
 
 
 class ActorHost:
@@ -39,8 +45,7 @@ class ActorHost:
         limit = setup.get("max_concurrency")
         groups: Mapping[str, int] = setup.get("groups") or {}
         self.group_of: Mapping[str, str] = setup.get("group_of") or {}
-        methods = [getattr(type(instance), name, None) for name in dir(type(instance))]
-        self.is_async = any(inspect.iscoroutinefunction(one) or inspect.isasyncgenfunction(one) for one in methods)
+        self.is_async = is_async(type(instance))
         self.limits = {"": limit or (ASYNC_CONCURRENCY if self.is_async else 1), **groups}
         self.is_threaded = not self.is_async and (len(groups) > 0 or self.limits[""] > 1)
         self._pools: dict[str, ThreadPoolExecutor] = {}
@@ -108,8 +113,10 @@ class ActorHost:
         records.begins(sender, call[0], call[1])
         try:
             answer = self.run(sender, call)
-        except (ExitActor, SystemExit):
-            self.worker.exit_actor()
+            if self.exiting and current_task.asked_to_exit.get():
+                return  # caught on its way
+        except (ExitActor, SystemExit) as ended:
+            self.worker.end_by(ended)
             return
         finally:
             records.ends(sender, call[0])
@@ -121,12 +128,12 @@ class ActorHost:
             pool.shutdown(wait=True)
 
     # ------------------------------------------------------------------ one event loop
-    def serve_async(self) -> None:
-        """Run calls on an event loop, until the worker leaves."""
+    async def serve_async(self) -> None:
+        """Run calls on this event loop, until the worker leaves."""
         from sparkray_core.run.async_calls import AsyncCalls  # asyncio takes 50 ms to import: only for those who use it
 
         self._calls = AsyncCalls(self)
-        self._calls.serve()
+        await self._calls.serve()
 
 
 def _ready(host: ActorHost) -> bool:

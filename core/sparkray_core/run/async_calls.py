@@ -38,11 +38,8 @@ class AsyncCalls:
         if task is not None:
             call_in_loop(task.get_loop(), task.cancel)
 
-    def serve(self) -> None:
+    async def serve(self) -> None:
         """Run calls until the worker leaves."""
-        asyncio.run(self._serve())
-
-    async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
         pump = self._worker.core.pump
         self._gates = {group: asyncio.Semaphore(limit) for group, limit in self._host.limits.items()}
@@ -94,8 +91,8 @@ class AsyncCalls:
         except asyncio.CancelledError:
             self._records.failed(sender, call[0], "TaskCancelledError")
             answer = self._worker.streams.cancelled(sender, call)
-        except (ExitActor, SystemExit):
-            self._worker.exit_actor()
+        except (ExitActor, SystemExit) as ended:
+            self._worker.end_by(ended)
             return
         finally:
             self._records.ends(sender, call[0])

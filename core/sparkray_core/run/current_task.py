@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
@@ -21,6 +22,8 @@ class Running(NamedTuple):
 host = "127.0.0.1"  # under which others reach this node
 actor: StartActor | None = None  # what this process is, if it is an actor
 instance: Any = None  # and the user's object
+on_exit: Callable[[], None] | None = None  # `exit_actor()` was called in it, wherever: user code may catch `ExitActor`
+asked_to_exit: ContextVar[bool] = ContextVar("asked_to_exit", default=False)  # by the call that runs here
 _running: ContextVar[tuple[bytes, int, str] | None] = ContextVar("running", default=None)
 
 set_running = _running.set  # (caller, count, name): a tuple that costs nothing to make

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sparkray_core import errors
 from sparkray_core.ids import ObjectId, ProcessId, object_id, task_id
-from sparkray_core.messages import ERROR, HOLDS, STORED, ResultTuple, Returns, TaskTuple, Value
+from sparkray_core.messages import ERROR, FAILED, HOLDS, STORED, ResultTuple, Returns, TaskTuple, Value
 from sparkray_core.model.effects import Effect
 from sparkray_core.model.entries import Entry
 from sparkray_core.run import current_task, modules
@@ -43,6 +43,8 @@ def arguments(
             for where, value, some_object in refs:
                 if type(value) is tuple and value[0] == STORED:
                     loaded = core.read(some_object, list(value[2]), found.append)
+                elif type(value) is tuple and value[0] in (ERROR, FAILED):
+                    raise _why_failed(value)  # a constructor's; a task or call is not even sent then
                 else:
                     loaded = values.from_inline(value, found.append)
                 if isinstance(where, str):
@@ -52,6 +54,13 @@ def arguments(
     except ModuleNotFoundError as error:
         raise modules.not_found(error, "an argument") from None
     return args, kwargs
+
+
+def _why_failed(value: tuple[Any, ...]) -> Exception:
+    if value[0] == FAILED:
+        return errors.by_name(*value[1:])
+    error = values.from_inline(value)
+    return error.as_instanceof_cause() if isinstance(error, errors.RayTaskError) else error
 
 
 def run(core: Core, caller: ProcessId, function: Callable[..., Any], name: str, task: TaskTuple) -> ResultTuple:

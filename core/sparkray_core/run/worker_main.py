@@ -61,7 +61,7 @@ from sparkray_core.run import (
     stacks,
     threads,
 )
-from sparkray_core.run.actor_host import ActorHost
+from sparkray_core.run.actor_host import ActorHost, is_async
 from sparkray_core.run.core import Core
 from sparkray_core.run.current_task import ExitActor
 from sparkray_core.run.nested import Nested
@@ -130,6 +130,7 @@ class Worker:
         self._idle: Getter | None = None
         self._titled = ""  # what this process's title says it works on
         self._flushed_at = 0.0
+        self._exits = False  # the actor has said that it wants to end
         self._blocked = 0  # so many of the running tasks and their threads wait in `get` or `wait`
         self.nested = Nested(self)
         self._running = False
@@ -370,7 +371,10 @@ class Worker:
     def _run_uncancelled(self, sender: ProcessId, task: TaskTuple) -> Any:
         try:
             if self.host is not None:
-                return self.host.run(sender, task)
+                answer = self.host.run(sender, task)
+                if self.host.exiting:
+                    raise ExitActor  # it was caught on its way
+                return answer
             name, function = self.functions[FunctionId(task[1])]
             self.working_on = name
             if sender != self.core.me:  # else what is printed goes where it went before
@@ -394,7 +398,7 @@ class Worker:
             if self.host is None:  # the caller of a task hears of a crashed worker, whatever the exit code
                 self.core.close("its task called sys.exit()")
                 os._exit(ended.code if isinstance(ended, SystemExit) and isinstance(ended.code, int) else 1)
-            self.exit_actor()
+            self.end_by(ended)
             self.leave_when_told()
 
     def answer(self, sender: ProcessId, answer: Any) -> None:
@@ -518,41 +522,67 @@ class Worker:
     # ------------------------------------------------------------------ actors
     def _become(self, start: StartActor) -> None:
         core = self.core
+        current_task.on_exit = self.exit_actor
         with core.lock:  # the side thread sets titles, too
             self.start = current_task.actor = start
             self.work_giver, self.working_on = owner_of(start.actor), start.name
             processes.set_title(f"actor {start.name}", "sparkray-worker")
-        found: list[Any] = []
-        begin = clock()
-        count = count_of(start.actor)
-        self.core.records.active[owner_of(start.actor), count] = CREATION, begin
-        hook = "__init__"
+        core.records.active[owner_of(start.actor), count_of(start.actor)] = CREATION, clock()
         try:
             cls = modules.load(start.blob, f"the class {start.name}")
+        except BaseException as error:  # noqa: BLE001 - user code: the modules that it names are imported here
+            self._fail_to_begin(start, "__init__", error)
+            return
+        if is_async(cls):
+            import asyncio  # 50 ms, and few use it
+
+            asyncio.run(self._live_on_loop(start, cls))
+        else:
+            self._begin(start, cls)
+
+    async def _live_on_loop(self, start: StartActor, cls: type) -> None:
+        """An async actor. Its constructor runs on the loop, too, so that it can make tasks there."""
+        self._begin(start, cls)
+        if self.host is not None:
+            self.core.is_async = True
+            await self.host.serve_async()
+
+    def _begin(self, start: StartActor, cls: type) -> None:
+        """Construct it, and restore its state if a former life has saved some."""
+        core, found = self.core, list[Any]()
+        hook = "__init__"
+        try:
             args, kwargs = execute.arguments(core, start.payload, start.refs, found)
             instance = cls(*args, **kwargs)
             hook = "__ray_restore__"
             checkpoints.restore(core, start, instance)
-        except (ExitActor, SystemExit):
-            self.end_actor("its constructor exited")
-            self.leave_when_told()
+            if self._exits:
+                raise ExitActor  # it was caught on its way
+        except (ExitActor, SystemExit) as ended:
+            self.end_by(ended)
+            why = f"{start.name}: exit_actor() or sys.exit() was called in its constructor"
+            self._never_begin(start, (FAILED, "ActorDiedError", why, start.actor.hex()))
+            self.leave()
         except BaseException as error:  # noqa: BLE001 - the user's constructor
-            core.records.failed(owner_of(start.actor), count, error)
-            core.records.ends(owner_of(start.actor), count)
-            text = execute.failure_text(f"{start.name}.{hook}", error)
-            why = f"The actor died because of an error raised in its creation task, {text}"
-            failure: Value = (FAILED, "ActorDiedError", why, start.actor.hex(), True)
-            core.send(HEAD, ActorFailed(start.actor, start.incarnation, failure))
-            self.leaving = "its constructor raised"
+            self._fail_to_begin(start, hook, error)
             return
-        core.records.ends(owner_of(start.actor), count)
+        core.records.ends(owner_of(start.actor), count_of(start.actor))
         current_task.instance = instance
         self.host = ActorHost(self, start, instance)
         self.host.save_state()
         core.send(HEAD, ActorReady(start.actor, start.incarnation))
-        if self.host.is_async:
-            core.is_async = True
-            self.host.serve_async()
+
+    def _fail_to_begin(self, start: StartActor, hook: str, error: BaseException) -> None:
+        owner, count = owner_of(start.actor), count_of(start.actor)
+        self.core.records.failed(owner, count, error)
+        self.core.records.ends(owner, count)
+        text = execute.failure_text(f"{start.name}.{hook}", error)
+        why = f"The actor died because of an error raised in its creation task, {text}"
+        self._never_begin(start, (FAILED, "ActorDiedError", why, start.actor.hex(), True))
+
+    def _never_begin(self, start: StartActor, failure: Value) -> None:
+        self.core.send(HEAD, ActorFailed(start.actor, start.incarnation, failure))
+        self.leaving = "its constructor raised or exited"
 
     def end_actor(self, why: str) -> None:
         """The actor wants to end, once its queue is empty. The head tells the raylet that it is meant, who tells us."""
@@ -561,9 +591,23 @@ class Worker:
 
     def exit_actor(self) -> None:
         """The actor wants to end now: nothing more is run."""
-        assert self.host is not None
-        self.host.exiting = True
-        self.end_actor("exit_actor() or sys.exit() was called in it")
+        if self._exits:
+            return
+        self._exits = True
+        if self.host is not None:  # else it is in its constructor
+            self.host.exiting = True
+            self.end_actor("exit_actor() or sys.exit() was called in it")
+
+    def end_by(self, ended: BaseException) -> None:
+        """The actor's code raised `ExitActor` or `SystemExit`. An exit code other than 0 is a crash, as in Ray."""
+        if not isinstance(ended, SystemExit) or ended.code in (None, 0):
+            self.exit_actor()
+            return
+        self.flush()
+        with self.core.lock:
+            self.send_output(last=True)
+        self.core.close(f"it called sys.exit({ended.code!r})")
+        os._exit(ended.code if isinstance(ended.code, int) else 1)
 
     def leave_when_told(self) -> NoReturn:
         told = Getter(1)
@@ -581,7 +625,7 @@ class Worker:
                 self.host.saver.stop()
             self.flush()
             hook = getattr(self.host.instance, "__ray_shutdown__", None)
-            if hook is not None and not self.host.exiting:
+            if hook is not None:
                 try:
                     hook()
                 except Exception:  # the user's hook; the process ends all the same
