@@ -174,7 +174,7 @@ class Settings:
         "bytes",
         "of what each driver and worker keeps so that it can make results that lie in a store again when their node "
         "dies: the calls, and those of their arguments that cannot be made again; beyond it the oldest is forgotten. "
-        "Some 150,000 calls, or some large arguments, which can go to disk; 0: nothing is made again",
+        "Some 250,000 calls, or some large arguments, which can go to disk; 0: nothing is made again",
         least=0,
         ray=("max_lineage_bytes", "RAY_max_lineage_bytes"),
     )

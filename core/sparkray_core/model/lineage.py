@@ -23,9 +23,9 @@ from sparkray_core.model.entries import Entry, bare, is_failure, is_stored, plac
 from sparkray_core.model.references import ACTOR_INDEX, References, lost_for_good
 from sparkray_core.model.tasks import Actor, Task
 
-# What a record costs beside its payload: task, entries, lists, and its place in two tables; with 64-bit pointers.
-RECORD_BYTES = 1500
-REFERENCE_BYTES = 300  # of each reference among the arguments
+# What a record costs beside its payload: task, lists, and its place in two tables. CPython 3.11 took 840.
+RECORD_BYTES = 900
+REFERENCE_BYTES = 300  # of each reference among the arguments: an entry, and its place in a list
 
 # Of an `ObjectReconstructionFailedError`, as its `reason`.
 MAX_ATTEMPTS_EXCEEDED = "MAX_ATTEMPTS_EXCEEDED"
