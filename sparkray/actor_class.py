@@ -16,7 +16,7 @@ from sparkray.session import ANONYMOUS, core
 from sparkray.signature import Signature
 from sparkray_core.errors import ActorAlreadyExistsError
 from sparkray_core.ids import HEAD, ActorId, task_id
-from sparkray_core.messages import CreateActor, NameActor
+from sparkray_core.messages import STORED, CreateActor, NameActor
 from sparkray_core.model.owner import Function
 from sparkray_core.run.core import Core
 from sparkray_core.run.pack import pack, pack_function
@@ -157,7 +157,8 @@ class ActorClass(Generic[T]):
             )
 
         def message(actor: ActorId) -> CreateActor:
-            wired = [(where, entry.value, entry.id) for where, entry in refs or () if entry.value is not None]
+            # One that got lost since we waited for it is nowhere: the actor asks its owner for it.
+            wired = [(where, entry.value or (STORED, 0, ()), entry.id) for where, entry in refs or ()]
             for entry in waited:
                 entry.seen = True  # one that failed is told by the constructor
             return CreateActor(
