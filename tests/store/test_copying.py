@@ -86,6 +86,21 @@ def test_what_is_written_a_second_time_is_mapped_and_what_was_given_back_is_not(
     assert segment.write_view(0, 32 << 20) == value
 
 
+@needs_page_table
+def test_what_is_mapped_for_another_writer_keeps_its_bytes(segment: Segment, copier: Copier) -> None:
+    if not copier.map(16 << 20, 24 << 20):
+        pytest.skip("this kernel cannot map ahead")
+    value = some_bytes(8 << 20)
+    copier.copy([(4 << 20, value)])
+
+    copier.map_in_threads(0, 40 << 20)
+    copier.map_in_threads(0, 40 << 20)
+
+    assert copier.mapped_until(0, SIZE) == (40 << 20, True)
+    assert segment.write_view(4 << 20, 8 << 20) == value
+    assert bytes(segment.write_view(30 << 20, 8)) == bytes(8)
+
+
 def test_without_the_page_table_all_counts_as_mapped(segment: Segment, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(copying, "LINUX", False)
     copier = Copier(segment)

@@ -446,6 +446,9 @@ class Core(LocalProcess):
         copier = self.copier or self._make_copier()
         if serialized.stream is not None and copier.prefers_file(start, len(view)):
             values.write_to_file(self.segment.fileno(), start, serialized)
+        elif serialized.stream is not None:
+            copier.map_in_threads(start, len(view))
+            values.write_to(view, serialized)
         else:
             values.write_to(view, serialized, lambda parts: copier.copy([(start + at, part) for at, part in parts]))
 

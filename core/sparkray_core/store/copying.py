@@ -104,6 +104,18 @@ class Copier:
         start = start // mmap.PAGESIZE * mmap.PAGESIZE
         return self._madvise is not None and not self._madvise(self._address + start, stop - start, _POPULATE_WRITE)
 
+    def map_in_threads(self, offset: int, size: int) -> None:
+        """What of it is not mapped, for who writes there in a way of its own."""
+        to_map: list[Run] = []
+        start = offset
+        while start < offset + size:
+            stop, known = self.mapped_until(start, offset + size)
+            if not known:
+                to_map.append((start, self._into[start:stop]))
+            start = stop
+        if to_map:
+            in_threads([_bound(self._map_all, share) for share in shares(to_map, min(THREADS, _cpus()), 0)])
+
     # ------------------------------------------------------------------ copying
     def prefers_file(self, offset: int, size: int) -> bool:
         """Whether system calls are the quicker way there, for who writes everything in one go: see `copy`."""
