@@ -93,7 +93,7 @@ def two(number: int) -> tuple[bytes, bytes]:
 
 
 @sparkray.remote
-def several(count: int) -> Any:
+def several(count: int) -> Iterator[bytes]:
     for number in range(count):
         yield bytes([number]) * LARGE
 
