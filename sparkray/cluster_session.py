@@ -40,6 +40,7 @@ class ExecutorNode:
     address: str  # tcp://host:port of the raylet
     cores: int
     store_bytes: int
+    executor_id: str | None = None  # by which its scheduler does; None in local mode
 
     @classmethod
     def from_facts(cls, facts: Mapping[str, Any]) -> ExecutorNode:
@@ -54,6 +55,7 @@ class ExecutorNode:
             address=facts["address"],
             cores=facts["cores"],
             store_bytes=facts["store_bytes"],
+            executor_id=facts.get("executor_id"),
         )
 
 

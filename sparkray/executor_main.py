@@ -19,6 +19,7 @@ import resource
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from sparkray.containers import PROCESS_BYTES
@@ -205,6 +206,7 @@ def _describe(node: StartedNode, address: str, jvm: Identity) -> dict[str, Any]:
         "host": node.config.host,
         "executor": address,
         "jvm": list(jvm),
+        "executor_id": executor_id(jvm),
         "keeper": list(keeper or (node.pid, 0.0)),
         "folder": node.folder,
         "address": node.address,
@@ -213,6 +215,17 @@ def _describe(node: StartedNode, address: str, jvm: Identity) -> dict[str, Any]:
         "cores": node.config.resources["CPU"] // 1000,
         "seconds": node.seconds,
     }
+
+
+def executor_id(jvm: Identity) -> str | None:
+    """By which Spark's scheduler knows an executor. Python is not told; the JVM's command line says it."""
+    import psutil
+
+    try:
+        words = psutil.Process(jvm.pid).cmdline()
+    except psutil.Error:
+        return None
+    return next((after for word, after in pairwise(words) if word == "--executor-id"), None)
 
 
 def executor_jvm() -> Identity:

@@ -10,9 +10,12 @@ from sparkray.data.build import range_ as range
 from sparkray.data.context import DataContext
 from sparkray.data.core import BlockInfo
 from sparkray.data.dataset import Dataset
-from sparkray.data.from_spark import DEFAULT_BLOCK_BYTES, from_spark
+from sparkray.data.from_rdd import from_rdd
+from sparkray.data.from_spark import from_spark
 from sparkray.data.parquet import read_parquet
 from sparkray.data.stages import ActorPoolStrategy, TaskPoolStrategy
+from sparkray.data.streams import foreach_batch
+from sparkray.data.transfer import DEFAULT_BLOCK_BYTES
 
 __all__ = [
     "DEFAULT_BLOCK_BYTES",
@@ -21,11 +24,13 @@ __all__ = [
     "DataContext",
     "Dataset",
     "TaskPoolStrategy",
+    "foreach_batch",
     "from_arrow",
     "from_arrow_refs",
     "from_items",
     "from_numpy",
     "from_pandas",
+    "from_rdd",
     "from_spark",
     "range",
     "read_parquet",

@@ -2,94 +2,100 @@
 
 from __future__ import annotations
 
-import itertools
-import re
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from sparkray import session
-from sparkray.data import lifetimes, places
+from sparkray.api import put
 from sparkray.data.blocks import Block, schema_of
+from sparkray.data.build import wanted_blocks
 from sparkray.data.dataset import Dataset
-from sparkray.data.spark_job import job, own_error
-from sparkray_core.errors import NodeDiedError, ObjectStoreFullError, RayError
-from sparkray_core.ids import HEAD, NodeId, ObjectId, raylet_of
-from sparkray_core.messages import STORED, FreeTransfer
-from sparkray_core.run.core import Core
+from sparkray.data.places import Places
+from sparkray.data.spark_job import job
+from sparkray.data.transfer import DEFAULT_BLOCK_BYTES, check_block_bytes, transferred
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from pyspark.sql import DataFrame
-
-DEFAULT_BLOCK_BYTES = 64 << 20
-
-_transfers = itertools.count()
-# The counters of a transfer's ids: the highest bit (no task of the driver has it), the transfer, then Spark's number of
-# the attempt, which counts every attempt of every task of a SparkContext.
-_TRANSFER_BIT, _TRANSFER_BITS, _ATTEMPT_BITS = 1 << 63, 23, 40
+    from pyspark.sql.types import DataType
 
 
-def from_spark(df: DataFrame, *, target_block_bytes: int = DEFAULT_BLOCK_BYTES) -> Dataset:
+# What pyarrow has no type for, and what it has one for that Spark does not read.
+NOT_BACK = ("YearMonthIntervalType", "CalendarIntervalType")
+
+
+def from_spark(
+    df: DataFrame,
+    *,
+    parallelism: int | None = None,
+    override_num_blocks: int | None = None,
+    target_block_bytes: int = DEFAULT_BLOCK_BYTES,
+) -> Dataset:
     """The rows of a Spark DataFrame as blocks in the object stores of the executors that compute them.
 
     One Spark job; only ids and sizes come to the driver. A partition becomes one block or more, in order. A DataFrame
-    without rows becomes one empty block, so that the schema is kept.
+    without rows becomes one empty block, so that the schema is kept. Blocks are of attempts that ended well: what
+    retried, speculative and failed ones have stored is freed.
 
     Args:
+        override_num_blocks: exactly so many blocks, made in the stores of the blocks that Spark's partitions gave, in
+            order; they are cut and joined where they lie. `parallelism` is its older name.
         target_block_bytes: a block ends before it would be larger. Also about what a Python worker of Spark holds in
             memory. An eighth of the node's store, if that is less.
 
     Raises:
         ObjectStoreFullError: a store has no room for its part.
-        TypeError: a column is, or has in it, a year-month interval, for which pyarrow has no type.
-        ValueError: target_block_bytes is below 1.
+        TypeError: a column is, or has in it, an interval of months or a calendar interval, which pyarrow cannot bring
+            back to Spark. No job has run.
+        ValueError: target_block_bytes or a number of blocks is below 1.
         RaySystemError: an executor has no node of this session, or a node was lost meanwhile.
         Exception: what Spark raises when the DataFrame cannot be computed. Whatever is raised, nothing stays in the
             stores.
     """
-    if target_block_bytes < 1:
-        raise ValueError(f"target_block_bytes must be at least 1, not {target_block_bytes}")
+    check_block_bytes(target_block_bytes)
+    count = wanted_blocks(parallelism, override_num_blocks, 0)
     _check_types(df)
-    lifetimes.let_go()
-    where = places.of_session()
-    core = session.core()
-    number = next(_transfers) % (1 << _TRANSFER_BITS)
-    counter = _TRANSFER_BIT | number << _ATTEMPT_BITS
-    prefix = core.me + (counter >> _ATTEMPT_BITS).to_bytes(3, "big")
 
-    from sparkray.data.spark_worker import ANSWER, StoreOrder
+    def run(where: Places, prefix: bytes) -> list[Any]:
+        from sparkray.data.spark_worker import ANSWER, StoreOrder
 
-    order = StoreOrder(where, prefix, tuple(df.columns), target_block_bytes)
-    kept: list[ObjectId] = []
-    try:
-        answers = _renamed(df).mapInArrow(job("store", order), ANSWER).collect()
-        _check_nodes(core, {NodeId(bytes(answer.node)) for answer in answers})
-        kept = [ObjectId(bytes(answer.object)) for answer in answers]
-        blocks = [_block(core, answer) for answer in answers]
-    except Exception as error:
-        ours = own_error(error)
-        if ours is None:
-            raise
-        raise _explained(ours) from error
-    finally:
-        # Attempts that failed, that were too late, or that still run: what they store is of no use to anyone.
-        for node in _live_nodes(core):
-            core.send(raylet_of(node), FreeTransfer(prefix, kept))
-    if answers:
-        schema = schema_of(next(bytes(answer.schema) for answer in answers if answer.schema is not None))
+        order = StoreOrder(where, prefix, tuple(df.columns), target_block_bytes)
+        answers: list[Any] = _renamed(df).mapInArrow(job("store", order), ANSWER).collect()
+        return answers
+
+    blocks, schemas = transferred(run)
+    if blocks:
+        schema = schema_of(schemas[0])
     else:
         schema = _schema_of(df)
-        table = schema.empty_table()
-        blocks = [Block(core.put(table), 0, 0, 0)]
-    return Dataset(blocks, schema, df.schema.json())
+        blocks = [Block(put(schema.empty_table()), 0, 0, 0)]
+    dataset = Dataset(blocks, schema, df.schema.json())
+    return dataset.repartition(count) if count and count != len(blocks) else dataset
 
 
 def _check_types(df: DataFrame) -> None:
     for field in df.schema.fields:
-        if re.search(r"\binterval (year|month)\b", field.dataType.simpleString()):
+        kind = field.dataType.simpleString()
+        if any(type(each).__name__ in NOT_BACK for each in _all(field.dataType)):
             raise TypeError(
-                f"column {field.name!r} is of type {field.dataType.simpleString()}, and pyarrow has no type for "
-                "year-month intervals: cast them to int or string before from_spark()"
+                f"column {field.name!r} is of type {kind}, and Arrow does not bring year-month and calendar intervals "
+                "back to Spark: cast them to int or string before from_spark()"
             )
+
+
+def _all(kind: DataType) -> Iterator[DataType]:
+    """A type and all that are in it."""
+    from pyspark.sql import types
+
+    yield kind
+    inside: list[DataType] = []
+    if isinstance(kind, types.ArrayType):
+        inside = [kind.elementType]
+    elif isinstance(kind, types.MapType):
+        inside = [kind.keyType, kind.valueType]
+    elif isinstance(kind, types.StructType):
+        inside = [field.dataType for field in kind.fields]
+    for each in inside:
+        yield from _all(each)
 
 
 def _renamed(df: DataFrame) -> DataFrame:
@@ -111,32 +117,3 @@ def _schema_of(df: DataFrame) -> pa.Schema:
     if "timezone" in inspect.signature(to_arrow_schema).parameters:
         options["timezone"] = df.sparkSession.conf.get("spark.sql.session.timeZone")
     return to_arrow_schema(df.schema, **options)
-
-
-def _block(core: Core, answer: Any) -> Block:
-    value = (STORED, answer.size, (NodeId(bytes(answer.node)),))
-    return Block(core.known_object(ObjectId(bytes(answer.object)), value), 0, answer.rows, answer.bytes)
-
-
-def _live_nodes(core: Core) -> set[NodeId]:
-    try:
-        return {NodeId(facts["node"]) for facts in core.ask(HEAD, "nodes") if facts["alive"]}
-    except RayError:  # the session has ended, and its stores with it
-        return set()
-
-
-def _check_nodes(core: Core, used: set[NodeId]) -> None:
-    lost = used - _live_nodes(core)
-    if lost:
-        raise NodeDiedError(
-            f"{len(lost)} of the {len(used)} nodes that the DataFrame's blocks were written to ended before all blocks "
-            f"were there ({', '.join(node.hex() for node in lost)}): call from_spark() again"
-        )
-
-
-def _explained(error: RayError) -> RayError:
-    if isinstance(error, ObjectStoreFullError):
-        return ObjectStoreFullError(
-            f"{error}. The DataFrame does not fit: select fewer columns or rows, use more executors, or free datasets"
-        )
-    return error

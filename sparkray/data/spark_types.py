@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from sparkray.data.tables import plain
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -28,6 +30,8 @@ def _type(given: pa.DataType) -> pa.DataType:
     map_: Any = pa.map_  # takes fields too, whatever its stub says
     if is_.is_dictionary(given):
         return _type(any_.value_type)
+    if isinstance(given, pa.FixedShapeTensorType):
+        return _type(plain(given))
     if is_.is_timestamp(given):
         return pa.timestamp("us", any_.tz)
     if is_.is_duration(given):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
+from sparkray.data import tables
 from sparkray.data.places import Places
 from sparkray_core.ids import NodeId, ObjectId, object_id
 from sparkray_core.run.guest import Guest
@@ -16,7 +17,7 @@ from sparkray_core.wire import values
 # A block must leave room for others, of this and of the other workers of the node.
 STORE_SHARE = 8
 
-# The answer of a task, a row per block. The schema, the same for all, comes with a task's first block only.
+# The answer of a task, a row per block. The schema comes with a task's first block, and where it changes.
 ANSWER = "object binary, rows long, bytes long, size long, node binary, schema binary"
 _FIELDS: list[pa.Field[Any]] = [
     pa.field("object", pa.binary()),
@@ -49,25 +50,70 @@ def store(batches: Iterator[pa.RecordBatch], order: StoreOrder) -> Iterator[pa.R
     first = next(batches, None)
     if first is None:
         return
-    with order.places.visit() as guest:
-        writer = _Writer(guest, order, first.schema)
-        try:
-            writer.add(first)
-            del first
-            for batch in batches:
-                writer.add(batch)
-                del batch  # or it lives on while the next one is read
-            writer.flush()
-        except BaseException:  # the task fails, or Spark kills it: nobody will hear of these objects
-            guest.free(writer.written)
-            raise
+    # Those of a DataFrame without columns have one all the same, or their number would be lost on the way.
+    schema = pa.schema([field.with_name(name) for field, name in zip(first.schema, order.names, strict=False)])
+
+    def join(gathered: Sequence[pa.RecordBatch]) -> pa.Table:
+        if not order.names:
+            return pa.Table.from_batches([batch.select([]) for batch in gathered], schema)
+        renamed = [pa.RecordBatch.from_arrays(batch.columns, schema=schema) for batch in gathered]
+        return pa.Table.from_batches(renamed, schema)
+
+    with order.places.visit() as guest, _Writer(guest, order, join) as writer:
+        writer.add(first)
+        del first
+        for batch in batches:
+            writer.add(batch)
+            del batch  # or it lives on while the next one is read
+        writer.flush()
     yield pa.RecordBatch.from_pylist(writer.answers, schema=_ANSWER)
 
 
-class _Writer:
-    """Gathers batches until they make a block."""
+FIRST_ROWS, MOST_ROWS = 16, 1 << 16  # records that become a table at once
+CHUNK_SHARE = 8  # of a block, in bytes
 
-    def __init__(self, guest: Guest, order: StoreOrder, schema: pa.Schema) -> None:
+
+def store_rows(records: Iterable[Any], order: StoreOrder) -> Iterator[dict[str, Any]]:
+    """As `store`, for the records of an RDD's partition."""
+    rows: list[Mapping[Any, Any]] = []
+    wanted = FIRST_ROWS
+    with order.places.visit() as guest, _Writer(guest, order, tables.concat) as writer:
+        for record in records:
+            rows.append(_row(record))
+            if len(rows) >= wanted:
+                table = tables.from_rows(rows)
+                writer.add(table)
+                fit = writer.limit // CHUNK_SHARE * len(rows) // max(1, table.nbytes)
+                wanted = max(1, min(wanted * 4, fit, MOST_ROWS))
+                rows = []
+        if rows:
+            writer.add(tables.from_rows(rows))
+        writer.flush()
+    yield from writer.answers
+
+
+def _row(record: Any) -> Mapping[Any, Any]:
+    """A record by column names. (A Row is a tuple, too.)"""
+    if isinstance(record, Mapping):
+        return record
+    if isinstance(record, tuple):
+        if hasattr(record, "asDict"):
+            named: Mapping[Any, Any] = record.asDict(recursive=True)
+            return named
+        if hasattr(record, "_asdict"):
+            named = record._asdict()
+            return named
+    return {"item": record}
+
+
+class _Writer:
+    """Gathers batches until they make a block. What it has written it takes back, if it is left by an error."""
+
+    def __init__(self, guest: Guest, order: StoreOrder, join: Callable[[Sequence[Any]], pa.Table]) -> None:
+        """
+        Args:
+            join: makes one table of batches (or tables), in order.
+        """
         from pyspark import TaskContext
 
         context = TaskContext.get()
@@ -75,26 +121,32 @@ class _Writer:
         # Unlike a partition's number, an attempt's is of one attempt: retries and speculation never write to one id.
         self._task = order.transfer + context.taskAttemptId().to_bytes(5, "big")
         self._guest = guest
-        self._limit = max(1, min(order.block_bytes, guest.store_bytes // STORE_SHARE))
-        self._columns = len(order.names)
-        # Those of a DataFrame without columns have one all the same, or their number would be lost on the way.
-        self._schema = pa.schema([field.with_name(name) for field, name in zip(schema, order.names, strict=False)])
-        self._gathered: list[pa.RecordBatch] = []
+        self._join = join
+        self.limit = max(1, min(order.block_bytes, guest.store_bytes // STORE_SHARE))
+        self._gathered: list[Any] = []
         self._bytes = 0
-        self.written: list[ObjectId] = []
+        self._schema: pa.Schema | None = None  # that was told last
+        self._written: list[ObjectId] = []
         self.answers: list[dict[str, Any]] = []
 
-    def add(self, batch: pa.RecordBatch) -> None:
+    def __enter__(self) -> _Writer:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:  # the task fails, or Spark kills it: nobody will hear of these objects
+            self._guest.free(self._written)
+
+    def add(self, batch: pa.RecordBatch | pa.Table) -> None:
         size = batch.nbytes
-        if size > self._limit and batch.num_rows > 1:  # wide rows: one batch is several blocks
-            rows = max(1, batch.num_rows * self._limit // size)
+        if size > self.limit and batch.num_rows > 1:  # wide rows: one batch is several blocks
+            rows = max(1, batch.num_rows * self.limit // size)
             for begin in range(0, batch.num_rows, rows):
                 self._gather(batch.slice(begin, rows))
         else:
             self._gather(batch)
 
-    def _gather(self, batch: pa.RecordBatch) -> None:
-        if self._gathered and self._bytes + batch.nbytes > self._limit:
+    def _gather(self, batch: pa.RecordBatch | pa.Table) -> None:
+        if self._gathered and self._bytes + batch.nbytes > self.limit:
             self.flush()
         self._gathered.append(batch)
         self._bytes += batch.nbytes
@@ -102,23 +154,19 @@ class _Writer:
     def flush(self) -> None:
         if not self._gathered:
             return
-        batches = [self._renamed(batch) for batch in self._gathered]
-        table = pa.Table.from_batches(batches, self._schema)
-        some = object_id(self._task, len(self.written))
+        table = self._join(self._gathered)
+        some = object_id(self._task, len(self._written))
         size = self._guest.write(some, values.serialize(table))
-        self.written.append(some)
-        schema = None if self.answers else self._schema.serialize().to_pybytes()
+        self._written.append(some)
+        schema = None
+        if self._schema is None or not self._schema.equals(table.schema, check_metadata=True):
+            self._schema, schema = table.schema, table.schema.serialize().to_pybytes()
         self.answers.append(
             {"object": some, "rows": table.num_rows, "bytes": table.nbytes, "size": size, "schema": schema}
             | {"node": self._guest.node}
         )
         self._gathered.clear()
         self._bytes = 0
-
-    def _renamed(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        if not self._columns:
-            return batch.select([])
-        return pa.RecordBatch.from_arrays(batch.columns, schema=self._schema)
 
 
 # ------------------------------------------------------------------------------------------ out of the store
@@ -141,6 +189,7 @@ class LoadOrder:
     places: Places
     pieces: tuple[Piece, ...]
     schema: bytes  # of what is yielded, as an IPC message
+    blocks: bytes  # of what is stored; a block of its own may lack columns, or have narrower types
 
 
 def load(batches: Iterator[pa.RecordBatch], order: LoadOrder) -> Iterator[pa.RecordBatch]:
@@ -150,13 +199,15 @@ def load(batches: Iterator[pa.RecordBatch], order: LoadOrder) -> Iterator[pa.Rec
         ObjectLostError, RaySystemError: see `Guest` and `Places.visit`.
     """
     schema = pa.ipc.read_schema(pa.py_buffer(order.schema))
+    stored = pa.ipc.read_schema(pa.py_buffer(order.blocks))
     numbers: list[int] = [number for batch in batches for number in batch.column(0).to_numpy().tolist()]
     if not numbers:
         return
     with order.places.visit() as guest:
         for number in numbers:
             piece = order.pieces[number]
-            yield from _cut(_fitted(_read(guest, piece).slice(piece.start, piece.rows), schema))
+            table = tables.cut(_read(guest, piece), piece.start, piece.rows)
+            yield from _cut(_fitted(tables.fit(table, stored), schema))
 
 
 def _read(guest: Guest, piece: Piece) -> pa.Table:
@@ -172,7 +223,7 @@ def _fitted(table: pa.Table, schema: pa.Schema) -> pa.Table:
     # Not safe: Spark's microseconds have no place for a nanosecond, and that is no reason to refuse the others.
     columns = [
         column if column.type.equals(wanted) else column.cast(wanted, safe=False)
-        for column, wanted in zip(table.columns, schema.types, strict=True)
+        for column, wanted in zip(map(tables.without_tensors, table.columns), schema.types, strict=True)
     ]
     return pa.Table.from_arrays(columns, schema=schema)
 

@@ -11,6 +11,7 @@ from sparkray.data.blocks import Block
 from sparkray.data.dataset import Dataset
 from sparkray.data.lifetimes import keep_alive
 from sparkray.data.spark_job import job
+from sparkray.data.spark_placing import numbered
 from sparkray.data.spark_types import spark_arrow_schema
 from sparkray_core.ids import NodeId
 from sparkray_core.messages import STORED, Value
@@ -40,7 +41,7 @@ def to_spark(dataset: Dataset, spark: SparkSession | None) -> DataFrame:
     if not blocks:
         return spark.createDataFrame([], schema)
     moved, sent = _renamed(schema, arrow)
-    frame = _read(spark, blocks, moved, sent)
+    frame = _read(spark, blocks, moved, sent, _schema(dataset))
     if not schema.fields:
         return frame.select()
     return frame.toDF(*schema.names)
@@ -77,7 +78,9 @@ def _renamed(schema: StructType, arrow: pa.Schema) -> tuple[StructType, pa.Schem
     return StructType(fields), pa.schema([old.with_name(name) for name, old in zip(names, arrow, strict=True)])
 
 
-def _read(spark: SparkSession, blocks: list[Block], schema: StructType, arrow: pa.Schema) -> DataFrame:
+def _read(
+    spark: SparkSession, blocks: list[Block], schema: StructType, arrow: pa.Schema, stored: pa.Schema
+) -> DataFrame:
     from sparkray.data.spark_worker import LoadOrder, Piece
 
     core = session.core()
@@ -89,11 +92,15 @@ def _read(spark: SparkSession, blocks: list[Block], schema: StructType, arrow: p
             _, _, nodes = value
             value = None
         pieces.append(Piece(block.ref._entry.id, tuple(nodes), value, block.start, block.rows))
-    order = LoadOrder(places.of_session(), tuple(pieces), arrow.serialize().to_pybytes())
-    numbers = spark.range(0, len(blocks), 1, len(blocks))
-    frame = numbers.mapInArrow(job("load", order), schema)
+    order = LoadOrder(places.of_session(), tuple(pieces), _bytes(arrow), _bytes(stored))
+    frame = numbered(spark, [piece.nodes for piece in pieces])
+    frame = frame.mapInArrow(job("load", order), schema)
     keep_alive(frame, refs)
     return frame
+
+
+def _bytes(schema: pa.Schema) -> bytes:
+    return schema.serialize().to_pybytes()
 
 
 def _values(core: Core, refs: list[ObjectRef[Any]]) -> list[Value | None]:

@@ -49,6 +49,14 @@ def test_rows_are_taken_and_iterated(ray: Any) -> None:
         numbers(ray, 0).take_batch()
 
 
+def test_rows_without_columns_are_kept(ray: Any) -> None:
+    dataset = numbers(ray).drop_columns("id")
+    for each in (dataset, dataset.materialize(), dataset.repartition(2)):
+        assert each.take(2) == [{}, {}]
+        assert len(list(each.iter_rows())) == each.to_arrow().num_rows == 10
+        assert [batch.num_rows for batch in each.iter_batches(batch_size=6, batch_format="pyarrow")] == [6, 4]
+
+
 def test_what_is_not_computed_is_told_without_computing_it(ray: Any) -> None:
     dataset = numbers(ray)
     assert repr(dataset) == "Dataset(num_blocks=3, num_rows=10, schema={id: int64})"

@@ -1,0 +1,92 @@
+"""Progress bars: for whom, by what, and not at all."""
+
+from __future__ import annotations
+
+import builtins
+import io
+import sys
+import types
+from typing import Any
+
+import pytest
+
+from sparkray.data import DataContext, progress
+
+
+@pytest.fixture
+def context(monkeypatch: pytest.MonkeyPatch) -> DataContext:
+    monkeypatch.setattr(DataContext, "_current", DataContext())
+    return DataContext.get_current()
+
+
+class Told:
+    """Stands in for tqdm's bar."""
+
+    made: list[Told] = []  # noqa: RUF012
+
+    def __init__(self, **how: Any) -> None:
+        self.how, self.blocks, self.text, self.closed = how, 0, "", False
+        Told.made.append(self)
+
+    def set_postfix_str(self, text: str, refresh: bool) -> None:
+        self.text = text
+
+    def update(self, blocks: int) -> None:
+        self.blocks += blocks
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_bars_are_tqdm_s_where_it_is_installed(context: DataContext, monkeypatch: pytest.MonkeyPatch, ray: Any) -> None:
+    module = types.ModuleType("tqdm.auto")
+    module.tqdm = Told  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "tqdm", types.ModuleType("tqdm"))
+    monkeypatch.setitem(sys.modules, "tqdm.auto", module)
+    Told.made.clear()
+    context.enable_progress_bars = True
+    ray.data.range(1000, override_num_blocks=4).map_batches(lambda batch: batch).count()
+    (bar,) = Told.made
+    assert (bar.how["total"], bar.blocks, bar.text, bar.closed) == (4, 4, "1,000 rows", True)
+
+    context.enable_progress_bars = False
+    ray.data.range(1000, override_num_blocks=4).materialize()
+    assert len(Told.made) == 1
+
+
+def test_without_tqdm_rich_shows_them(
+    context: DataContext, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = builtins.__import__
+
+    def without_tqdm(name: str, *rest: Any) -> Any:
+        if name.startswith("tqdm"):
+            raise ImportError(name)
+        return real(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", without_tqdm)
+    monkeypatch.setenv("FORCE_COLOR", "1")  # takes what it writes to for a terminal
+    monkeypatch.setenv("TERM", "xterm")
+    context.enable_progress_bars = True
+    with progress.Bar("what", 3) as bar:
+        bar.add(3, 30_000)
+    shown = capsys.readouterr().err
+    assert "what" in shown
+    assert "30,000 rows" in shown
+
+
+def test_nobody_looks_at_a_pipe(context: DataContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    assert not progress.wanted()
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    assert progress.wanted()
+    monkeypatch.setenv("TERM", "dumb")
+    assert not progress.wanted()
+    monkeypatch.setattr(DataContext, "_current", None)
+    monkeypatch.setenv("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    assert DataContext.get_current().enable_progress_bars is False
