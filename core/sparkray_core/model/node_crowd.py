@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 # A worker that has just submitted something mostly waits for it at once, and then may be asked to run it.
 OWNER_S = 0.05
 # While workers run what they wait for, a process is added no more often than this: what is queued is mostly their own.
-NESTING_S = 1.0
+NESTING_S = 0.25
 
 
 class Crowd:
