@@ -11,6 +11,7 @@ from sparkray.actor_facts import ActorFacts, facts_of, read_facts
 from sparkray.actor_handle import ActorHandle, borrow, key_of, new_handle
 from sparkray.environments import environment
 from sparkray.options import Options
+from sparkray.placing import where
 from sparkray.runtime_env import checked
 from sparkray.session import ANONYMOUS, core
 from sparkray.signature import Signature
@@ -18,6 +19,7 @@ from sparkray_core.errors import ActorAlreadyExistsError
 from sparkray_core.ids import HEAD, ActorId, task_id
 from sparkray_core.messages import STORED, CreateActor, NameActor
 from sparkray_core.model.owner import Function
+from sparkray_core.model.resources import larger
 from sparkray_core.run.core import Core
 from sparkray_core.run.pack import pack, pack_function
 
@@ -95,7 +97,7 @@ class ActorClass(Generic[T]):
 
         num_cpus, num_gpus, resources, max_restarts, max_task_retries, max_pending_calls, max_concurrency,
         allow_out_of_order_execution, name, namespace, lifetime, get_if_exists,
-        checkpoint_interval_s, runtime_env.
+        checkpoint_interval_s, runtime_env, scheduling_strategy, label_selector, fallback_strategy.
         """
         if "concurrency_groups" in given:
             raise ValueError("concurrency_groups belong to the class: give them to @remote")
@@ -123,6 +125,8 @@ class ActorClass(Generic[T]):
         if self._packed is None or self._packed[0] is not here:
             self._packed = (here, *pack_function(here, self._cls, self.__name__))
         env = environment(here, checked(options.runtime_env))
+        held, placement = options.actor_resources()
+        at = where(here, options, f"the actor {self.__name__}", larger(placement, held))
         facts, group_of = self._facts()
         count = next(here.counter)
         if options.name:
@@ -138,7 +142,6 @@ class ActorClass(Generic[T]):
         payload, refs, nested, _made = pack(here, args, kwargs)
         # The head keeps the arguments for restarts, so they are there by value; what they refer to stays pinned.
         waited = [entry for _, entry in refs or ()]
-        held, placement = options.actor_resources()
         function = self._packed[1]
         setup = {
             "max_concurrency": options.max_concurrency,
@@ -174,6 +177,7 @@ class ActorClass(Generic[T]):
                 setup,
                 detached,
                 env,
+                at,
             )
 
         with here.lock:

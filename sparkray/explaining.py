@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import html
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
 from sparkray.actor_handle import ActorHandle
+from sparkray.placement_groups import PlacementGroup, group_id
 from sparkray.session import core
-from sparkray_core.ids import HEAD, ActorId, ObjectId, ProcessId, node_of, owner_of, raylet_of, task_id
+from sparkray_core.ids import HEAD, ActorId, GroupId, ObjectId, ProcessId, node_of, owner_of, raylet_of, task_id
+from sparkray_core.messages import DescribeGroups
 from sparkray_core.model.resources import show
+from sparkray_core.model.where import group_of, needs, split_name
+from sparkray_core.model.where import show as show_where
 from sparkray_core.run.core import Core
 from sparkray_core.run.object_ref import ObjectRef
 from sparkray_core.run.survey import ask_nodes, inspect
@@ -56,7 +61,7 @@ class Explanation:
         )
 
 
-def explain(what: ObjectRef[Any] | ActorHandle[Any]) -> Explanation:
+def explain(what: ObjectRef[Any] | ActorHandle[Any] | PlacementGroup) -> Explanation:
     """Why the value of a reference is not there yet, or where an actor is.
 
     The state is one of
@@ -68,20 +73,25 @@ def explain(what: ObjectRef[Any] | ActorHandle[Any]) -> Explanation:
         WAITS_FOR_LEASE            what it asks for, and what each node has free
         WAITS_FOR_WORKER           its resources are there; a process is being started
         INFEASIBLE                 no node could ever hold it, and when it will fail for that
+        WAITS_FOR_PLACEMENT_GROUP  `because` says why that is not there
         WAITS_FOR_ACTOR            of a call: its actor is not alive yet; `because` says why
         WAITS_FOR_EARLIER_CALLS    of a call: those before it are not done, or wait for arguments
         UNKNOWN                    its owner is gone, or knows nothing of it
 
-    and of an actor PENDING, ALIVE, RESTARTING or DEAD.
+    of an actor PENDING, ALIVE, RESTARTING or DEAD, and of a placement group PENDING, CREATED, RESCHEDULING or REMOVED.
 
     Raises:
-        TypeError: neither a reference nor a handle.
+        TypeError: neither a reference nor a handle nor a placement group.
     """
     here = core()
+    if isinstance(what, PlacementGroup):
+        return _group(here, group_id(what))
     if isinstance(what, ActorHandle):
         return _actor(here, what._actor.id)
     if not isinstance(what, ObjectRef):
-        raise TypeError(f"explain() takes an ObjectRef or an actor handle, not {type(what).__name__}")
+        raise TypeError(
+            f"explain() takes an ObjectRef, an actor handle or a placement group, not {type(what).__name__}"
+        )
     here.kick()
     here.export(what)  # so that its owner, if that is this process, finds it by its id
     return _object(here, what._entry.id, DEEPEST)
@@ -162,14 +172,14 @@ def _pulls(here: Core, worker: ProcessId, args: list[ObjectId]) -> str:
 
 
 def _queued(here: Core, subject: str, found: dict[str, Any], facts: dict[str, Any]) -> Explanation:
-    wanted = show(found["resources"])
+    wanted = show(found["resources"]) + show_where(found["where"])
     hopeless = dict(here.ask(HEAD, "hopeless"))
-    left = [hopeless[lease] for lease in found["requests"] if lease in hopeless]
+    left = [hopeless[lease] for lease in found["requests"] if hopeless.get(lease, math.inf) < math.inf]
     nodes = list(ask_nodes(here, "claims").answers.values())
     facts["nodes"] = {
         node["node"].hex(): {"total": _units(node["resources"]), "free": _units(node["available"])} for node in nodes
     }
-    asked = found["resources"]
+    asked = needs(found["resources"], found["where"])
     offers = "; ".join(
         f"node {node['node'].hex()} has {_of(node['available'], asked)} free of {_of(node['resources'], asked)}"
         for node in nodes
@@ -180,6 +190,10 @@ def _queued(here: Core, subject: str, found: dict[str, Any], facts: dict[str, An
             f"asks for {wanted}, which no node can ever grant; fails in {min(left):.0f} s unless one joins ({offers})"
         )
         return Explanation(subject, "INFEASIBLE", sentence, facts)
+    group = group_of(found["where"])
+    waited = None if group is None else _group(here, group)
+    if waited is not None and waited.state != "CREATED":
+        return Explanation(subject, "WAITS_FOR_PLACEMENT_GROUP", "waits for its placement group", facts, [waited])
     requests = set(found["requests"])
     mine = [(claim, node) for node in nodes for claim in node["claims"] if claim["lease"] in requests]
     for claim, node in mine:
@@ -211,16 +225,40 @@ def _actor(here: Core, actor: ActorId) -> Explanation:
     subject = f"actor {found['name']} [{actor.hex()}]"
     facts = {key: _shown(value) for key, value in found.items()}
     state = found["state"].upper()
+    because: list[Explanation] = []
     if state == "ALIVE":
         sentence = f"lives on node {node_of(found['worker']).hex()}, in worker {found['worker'].hex()}"
     elif state == "DEAD":
         sentence = f"is dead: {found['why']}"
     elif not found["placed"]:
         sentence = "is not placed: " + found["story"][-1]
+        if found["group"] is not None:
+            waited = _group(here, found["group"])
+            if waited.state != "CREATED":
+                sentence = "waits for its placement group"
+                because.append(waited)
     else:
         sentence = _placed(here, actor, found)
     if state == "RESTARTING":
         sentence = f"is restarted ({found['incarnation']}. time) because {found['why']}; it {sentence}"
+    return Explanation(subject, state, sentence, facts, because)
+
+
+def _group(here: Core, group: GroupId) -> Explanation:
+    found = here.request(HEAD, lambda number: DescribeGroups(number, [group]))
+    subject = f"placement group {group.hex()}"
+    if not found:
+        return Explanation(subject, "UNKNOWN", "the head does not know it (yet, or any more)", {})
+    facts = {key: _shown(value) for key, value in found[0].items()}
+    state = found[0]["state"]
+    nodes = ", ".join(sorted({node.hex() for node in found[0]["places"].values()}))
+    if state == "CREATED":
+        sentence = f"is there, on {nodes}"
+    elif state == "REMOVED":
+        sentence = f"was removed: {found[0]['why']}"
+    else:
+        missing = len(found[0]["bundles"]) - len(found[0]["places"])
+        sentence = f"waits since {found[0]['for_s']:.1f} s for {missing} of its bundles: {found[0]['why']}"
     return Explanation(subject, state, sentence, facts)
 
 
@@ -241,7 +279,7 @@ def _placed(here: Core, actor: ActorId, found: dict[str, Any]) -> str:
 
 def _of(resources: dict[str, int], asked: dict[str, int]) -> str:
     """Of those that are asked for."""
-    return show({name: resources.get(name, 0) for name in asked})
+    return show({split_name(name)[0]: resources.get(name, 0) for name in asked})
 
 
 def _units(resources: dict[str, int]) -> dict[str, float]:

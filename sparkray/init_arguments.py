@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sparkray.job_config import JobConfig, LoggingConfig
 from sparkray.options import check_amount, check_resources
+from sparkray_core.run.config import NODE_ID_LABEL
 from sparkray_core.settings import FIELDS, RAY_NAMES, BadSetting, size_in_bytes
 
 log = logging.getLogger(__name__)
@@ -79,6 +80,8 @@ def check(
     for name, value in (labels or {}).items():
         if not isinstance(name, str) or not isinstance(value, str):
             raise TypeError(f"labels must be strings by strings, not {name!r}: {value!r}")
+        if name == NODE_ID_LABEL:
+            raise ValueError(f"the label {name} is sparkray's own: it is the node's id")
     _kind("log_to_driver", log_to_driver, bool)
     _kind("configure_logging", configure_logging, bool)
     if not isinstance(ignore_reinit_error, bool):

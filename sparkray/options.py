@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from sparkray.label_selectors import check_fallbacks, check_selector
 from sparkray.runtime_env import RuntimeEnv, checked
 from sparkray_core.messages import Resources
 
@@ -26,7 +27,12 @@ class Options:
     accelerator_type: str | None = None
     priority: int = 0
     max_calls: int | None = None
-    scheduling_strategy: str | None = None
+    scheduling_strategy: Any = None
+    label_selector: Mapping[str, str] | None = None
+    fallback_strategy: Sequence[Mapping[str, Any]] | None = None
+    placement_group: Any = "default"
+    placement_group_bundle_index: int = -1
+    placement_group_capture_child_tasks: bool | None = None
     _metadata: Mapping[str, Any] | None = None
     resources: Mapping[str, float] = field(default_factory=dict)
     num_returns: int | str | None = None
@@ -245,11 +251,32 @@ def _priority(keyword: str, value: Any) -> None:
 
 
 def _strategy(keyword: str, value: Any) -> None:
-    if value not in (None, "DEFAULT", "SPREAD"):
+    if value is None or (isinstance(value, str) and value in ("DEFAULT", "SPREAD")):
+        return
+    from sparkray import scheduling  # imports this module
+
+    known = (
+        scheduling.PlacementGroupSchedulingStrategy,
+        scheduling.NodeAffinitySchedulingStrategy,
+        scheduling.NodeLabelSchedulingStrategy,
+    )
+    if not isinstance(value, known):
         raise ValueError(
-            f"{keyword} must be None, 'DEFAULT' or 'SPREAD', not {value!r}: affinity to nodes, labels and placement "
-            f"groups are not there yet"
+            f"{keyword} must be None, 'DEFAULT', 'SPREAD' or one of {', '.join(one.__name__ for one in known)}, not "
+            f"{value!r}"
         )
+
+
+def _placement_group(keyword: str, value: Any) -> None:
+    from sparkray.placement_groups import PlacementGroup
+
+    if value is not None and value != "default" and not isinstance(value, PlacementGroup):
+        raise ValueError(f"{keyword} must be a PlacementGroup, None or 'default', not {value!r}")
+
+
+def _bundle_index(keyword: str, value: Any) -> None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{keyword} must be a whole number, not {value!r}")
 
 
 def _any(keyword: str, value: Any) -> None:
@@ -258,13 +285,8 @@ def _any(keyword: str, value: Any) -> None:
 
 # Keywords that Ray has, and why they are refused.
 _NOT_TAKEN: Mapping[str, str] = {
-    "label_selector": "nodes are not chosen by their labels yet; ask for a resource that only some nodes have",
-    "fallback_strategy": "nodes are not chosen by their labels yet",
-    "_labels": "nothing is chosen by labels yet",
+    "_labels": "Ray does nothing with it; label_selector chooses nodes by their labels",
     "_num_objects_per_yield": "each `yield` gives one item; yield several values one by one, or as one tuple",
-    "placement_group": "there are no placement groups yet",
-    "placement_group_bundle_index": "there are no placement groups yet",
-    "placement_group_capture_child_tasks": "there are no placement groups yet",
     "object_store_memory": "the store is shared by all that runs on a node; its size is given to init()",
     "enable_tensor_transport": "tensors travel through shared memory",
     "tensor_transport": "tensors travel through shared memory",
@@ -283,6 +305,11 @@ _COMMON: dict[str, Any] = {
     "memory": check_amount,
     "accelerator_type": _text,
     "scheduling_strategy": _strategy,
+    "label_selector": check_selector,
+    "fallback_strategy": check_fallbacks,
+    "placement_group": _placement_group,
+    "placement_group_bundle_index": _bundle_index,
+    "placement_group_capture_child_tasks": _flag_or_none,
     "name": _text,
     "enable_task_events": _flag,
     "runtime_env": _runtime_env,

@@ -7,6 +7,7 @@ from typing import Any, Generic, NoReturn, ParamSpec, TypeVar, overload
 
 from sparkray.environments import environment
 from sparkray.options import Options
+from sparkray.placing import where
 from sparkray.retrying import Retrying, RetryingGenerator
 from sparkray.runtime_env import checked
 from sparkray.session import core
@@ -25,12 +26,13 @@ R = TypeVar("R")  # what `remote` returns: of a plain function that returns T, O
 class _Prepared:
     """A function made ready for one session: pickled, with its shape looked up."""
 
-    __slots__ = ("captured", "core", "function", "retries", "returns", "shape")
+    __slots__ = ("captured", "core", "function", "place", "retries", "returns", "shape")
 
     def __init__(
         self, core: Core, function: Function, captured: list[Any], shape: Shape, returns: int, retries: int
     ) -> None:
         self.core = core
+        self.place = core.place
         self.function = function
         # References in its closure. They live as long as it may be called, and until the calls made are answered.
         self.captured = captured
@@ -81,7 +83,7 @@ class RemoteFunction(Generic[P, R]):
         """The same function with other options.
 
         num_cpus, num_gpus, memory, resources, accelerator_type, num_returns, max_retries, retry_exceptions, priority,
-        scheduling_strategy, name, runtime_env, enable_task_events.
+        scheduling_strategy, label_selector, fallback_strategy, name, runtime_env, enable_task_events.
         """
         if "max_calls" in given:
             raise ValueError("max_calls belongs to the function: give it to @remote")
@@ -104,7 +106,7 @@ class RemoteFunction(Generic[P, R]):
         """
         here = core()
         prepared = self._prepared
-        if prepared is None or prepared.core is not here:
+        if prepared is None or prepared.place is not here.place:
             prepared = self._prepare(here)
         self._signature.check(args, kwargs)
         payload, refs, nested, _made = pack(here, args, kwargs)
@@ -145,9 +147,11 @@ class RemoteFunction(Generic[P, R]):
             blob, captured = self._pickled.get(here, self._function, self.__name__)
             function = name_function(blob, name)
         env = environment(here, checked(options.runtime_env))
+        resources = options.task_resources()
+        at = where(here, options, f"the task {name}", resources)
         with here.lock:
             worn_by = (function.id, calls) if (calls := options.calls_of_a_worker()) else None
-            shape = here.owner.leasing.shape(options.task_resources(), retries != 0, env, options.priority, worn_by)
+            shape = here.owner.leasing.shape(resources, retries != 0, env, options.priority, worn_by, at)
         self._prepared = _Prepared(here, function, captured, shape, self._returns, retries)
         return self._prepared
 

@@ -70,12 +70,16 @@ class RuntimeContext:
         return str(current_task.actor.setup.get("public_name") or "")
 
     def get_placement_group_id(self) -> str | None:
-        """None: there are no placement groups yet."""
-        return None
+        """Of the placement group that this task or actor works in; None in none, and in a driver."""
+        group = _connected("Placement group ID").group[0]
+        return group.hex() if group else None
 
     @property
     def should_capture_child_tasks_in_placement_group(self) -> bool:
-        return core().role == "driver"
+        """Whether tasks and actors that are made here, and for which nothing else is said, run in the same group."""
+        here = core()
+        in_driver = here.role == "driver" and current_task.get() is None
+        return in_driver or here.group[1]
 
     def get_assigned_resources(self) -> dict[str, float]:
         """What this worker holds for its task or actor, in units.

@@ -23,7 +23,10 @@ RayError
   TaskUnschedulableError     no node could ever run it
   ActorUnschedulableError
   OufOfBandObjectRefSerializationException  a reference was pickled by hand, which the settings forbid
+  TaskPlacementGroupRemoved  the placement group that it was to run in is gone
+  ActorPlacementGroupRemoved
   RuntimeEnvSetupError       a worker with the runtime_env that was asked for cannot be made
+  PlacementGroupExistsError  the name of a placement group is taken; also a ValueError
   AuthenticationError        the session's key is missing or was refused; also a ConnectionError
   RaySystemError             sparkray itself failed, or its session ended under you
 """
@@ -308,6 +311,15 @@ class OufOfBandObjectRefSerializationException(RayError):
     """A reference was pickled by hand, and the settings forbid that. (The name is Ray's, letter by letter.)"""
 
 
+class TaskPlacementGroupRemoved(RayError):
+    """The placement group that the task was to run in was removed before the task could."""
+
+
+class ActorPlacementGroupRemoved(RayError):
+    """The placement group that the actor was to live in was removed first. (One that lived there is dead:
+    `ActorDiedError`.)"""
+
+
 class RuntimeEnvSetupError(RayError):
     """A worker could not take on the runtime_env of the task or actor; the text says what failed."""
 
@@ -318,6 +330,10 @@ class AuthenticationError(RayError, ConnectionError):
 
 class RaySystemError(RayError):
     """sparkray failed, or the session ended while something still waited for it."""
+
+
+class PlacementGroupExistsError(ValueError, RaySystemError):
+    """A placement group of that name is there in the namespace."""
 
 
 def unreadable(some_object: str, error: str, why: str) -> RayError:

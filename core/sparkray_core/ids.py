@@ -6,6 +6,7 @@ TaskId    24  ProcessId of the owner + count  the owner is the process that call
 ObjectId  28  TaskId + index                  the index-th return of that task; a put is a task with one return
 ActorId   24  the TaskId of its creation
 LeaseId   24  like a TaskId, from the same counter
+GroupId   24  likewise; the owner is the process that created the placement group
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ TaskId = NewType("TaskId", bytes)
 ObjectId = NewType("ObjectId", bytes)
 ActorId = NewType("ActorId", bytes)
 LeaseId = NewType("LeaseId", bytes)
+GroupId = NewType("GroupId", bytes)
 FunctionId = NewType("FunctionId", bytes)  # 16 bytes: digest of the pickled function and its display name
 
 OBJECT_ID_BYTES = 28
+GROUP_ID_BYTES = 24
 HEAD_NODE = NodeId(b"\0gcs\0\0\0\0")
 HEAD = ProcessId(HEAD_NODE + bytes(8))
 

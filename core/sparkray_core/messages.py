@@ -23,13 +23,15 @@ from collections.abc import Mapping
 from typing import Any, Union
 
 from sparkray_core.frozen import frozen
-from sparkray_core.ids import ActorId, FunctionId, LeaseId, NodeId, ObjectId, ProcessId
+from sparkray_core.ids import ActorId, FunctionId, GroupId, LeaseId, NodeId, ObjectId, ProcessId
 
 PROTOCOL_VERSION = 1
 
 PICKLE, ARROW, ERROR, STORED, HOLDS, FAILED, DEPENDENT = 0, 1, 2, 3, 4, 5, 6
 Value = Union[bytes, "tuple[Any, ...]"]
 Resources = dict[str, int]  # in thousandths: {"CPU": 1000} is one core. Whole numbers, so sums are exact.
+
+Where = tuple[Any, ...]  # a task or actor may run; `model.where` says how it is written. (): anywhere
 
 # Instead of a number of returns, of a task whose result is a stream: (items that its owner has from an earlier run,
 # items read or STREAM_CLOSED or STREAM_UNREAD, how many may lie unread: 0 is without limit; or STREAM_GATHERED)
@@ -161,6 +163,7 @@ class RequestLeases:
     retriable: bool = True  # what will run there may be run again, should the worker be killed to save memory
     priority: int = 0  # of those that wait on a node the highest goes first, whoever asked
     name: str = ""  # of a function that it is wanted for: in reports only
+    where: Where = ()
 
 
 @frozen
@@ -177,7 +180,7 @@ class LeaseRefused:
 
     lease: LeaseId
     why: str
-    kind: str = "TaskUnschedulableError"  # the class of the error, in `sparkray_core.errors`
+    kind: str = "TaskUnschedulableError"  # or another class of `sparkray_core.errors`
 
 
 @frozen
@@ -328,6 +331,7 @@ class CreateActor:
     setup: dict[str, Any] = NOTHING  # for the worker: how many calls at once, in which groups
     detached: bool = False  # lives on when its creator's process ends
     env: str = ""  # of its worker, as in `RequestLeases`
+    where: Where = ()
 
 
 @frozen
@@ -348,6 +352,7 @@ class StartActor:
     retriable: bool = False  # a restart is left, should the worker be killed to save memory
     saved: Value | None = None  # the state that a former life saved last
     saved_object: ObjectId | None = None  # or it is in this object
+    where: Where = ()
 
 
 @frozen
@@ -684,6 +689,101 @@ class SetGpus:
     gpus: list[int]
 
 
+# ---------------------------------------------------------------------------------- placement groups
+@frozen
+class CreateGroup:
+    """Process -> head, which tells the process from then on: `GroupChanged`.
+
+    With a name it is also answered by `Answer`: whether the name was free. Else there is no group.
+    """
+
+    request: int  # of the answer
+    group: GroupId
+    key: str  # namespace and name; empty: it has none
+    bundles: list[Resources]
+    strategy: str  # "PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"
+    where: Where  # ("labels", choices): for each bundle what its node must be like; or ()
+    detached: bool
+    job: str  # with whose driver it goes, if it is not detached; empty: with the process that created it
+    creator: ActorId | None = None  # an actor that created it: as long as that lives, it does, too
+
+
+@frozen
+class RemoveGroup:
+    """Process -> head: give back what it holds, and end what runs there."""
+
+    group: GroupId
+
+
+@frozen
+class WatchGroup:
+    """Process -> head: tell me of this group, now and at every change, by `GroupChanged`."""
+
+    group: GroupId
+
+
+@frozen
+class GroupChanged:
+    """Head -> everyone who watches the group."""
+
+    group: GroupId
+    state: str  # "PENDING", "CREATED", "RESCHEDULING", "REMOVED"
+    why: str
+
+
+@frozen
+class DescribeGroups:
+    """Process -> head. Answered by `Answer`: a list of what the head knows, of each group as a dict."""
+
+    request: int
+    groups: list[GroupId]  # of these; empty: of all, or of the one that is called
+    key: str = ""  # by namespace and name
+
+
+@frozen
+class ReserveBundles:
+    """Head -> raylet, first phase: set these aside, all or none. Answered by `BundlesReserved`."""
+
+    group: GroupId
+    attempt: int  # the group's so-manieth
+    bundles: list[tuple[int, Resources]]  # number in the group, what it holds
+
+
+@frozen
+class BundlesReserved:
+    """Raylet -> head."""
+
+    group: GroupId
+    attempt: int
+    done: bool  # they are set aside; else there was no room for all of them, and none is
+
+
+@frozen
+class CommitBundles:
+    """Head -> raylets, second phase, when all have reserved: work of the group may use them."""
+
+    group: GroupId
+    bundles: list[int]
+
+
+@frozen
+class ReleaseBundles:
+    """Head -> raylet: give these back, and end whatever runs there."""
+
+    group: GroupId
+    bundles: list[int]
+    why: str
+
+
+@frozen
+class SetGroup:
+    """Owner -> leased worker: what I push to you from now on works in this placement group. (An actor is told by its
+    `StartActor.where`.)"""
+
+    group: GroupId  # empty: in none
+    captures: bool  # and so do the tasks and actors that it makes
+
+
 # ---------------------------------------------------------------------------------- being looked at
 @frozen
 class Inspect:
@@ -777,6 +877,16 @@ Message = (
     | WorkerSetUp
     | SetThreads
     | SetGpus
+    | CreateGroup
+    | RemoveGroup
+    | WatchGroup
+    | GroupChanged
+    | DescribeGroups
+    | ReserveBundles
+    | BundlesReserved
+    | CommitBundles
+    | ReleaseBundles
+    | SetGroup
     | Inspect
     | LeaveRecords
 )
@@ -856,4 +966,14 @@ MESSAGES: Mapping[int, type[Message]] = {
     161: LeaveRecords,
     170: SaveActor,
     171: ActorSaved,
+    180: CreateGroup,
+    181: RemoveGroup,
+    182: WatchGroup,
+    183: GroupChanged,
+    184: DescribeGroups,
+    185: ReserveBundles,
+    186: BundlesReserved,
+    187: CommitBundles,
+    188: ReleaseBundles,
+    189: SetGroup,
 }

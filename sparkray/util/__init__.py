@@ -5,6 +5,13 @@ Further modules, imported by their own name: `sparkray.util.queue`, `sparkray.ut
 """
 
 from sparkray.actor_handle import list_named_actors
+from sparkray.placement_groups import (
+    get_current_placement_group,
+    get_placement_group,
+    placement_group,
+    placement_group_table,
+    remove_placement_group,
+)
 from sparkray.util.actor_pool import ActorPool
 from sparkray.util.check_serialize import inspect_serializability
 from sparkray.util.debug import log_once
@@ -15,10 +22,15 @@ __all__ = [
     "ActorPool",
     "as_completed",
     "deregister_serializer",
+    "get_current_placement_group",
     "get_node_ip_address",
+    "get_placement_group",
     "inspect_serializability",
     "list_named_actors",
     "log_once",
     "map_unordered",
+    "placement_group",
+    "placement_group_table",
     "register_serializer",
+    "remove_placement_group",
 ]

@@ -77,7 +77,7 @@ def test_an_environment_as_an_object(ray: Any) -> None:
     assert ray.get(ray.remote(runtime_env=env)(os.getenv).remote("OF_THIS_TEST")) == "c"
 
 
-@pytest.mark.parametrize("keyword", ["_labels", "_num_objects_per_yield", "label_selector", "object_store_memory"])
+@pytest.mark.parametrize("keyword", ["_labels", "_num_objects_per_yield", "object_store_memory"])
 def test_a_keyword_of_rays_that_is_not_there_is_refused_with_the_reason(ray: Any, keyword: str) -> None:
     with pytest.raises(ValueError, match=f"'{keyword}' is not there for a task: "):
         ray.remote(**{keyword: 2})(len)

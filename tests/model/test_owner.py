@@ -459,6 +459,21 @@ def test_a_borrower_is_told_when_the_value_comes(bench: Bench) -> None:
 
 
 # ---------------------------------------------------------------------------------- actors
+def test_who_asked_and_died_is_told_nothing_and_counted_in_nowhere(bench: Bench) -> None:
+    """An owner of what is inside may be too young to have heard of that death, and would count on for ever."""
+    task = bench.task()
+    bench.submit(task)
+    bench.hear(AskObjects([bench.owner.refs.export(task.returns[0])]), REMOTE)
+    bench.hear(ProcessGone(REMOTE, "killed"))
+    bench.hear(LeaseGranted(lease_id(1), WORKER))
+    theirs = object_id(task_id(SECOND, 7))
+
+    told = bench.hear(TaskResults([(1, [(HOLDS, b"value", (theirs,))], None)], 0.001), WORKER)
+
+    assert not [effect for effect in told if isinstance(effect, Send) and isinstance(effect.message, AddBorrowers)]
+    assert not [effect for effect in told if isinstance(effect, Send) and effect.to == REMOTE]
+
+
 def make_actor(bench: Bench) -> Actor:
     bench.count += 1
 

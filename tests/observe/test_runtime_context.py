@@ -58,7 +58,7 @@ def test_in_a_task(ray: Any) -> None:
         "session": context.get_session_name(),
         "actor": None,
         "canceled": False,
-        "labels": {},
+        "labels": {"ray.io/node-id": context.get_node_id()},
         "gpus": [],
     }
 

@@ -15,7 +15,8 @@ wants done. `#` begins a comment. What happens is one of
     mute b                               head: b is heard no more (in a story, all others are, whenever the clock ticks)
 
 Names: nodes a b c; drivers d e on a, bd on b, cd on c; workers w1 w2 .. on a, bw1 .. on b; leases L1 .. of d,
-M1 .. of e, BL1 .. of bd; objects o1 .. of d, p1 .. of bd; actors A1 .. of d; raylets `ra rb rc`; HEAD.
+M1 .. of e, BL1 .. of bd; objects o1 .. of d, p1 .. of bd; actors A1 .. of d; groups G1 .. of d; raylets ra rb;
+HEAD.
 `WakeAt` is never shown, `NodeBeat` neither. After a meant change: `--bless`, then read the difference.
 """
 
@@ -28,7 +29,7 @@ from typing import Any
 import pytest
 
 from sparkray_core import messages
-from sparkray_core.ids import HEAD, HEAD_NODE, ActorId, FunctionId, ProcessId
+from sparkray_core.ids import HEAD, HEAD_NODE, ActorId, FunctionId, GroupId, ProcessId
 from sparkray_core.model.effects import Effect, Send, StartWorker, WakeAt
 from sparkray_core.model.events import (
     ClockTicked,
@@ -66,6 +67,7 @@ def _names() -> dict[str, Any]:
         names[f"BL{n}"] = lease_id(names["bd"], n)
         names[f"o{n}"], names[f"p{n}"] = an_object(names["d"], n), an_object(names["bd"], n)
         names[f"A{n}"] = ActorId(lease_id(names["d"], 100 + n))
+        names[f"G{n}"] = GroupId(lease_id(names["d"], 200 + n))
     return names
 
 
@@ -83,7 +85,13 @@ def _scope() -> dict[str, Any]:
     def start(actor: ActorId, hold: float = 1) -> messages.StartActor:
         return messages.StartActor(actor, 0, "Toy", FunctionId(b""), b"", b"", None, cpu(hold), cpu(1))
 
-    return {**vars(messages), **NAMES, "cpu": cpu, "create": create, "start": start}
+    def group(some: GroupId, strategy: str, *cpus: float) -> messages.CreateGroup:
+        return messages.CreateGroup(0, some, "", [cpu(amount) for amount in cpus], strategy, (), False, "")
+
+    def within(some: GroupId, index: int = -1) -> tuple[Any, ...]:
+        return ("group", some, index, False)
+
+    return {**vars(messages), **NAMES, "cpu": cpu, "create": create, "start": start, "group": group, "within": within}
 
 
 SCOPE = _scope()

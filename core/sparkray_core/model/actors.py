@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from sparkray_core.ids import ActorId, NodeId, ProcessId, node_of, owner_of, raylet_of
+from sparkray_core.ids import ActorId, GroupId, NodeId, ProcessId, node_of, owner_of, raylet_of
 from sparkray_core.messages import (
     FAILED,
     ActorChanged,
@@ -36,14 +36,18 @@ from sparkray_core.messages import (
     StartActor,
     StopActor,
     Value,
+    Where,
 )
 from sparkray_core.model.actor_names import ActorNames
 from sparkray_core.model.actor_states import SavedState, SavedStates
 from sparkray_core.model.bounded import Recent
+from sparkray_core.model.choosing import Held, Refusal
 from sparkray_core.model.effects import Effect, Send
 from sparkray_core.model.limits import HeadLimits
 from sparkray_core.model.moves import IllegalMove
 from sparkray_core.model.resources import larger, show
+from sparkray_core.model.where import group_of
+from sparkray_core.model.where import show as show_where
 
 
 class ActorState(Enum):
@@ -87,6 +91,7 @@ class Actor:
     public_name: str = ""  # under which it can be found
     namespace: str = ""  # of that name
     saved_bytes: int | None = None  # of its state, when it saved it last
+    where: Where = ()  # it may live
 
     @property
     def owner(self) -> ProcessId:
@@ -129,6 +134,7 @@ class Actor:
             "placed": self.node is not None,
             "begun": self.begun,
             "init_failed": self.error is not None,
+            "group": group_of(self.where),
         }
 
 
@@ -153,7 +159,9 @@ class Actors:
         self.owned: dict[ProcessId, dict[ActorId, None]] = {}
         self.watched: dict[ProcessId, dict[ActorId, None]] = {}
         self.on_event: Callable[[str, str], None] = lambda severity, sentence: None  # head.py keeps them
-        self.choose: Callable[[Actor, float], tuple[NodeId, int] | None]  # set by head.py: a node, and the number there
+        self.on_dead: Callable[[ActorId], None] = lambda actor: None
+        # Set by head.py: a node, and the number there.
+        self.choose: Callable[[Actor, float], tuple[NodeId, int] | Held | Refusal | None]
         self.choose = lambda actor, now: None
 
     # ------------------------------------------------------------------ what processes say
@@ -163,7 +171,7 @@ class Actors:
         story: deque[str] = deque([f"created as {message.name}"], maxlen=self.limits.story_lines)
         actor = Actor(message.actor, message.name, message.max_restarts, message, story, due=now)
         actor.detached = message.detached
-        actor.resources = message.resources
+        actor.resources, actor.where = message.resources, message.where
         actor.namespace, _, actor.public_name = self.names.key_of(actor.id).partition("\0")
         self.all[actor.id] = self.unplaced[actor.id] = actor
         self.owned.setdefault(actor.owner, {})[actor.id] = None
@@ -298,9 +306,17 @@ class Actors:
                 actor.story.append(f"not begun, and {why}")
                 self._unplace(actor, now)
 
+    def group_removed(self, group: GroupId, why: str) -> None:
+        """What lives there, or was to, is dead."""
+        for actor in [actor for actor in self.all.values() if group_of(actor.where) == group]:
+            error: Value = (FAILED, "ActorPlacementGroupRemoved", f"{actor.name}: {why}")
+            lived = actor.state is ActorState.ALIVE
+            self._stop(actor, why)
+            self._die(actor, why, None if lived else error)
+
     # ------------------------------------------------------------------ time
     def settle(self, now: float, joined: bool) -> None:
-        """Once after each event: place what is due; what fits nowhere again when a node joined."""
+        """Once after each event: place what is due; what fits nowhere again when a node joined or a group changed."""
         for actor in list(self.unplaced.values()):
             if actor.former is not None or now < actor.due or actor.spec is None:
                 continue
@@ -308,6 +324,12 @@ class Actors:
                 self._die(actor, lost)
                 continue
             found = self.choose(actor, now) if joined or actor.hopeless_at is None else None
+            if isinstance(found, Held):
+                actor.hopeless_at = None
+                continue
+            if isinstance(found, Refusal):
+                self._die(actor, found.why, (FAILED, f"Actor{found.kind}", f"{actor.name}: {found.why}"))
+                continue
             if found is None:
                 self._hope(actor, actor.spec, now)
                 continue
@@ -325,11 +347,11 @@ class Actors:
             actor.hopeless_at = now + self.limits.infeasible_grace_s
             actor.story.append("no node could ever hold it")
         elif now >= actor.hopeless_at:
-            wanted = show(larger(spec.placement, spec.resources))
+            wanted, whose = show(larger(spec.placement, spec.resources)), show_where(actor.where)
             self._die(
                 actor,
-                f"no node of the session can ever hold an actor of {wanted}, and none that could joined within "
-                f"{self.limits.infeasible_grace_s:g} s. Ask for less, or add a node that has it",
+                f"no node of the session{whose} can ever hold an actor of {wanted}, and none that could joined "
+                f"within {self.limits.infeasible_grace_s:g} s. Ask for less, or add a node that has it",
             )
 
     def residents(self) -> Counter[NodeId]:
@@ -382,6 +404,7 @@ class Actors:
         self.names.release(actor.id)
         self.states.forget(actor.id)
         self.dead.remember(actor.id, actor)
+        self.on_dead(actor.id)
 
     def _stop(self, actor: Actor, why: str, gently: bool = False) -> None:
         if actor.node is not None:
@@ -429,4 +452,5 @@ def _start(spec: CreateActor, incarnation: int, retriable: bool, saved: SavedSta
         retriable,
         state,
         some,
+        spec.where,
     )

@@ -1,20 +1,19 @@
 """The head's model: who is in the session, which node gets what, which actors live.
 
 head_nodes   nodes, what is free there, who does not reach whom
-placement    which of them gets a lease or an actor
+head_leases  leases that are to be placed, and those that fit nowhere yet
+choosing     which node gets a lease or an actor
+groups       placement groups
 actors       their lives
-here         the door, requests that fit nowhere yet, the session's end
+here         the door, and the session's end
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
-from sparkray_core.frozen import replaced
-from sparkray_core.ids import LeaseId, NodeId, ProcessId, node_of, owner_of, raylet_of
+from sparkray_core.ids import ActorId, NodeId, ProcessId, node_of, owner_of, raylet_of
 from sparkray_core.messages import (
     ActorChanged,
     ActorFailed,
@@ -23,46 +22,42 @@ from sparkray_core.messages import (
     ActorUnplaced,
     Answer,
     Ask,
+    BundlesReserved,
     CreateActor,
+    CreateGroup,
+    DescribeGroups,
     EndActor,
     EndSession,
     FindActor,
     JoinNode,
-    LeaseRefused,
     Message,
     NameActor,
     NodeBeat,
     NodeGone,
     ProcessGone,
     RegisterJob,
+    RemoveGroup,
     RequestLeases,
-    Resources,
     ReturnLeases,
     SaveActor,
     WatchActor,
+    WatchGroup,
 )
+from sparkray_core.model import where as places
 from sparkray_core.model.actors import Actor, Actors
 from sparkray_core.model.alarm import Alarm
 from sparkray_core.model.bounded import Recent
-from sparkray_core.model.effects import ConnectPeer, Effect, ForgetPeer, Send, SendFrom, Stop
+from sparkray_core.model.choosing import Choosing, Held, Refusal
+from sparkray_core.model.effects import ConnectPeer, Effect, ForgetPeer, Send, Stop
 from sparkray_core.model.events import ClockTicked, Event, PeerLost, Received
+from sparkray_core.model.groups import Group, Groups
+from sparkray_core.model.head_leases import HeadLeases
 from sparkray_core.model.head_nodes import NodeRecord, Nodes
 from sparkray_core.model.jobs import Jobs
 from sparkray_core.model.limits import HeadLimits
 from sparkray_core.model.node_info import NodeInfo
-from sparkray_core.model.placement import choose_nodes
-from sparkray_core.model.resources import show
 
 EVENTS = 1_000  # of joins, deaths and the like that are remembered
-
-
-@dataclass(frozen=True, slots=True)
-class Hopeless:
-    """A lease that no node could ever grant. It waits for one that could."""
-
-    owner: ProcessId
-    asked: RequestLeases
-    until: float
 
 
 class Head:
@@ -81,12 +76,19 @@ class Head:
         self.nodes = Nodes()
         self.actors = Actors(self.limits, self.out)
         self.actors.choose = self._choose_for_actor
+        self.actors.on_dead = self._actor_dead
+        self.groups = Groups(self.nodes, self.limits, self.out)
+        self.groups.on_removed = self._group_removed
+        self.groups.on_event = lambda severity, sentence: self._note(severity, "PLACEMENT_GROUP", sentence)
+        self.groups.before_placing = lambda: self._send_owed_table(self._now)
+        self.choosing = Choosing(self.nodes, self.groups, self.limits)
+        self.leases = HeadLeases(self.nodes, self.choosing, self.limits, self.out)
+        self.leases.before_placing = self.groups.before_placing
+        self.leases.on_event = lambda severity, sentence: self._note(severity, "SCHEDULER", sentence)
         self.actors.on_event = lambda severity, sentence: self._note(severity, "ACTOR", sentence)
         self.events: deque[tuple[float, str, str, str]] = deque(maxlen=EVENTS)  # when, severity, whose, what
         self._now = 0.0
         self.jobs = Jobs(self.limits.remembered)
-        self.hopeless: dict[LeaseId, Hopeless] = {}
-        self.placed_at: dict[LeaseId, NodeId] = {}  # leases that may be waiting there still
         self.gone: Recent[ProcessId, str] = Recent(self.limits.remembered)
         self.ended: str | None = None  # why the session ends, once it does
         self.stopped = False
@@ -143,9 +145,10 @@ class Head:
             case NodeBeat():
                 self._beat(record, message)
             case RequestLeases():
-                self._requested(sender, message, now)
+                if sender not in self.gone:
+                    self.leases.requested(sender, message, now)
             case ReturnLeases(leases):
-                self._taken_back(sender, leases)
+                self.leases.taken_back(sender, leases)
             case CreateActor():
                 self._create(sender, message, now)
             case ActorReady():
@@ -164,6 +167,19 @@ class Head:
                 self.out.append(Send(sender, Answer(request, self.actors.names.find(key))))
             case WatchActor():
                 self._watch(sender, message)
+            case CreateGroup():
+                self._create_group(sender, message, now)
+            case RemoveGroup(group):
+                self.groups.remove(group, "remove_placement_group() was called")
+            case WatchGroup(group):
+                if sender not in self.gone:
+                    owner = owner_of(group)
+                    lives = owner not in self.gone and self.nodes.is_alive(node_of(owner))
+                    self.groups.watch(group, sender, lives)
+            case BundlesReserved():
+                self.groups.reserved(node_of(sender), message, now)
+            case DescribeGroups(request, groups, key):
+                self.out.append(Send(sender, Answer(request, self.groups.describe(groups, key, now))))
             case EndActor():
                 self.actors.end(message, now)
             case ProcessGone(process, why):
@@ -191,7 +207,7 @@ class Head:
         if self.nodes.join(info, now):
             self.out.append(ConnectPeer(info.node, info.address))
             self._owe_table(now)
-            self._joined = True
+            self._joined = self.groups.news = True
             self._note("INFO", "NODE", f"{info} joined")
         record = self.nodes.all[info.node]
         if self.ended is not None:
@@ -204,11 +220,12 @@ class Head:
             self.out.append(Send(raylet, NodeGone(info.node, record.info.why)))
 
     def _beat(self, record: NodeRecord, message: NodeBeat) -> None:
+        self.groups.news = True
         for placement in record.beat(message):
             if placement.actor is not None:
                 self.actors.has_worker(placement.actor, record.info.node, placement.number)
-            elif placement.lease is not None and self.placed_at.get(placement.lease) == record.info.node:
-                del self.placed_at[placement.lease]
+            elif placement.lease is not None:
+                self.leases.settled(placement.lease, record.info.node)
 
     def _bury(self, node: NodeId, why: str, now: float) -> None:
         record = self.nodes.bury(node, why)
@@ -216,13 +233,15 @@ class Head:
         self.out.append(Send(raylet_of(node), NodeGone(node, why)))  # in case it lives after all: then it ends
         self.out.append(ForgetPeer(node))
         for placement in record.unsettled.values():
-            if placement.lease is not None and self.placed_at.get(placement.lease) == node:
-                del self.placed_at[placement.lease]  # its owner asks anew when it hears of the node's end
+            if placement.lease is not None:
+                self.leases.settled(placement.lease, node)  # its owner asks anew when it hears of the node's end
         record.unsettled.clear()
         self.jobs.node_gone(node, why)
-        self._drop_hopeless_of(node=node)
+        self.leases.forget(node=node)
         self._tell_nodes(NodeGone(node, why))
+        self.groups.node_gone(node, why)
         self.actors.node_gone(node, why, now)
+        self._no_job(f"its driver's node is gone: {why}")
         self._owe_table(now)
         if node == self.lives_for:
             self._end(f"the driver's node is gone: {why}", now)
@@ -249,89 +268,15 @@ class Head:
     def _forget(self, process: ProcessId, why: str) -> None:
         self.gone.remember(process, why)
         self.jobs.process_gone(process, why)
-        self._drop_hopeless_of(process=process)
+        self.leases.forget(process=process)
         self.actors.forget_process(process, why)
-
-    def _drop_hopeless_of(self, process: ProcessId | None = None, node: NodeId | None = None) -> None:
-        self.hopeless = {
-            lease: waiting
-            for lease, waiting in self.hopeless.items()
-            if waiting.owner != process and node_of(waiting.owner) != node
-        }
-
-    # ------------------------------------------------------------------ leases
-    def _requested(self, owner: ProcessId, message: RequestLeases, now: float) -> None:
-        """From the owner's raylet, or (placed) from one that had it queued for long."""
-        if owner in self.gone:
-            return
-        leases: list[LeaseId] = []
-        for lease in message.leases:
-            if message.placed:
-                self.placed_at.pop(lease, None)
-            elif lease in self.placed_at or lease in self.hopeless:
-                continue  # asked again, as owners do when a node dies; the first asking still stands
-            leases.append(lease)
-        if leases and not self._place(owner, leases, message, now):
-            until = now + self.limits.infeasible_grace_s
-            for lease in leases:
-                self.hopeless[lease] = Hopeless(owner, message, until)
-            self._note("WARNING", "SCHEDULER", f"no node can ever grant {show(message.resources)}")
-
-    def _taken_back(self, owner: ProcessId, leases: list[LeaseId]) -> None:
-        """The owner needs them no more; they may still wait where they were placed."""
-        shares: dict[NodeId, list[LeaseId]] = {}
-        for lease in leases:
-            self.hopeless.pop(lease, None)
-            node = self.placed_at.pop(lease, None)
-            if node is not None:
-                shares.setdefault(node, []).append(lease)
-        for node, share in shares.items():
-            self.out.append(SendFrom(raylet_of(node), owner, ReturnLeases(share)))
-
-    def _place(self, owner: ProcessId, leases: list[LeaseId], asked: RequestLeases, now: float) -> bool:
-        """Whether there was a node for them; what is free right now does not matter for that."""
-        chosen = self._choose(asked.resources, len(leases), asked.prefer)
-        if not chosen:
-            return False
-        self._send_owed_table(now)
-        shares: dict[NodeId, list[LeaseId]] = {}
-        for lease, node in zip(leases, chosen, strict=True):
-            shares.setdefault(node, []).append(lease)
-        for node, share in shares.items():
-            for lease in share:
-                self.nodes.all[node].place(asked.resources, lease=lease)
-                self.placed_at[lease] = node
-            self.out.append(SendFrom(raylet_of(node), owner, replaced(asked, leases=share, placed=True)))
-        return True
+        self.groups.forget_process(process)
+        self._no_job(f"its driver is gone: {why}")
 
     def _send_owed_table(self, now: float) -> None:
         """Who is brought together by a placement must have heard of each other first."""
         if self._table_due is not None:
             self._send_table(now)
-
-    def _choose(
-        self, wanted: Resources, count: int, prefer: list[NodeId], residents: Mapping[NodeId, int] | None = None
-    ) -> list[NodeId]:
-        here = residents or {}
-        loads = (record.load(here.get(record.info.node, 0)) for record in self.nodes.hosts())
-        return choose_nodes(loads, wanted, count, prefer, self.limits)
-
-    def _try_hopeless(self, now: float) -> None:
-        for lease, waiting in list(self.hopeless.items()):
-            if self._joined and self._place(waiting.owner, [lease], waiting.asked, now):
-                del self.hopeless[lease]
-            elif now >= waiting.until:
-                del self.hopeless[lease]
-                self.out.append(Send(waiting.owner, LeaseRefused(lease, self._why_hopeless(waiting.asked.resources))))
-
-    def _why_hopeless(self, wanted: Resources) -> str:
-        offers = sorted({show(record.info.resources) for record in self.nodes.alive()})
-        listed = "; ".join(offers[:5]) + (f"; and {len(offers) - 5} more" if len(offers) > 5 else "")
-        return (
-            f"no node of the session can ever grant {show(wanted)}, and none that could joined within "
-            f"{self.limits.infeasible_grace_s:g} s. Nodes have: {listed or 'there is no node'}. Ask for less, or add a "
-            f"node that has it"
-        )
 
     # ------------------------------------------------------------------ actors
     def _create(self, owner: ProcessId, message: CreateActor, now: float) -> None:
@@ -349,14 +294,44 @@ class Head:
         else:
             self.actors.watch(message.actor, watcher)
 
-    def _choose_for_actor(self, actor: Actor, now: float) -> tuple[NodeId, int] | None:
-        wanted = actor.wanted()
+    def _choose_for_actor(self, actor: Actor, now: float) -> tuple[NodeId, int] | Held | Refusal | None:
+        wanted, where = actor.wanted(), actor.where
         residents = None if actor.holds_something else self.actors.residents()
-        chosen = self._choose(wanted, 1, [], residents)
+        chosen = self.choosing.choose(wanted, 1, [], where, residents)
+        if isinstance(chosen, Held | Refusal):
+            return chosen
         if not chosen:
             return None
         self._send_owed_table(now)
-        return chosen[0], self.nodes.all[chosen[0]].place(wanted, actor=actor.id)
+        return chosen[0], self.nodes.all[chosen[0]].place(places.needs(wanted, where), actor=actor.id)
+
+    # ------------------------------------------------------------------ placement groups
+    def _create_group(self, owner: ProcessId, message: CreateGroup, now: float) -> None:
+        if owner not in self.gone:
+            self.groups.create(message, owner, now)
+            group = self.groups.all.get(message.group)
+            if group is not None and not group.detached and self._is_over(group):
+                self.groups.remove(group.id, "its job is over")
+
+    def _group_removed(self, group: Group) -> None:
+        self.actors.group_removed(group.id, f"placement group {group.id.hex()} was removed: {group.why}")
+
+    def _no_job(self, why: str) -> None:
+        """A driver ended: groups go with their job, but for those that an actor created that lives on."""
+        if self.groups.all:
+            self.groups.unwanted(self._is_over, why)
+
+    def _actor_dead(self, actor: ActorId) -> None:
+        if any(group.creator == actor for group in self.groups.all.values()):
+            self._no_job("its job is over, and the actor that created it is dead")
+
+    def _is_over(self, group: Group) -> bool:
+        owner = owner_of(group.id)
+        if group.job:
+            over = group.job not in (job.id for job in self.jobs.running.values())
+        else:
+            over = owner in self.gone or not self.nodes.is_alive(node_of(owner))
+        return over and (group.creator is None or group.creator not in self.actors.all)
 
     # ------------------------------------------------------------------ time and the end
     def _settle(self, now: float) -> None:
@@ -373,11 +348,13 @@ class Head:
             self._judge(now)
         if self._table_due is not None and now >= self._table_due:
             self._send_table(now)
-        self._try_hopeless(now)
-        self.actors.settle(now, self._joined)
-        self._joined = False
+        self.groups.settle(now)
+        self.leases.try_hopeless(now, self._joined or self.groups.changed)
+        self.actors.settle(now, self._joined or self.groups.changed)
+        self._joined = self.groups.changed = False
         wakes = [self._check_at, self._table_due, self.nodes.judged_at, self.actors.next_wake(now)]
-        wakes.append(min((waiting.until for waiting in self.hopeless.values()), default=None))
+        wakes.append(self.groups.retry_at)
+        wakes.append(self.leases.next_wake())
         self.out += self._alarm.ask(min(wake for wake in wakes if wake is not None))
 
     def _check(self, now: float) -> None:
@@ -407,7 +384,7 @@ class Head:
         if what == "events":
             return [(self._now - at, *rest) for at, *rest in self.events]
         if what == "hopeless":
-            return [(lease, waiting.until - self._now) for lease, waiting in self.hopeless.items()]
+            return [(lease, waiting.until - self._now) for lease, waiting in self.leases.hopeless.items()]
         if what == "loads":
             alive = list(self.nodes.alive())
             return [(record.info.node, dict(record.info.resources), dict(record.reported)) for record in alive]

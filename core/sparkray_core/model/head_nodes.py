@@ -12,6 +12,7 @@ from sparkray_core.messages import NodeBeat, NodeTable, Resources
 from sparkray_core.model.node_info import NodeInfo
 from sparkray_core.model.placement import NodeLoad
 from sparkray_core.model.resources import fits, minus, plus
+from sparkray_core.model.where import plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,7 @@ class NodeRecord:
     joined: int
     heard: float  # when it last said anything
     reported: Resources  # available there, by its last beat
+    totals: Resources = field(default_factory=dict)  # its own, and what bundles of placement groups offer there
     queued: int = 0
     task_s: float = 0.0
     placed: int = 0  # placements sent so far
@@ -41,6 +43,11 @@ class NodeRecord:
         self.on_the_way.append(placement)
         self.unsettled[placement.number] = placement
         return placement.number
+
+    def offer(self, named: Resources) -> None:
+        """Bundles are committed there: more is to be had from now on, whatever beats say that cross this."""
+        self.totals = plus(self.totals, named)
+        self.place({name: -amount for name, amount in named.items()})
 
     def beat(self, message: NodeBeat) -> list[Placement]:
         """Believe it, but for what was placed after it was sent. Returns what it settles."""
@@ -60,7 +67,7 @@ class NodeRecord:
             else:
                 queued += 1
         info = self.info
-        return NodeLoad(info.node, self.joined, info.resources, available, queued, self.task_s, residents)
+        return NodeLoad(info.node, self.joined, self.totals, available, queued, self.task_s, residents)
 
 
 class Nodes:
@@ -87,7 +94,7 @@ class Nodes:
         """Whether it is new."""
         if info.node in self.all:
             return False
-        self.all[info.node] = NodeRecord(info, len(self.all), now, info.resources)
+        self.all[info.node] = NodeRecord(info, len(self.all), now, info.resources, info.resources)
         self._rows[info.node] = info.as_dict()
         return True
 
@@ -106,7 +113,7 @@ class Nodes:
         """What is free on all live nodes together, by their last beats."""
         total: Resources = {}
         for record in self.alive():
-            total = plus(total, record.reported)
+            total = plus(total, plain(record.reported))
         return total
 
     def silent(self, before: float) -> list[NodeRecord]:

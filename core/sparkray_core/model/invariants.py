@@ -7,8 +7,10 @@ from collections.abc import Iterable
 
 from sparkray_core.ids import node_of
 from sparkray_core.messages import FAILED, Resources
+from sparkray_core.model import where
 from sparkray_core.model.actors import ActorState
 from sparkray_core.model.entries import NOT_GIVEN, Entry, is_stored
+from sparkray_core.model.groups import GroupState
 from sparkray_core.model.head import Head
 from sparkray_core.model.node import Node
 from sparkray_core.model.node_claims import ClaimState
@@ -17,7 +19,7 @@ from sparkray_core.model.node_spills import Where
 from sparkray_core.model.node_workers import WorkerState
 from sparkray_core.model.owner import Owner
 from sparkray_core.model.references import ACTOR_INDEX
-from sparkray_core.model.resources import CPU, UNIT, minus, plus
+from sparkray_core.model.resources import UNIT, is_cpu, minus, plus
 
 
 def check(model: Node | Head) -> None:
@@ -30,8 +32,10 @@ def check(model: Node | Head) -> None:
     if isinstance(model, Head):
         check_nodes(model)
         check_actors(model)
+        check_groups(model)
     else:
         check_claims(model)
+        check_bundles(model)
         check_workers(model)
         check_store(model)
 
@@ -49,16 +53,16 @@ def check_claims(node: Node) -> None:
         assert (claim.worker is not None) == (claim.state is ClaimState.RUNNING), f"{claim} and its worker disagree"
         assert not (waits and claim.taken), f"{claim} waits, and holds something"
         if node.ended is None and not claims.held_back:
-            assert not (waits and claims.fits_now(claim.needs)) or claims.crowd.is_full, (
-                f"{claim} waits, though it fits"
-            )
+            fitting = waits and claims.fits_now(claim.needs, claim.where)
+            assert not fitting or claims.crowd.is_full, f"{claim} waits, though it fits"
         if claim.worker is not None:
             worker = node.workers.all.get(claim.worker)
             assert worker is not None, f"{claim} runs on a worker that is not there"
             assert worker.claim == key, f"{claim} runs on a worker that serves {worker.claim!r}"
-    assert plus(claims.available, taken) == minus(claims.totals, {}), f"{claims.available} and {taken} are not all"
+    shared = plus(taken, node.bundles.held())
+    assert plus(claims.available, shared) == minus(claims.totals, {}), f"{claims.available} and {shared} are not all"
     for name, amount in claims.available.items():
-        assert amount >= 0 or (name == CPU and claims.oversubscribed), f"{amount} of {name} is available"
+        assert amount >= 0 or (is_cpu(name) and claims.oversubscribed), f"{amount} of {name} is available"
     assert all(claims.waiting.values()), "an empty queue is kept"
     check_gpus(node)
     check_crowd(node)
@@ -79,14 +83,48 @@ def check_crowd(node: Node) -> None:
 
 def check_gpus(node: Node) -> None:
     left = Gpus(node.claims.totals.get(GPU, 0))
+    pools = {group: Gpus(0) for group in node.claims.group_gpus}
+    for bundle in node.bundles.all.values():
+        left.take(bundle.gpus)
+        if bundle.committed and bundle.gpus:
+            pool = pools[bundle.group]
+            pool.free += [0] * (len(left.free) - len(pool.free))
+            pool.give(bundle.gpus)
     for claim in node.claims.all.values():
-        assert sum(claim.gpus.values()) == claim.taken.get(GPU, 0), f"{claim} and its GPUs disagree"
+        group = where.group_of(claim.where)
+        name = GPU if group is None else f"{GPU}_group_{group.hex()}"
+        assert sum(claim.gpus.values()) == claim.taken.get(name, 0), f"{claim} and its GPUs disagree"
         assert sum(share < UNIT for share in claim.gpus.values()) <= 1, f"{claim} has pieces of several GPUs"
-        left.take(claim.gpus)
+        (left if group is None else pools.get(group, left)).take(claim.gpus)
         worker = node.workers.all.get(claim.worker) if claim.worker is not None else None
         assert worker is None or worker.gpus == sorted(claim.gpus), f"{worker} was told of other GPUs than its claim's"
+    for group, pool in pools.items():
+        assert pool.free == node.claims.group_gpus[group].free, f"the GPUs of group {group.hex()} do not add up"
+        assert all(free >= 0 for free in pool.free), "a group's GPU is promised twice"
     assert left.free == node.claims.gpus.free, f"{left.free} is left of the GPUs, not {node.claims.gpus.free}"
     assert all(free >= 0 for free in left.free), "a GPU is promised twice"
+
+
+def check_bundles(node: Node) -> None:
+    """What is set aside is not given out, and what is on offer is there; what is given back ends first."""
+    claims, bundles = node.claims, node.bundles
+    offered: Resources = {}
+    for (group, index), bundle in bundles.all.items():
+        assert (bundle.group, bundle.index) == (group, index)
+        assert bundle.committed or not bundle.leaving, f"{bundle} was never on offer, and is being left"
+        assert bool(bundle.leaving) <= (group in bundles.leaving), f"{bundle} and the groups that leave disagree"
+        if bundle.committed:
+            offered = plus(offered, where.offered(group, [(index, bundle.resources)]))
+    assert claims.totals == plus(node.info.resources, offered), "what is on offer is not what was committed"
+    for claim in claims.all.values():
+        some = where.group_of(claim.where)
+        if some is None or node.ended is not None:
+            continue
+        ending = claim.worker is not None and node.workers.all[claim.worker].state is WorkerState.LEAVING
+        assert some not in bundles.leaving or ending, f"{claim} goes on in a group that was removed"
+    if node.ended is None:
+        for group in bundles.leaving:
+            assert any(where.group_of(claim.where) == group for claim in claims.all.values()), "nothing holds it up"
 
 
 def check_workers(node: Node) -> None:
@@ -172,10 +210,44 @@ def check_nodes(head: Head) -> None:
         assert all(placement.number <= record.placed for placement in record.on_the_way)
         if not record.info.alive:
             assert not record.unsettled, f"{record.info} is dead, and something may still begin there"
-    for lease, node in head.placed_at.items():
+    for lease, node in head.leases.placed_at.items():
         record = head.nodes.all[node]
         assert record.info.alive, f"lease {lease.hex()} is thought to wait on a dead node"
         assert any(placement.lease == lease for placement in record.unsettled.values())
+
+
+def check_groups(head: Head) -> None:
+    groups = head.groups
+    for some, group in groups.all.items():
+        assert group.id == some
+        assert group.state is not GroupState.REMOVED
+        numbers = set(range(len(group.bundles)))
+        assert set(group.places) <= numbers
+        complete = set(group.places) == numbers
+        assert complete == (group.state is GroupState.CREATED), f"{group} and its bundles disagree"
+        assert bool(group.places) <= (group.state is not GroupState.PENDING), f"{group} is there in part"
+        assert (some in groups.unplaced) == (group.state is not GroupState.CREATED)
+        assert not group.key or groups.by_key[group.key] == some
+        attempt = group.attempt
+        if attempt is not None:
+            assert not set(attempt.places) & set(group.places), f"{group} places what it has"
+            assert attempt.open, f"all have answered, and nothing comes of it: {group}"
+            assert attempt.open <= set(attempt.places.values())
+        if head.ended is None:
+            nodes = {*group.places.values(), *(attempt.places.values() if attempt is not None else ())}
+            assert all(head.nodes.is_alive(node) for node in nodes), f"{group} counts on a dead node"
+        if group.strategy == "STRICT_SPREAD":
+            assert len(set(group.places.values())) == len(group.places), f"{group} is not spread"
+        if group.strategy == "STRICT_PACK":
+            assert len(set(group.places.values())) <= 1, f"{group} is not packed"
+        assert all(some in groups.watched[watcher] for watcher in group.watchers)
+    assert len(groups.by_key) == sum(bool(group.key) for group in groups.all.values())
+    for node, record in head.nodes.all.items():
+        offered = plus(record.info.resources, {})
+        for group in groups.all.values():
+            here = [(index, group.bundles[index]) for index, place in group.places.items() if place == node]
+            offered = plus(offered, where.offered(group.id, here))
+        assert not record.info.alive or record.totals == offered, f"{record.info} has other bundles than it is thought"
 
 
 def check_actors(head: Head) -> None:

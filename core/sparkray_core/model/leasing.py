@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from sparkray_core.ids import FunctionId, LeaseId, NodeId, ProcessId, node_of, raylet_of, task_id
+from sparkray_core.ids import FunctionId, GroupId, LeaseId, NodeId, ProcessId, node_of, raylet_of, task_id
 from sparkray_core.messages import (
     FAILED,
     FreeObjects,
@@ -22,14 +22,21 @@ from sparkray_core.messages import (
     Resources,
     RetireWorkers,
     ReturnLeases,
+    SetGroup,
     StealTasks,
     TasksReturned,
     TaskTuple,
+    Value,
+    Where,
 )
 from sparkray_core.model.book import Book
+from sparkray_core.model.bounded import Recent
 from sparkray_core.model.effects import Effect, Send, WakeAt
 from sparkray_core.model.entries import is_stored, place
 from sparkray_core.model.tasks import Lease, OwnerLimits, Queue, Shape, Task
+from sparkray_core.model.where import NO_GROUP, group_of, membership
+
+_REMEMBERED = 10_000  # placement groups that were removed
 
 
 class Leasing:
@@ -44,10 +51,12 @@ class Leasing:
         self.requests: dict[LeaseId, Queue] = {}
         self.by_worker: dict[ProcessId, Lease] = {}
         self.taught: dict[ProcessId, set[FunctionId]] = {}  # the functions that each worker has had
+        self.groups: dict[ProcessId, tuple[GroupId, bool]] = {}  # in which each worker has been told to work for us
         # Workers that we gave back before they had all the calls of a function that they may have: so many are left.
         # They count for one function and one owner: a worker that others used in between may have a few more.
         self.worn: dict[ProcessId, tuple[int, Shape]] = {}
         self.own: dict[int, Task] = {}  # that this process runs itself; see `own_tasks`
+        self.removed: Recent[GroupId, Value] = Recent(_REMEMBERED)  # what becomes of tasks of these groups
         self._count = 0  # of leases asked for
         self._touched: dict[Queue, None] = {}  # something happened to them. A set would forget the order
         self._wake: float | None = None
@@ -60,6 +69,9 @@ class Leasing:
             queue, _ = self._touched.popitem()
             for lease in [lease for lease in queue.leases if (lease.reclaimed or lease.left == 0) and lease.idle]:
                 self._give_back(lease, effects)
+            if queue.shape.refused is not None:
+                self._refuse(queue, queue.shape.refused, effects)
+                self._drop_if_done(queue.shape)
             if queue.tasks:
                 self._fill(queue, now, effects)
             if queue.tasks:
@@ -94,17 +106,28 @@ class Leasing:
         env: str = "",
         priority: int = 0,
         worn_by: tuple[FunctionId, int] | None = None,
+        where: Where = (),
     ) -> Shape:
         """
         Args:
             env: the environment that their worker must have, as in `RequestLeases`.
             worn_by: the function, and after how many of its calls a worker has to end. Such tasks are by themselves.
         """
-        key = (retriable, env, priority, worn_by, *sorted(resources.items()))
+        key = (retriable, env, priority, worn_by, where, *sorted(resources.items()))
         found = self.shapes.get(key)
         if found is None:
-            found = self.shapes[key] = Shape(resources, retriable, env, priority, worn_by[1] if worn_by else 0)
+            found = self.shapes[key] = Shape(resources, retriable, env, priority, worn_by[1] if worn_by else 0, where)
+            group = group_of(where)
+            found.refused = self.removed.get(group) if group is not None else None
         return found
+
+    def group_removed(self, group: GroupId, failure: Value) -> None:
+        """Nothing runs in this placement group any more; what waits for a place in it fails."""
+        self.removed.remember(group, failure)
+        for shape in self.shapes.values():
+            if group_of(shape.where) == group:
+                shape.refused = failure
+                self._touched.update(dict.fromkeys(shape.queues.values()))
 
     def queue(self, task: Task) -> None:
         """All its arguments are there: it runs as soon as a worker has room."""
@@ -211,8 +234,8 @@ class Leasing:
             wanted = min(waiting, 8)
         else:
             wanted = min(waiting, max(1, int(waiting * shape.mean_s / self.limits.ahead_s)))
-        if shape.max_calls:
-            wanted = max(wanted, -(-waiting // shape.max_calls))
+        if shape.per_lease:
+            wanted = max(wanted, -(-waiting // shape.per_lease))
         wanted = min(wanted, self.limits.most_requests) - len(queue.requests)
         if wanted <= 0:
             return
@@ -283,10 +306,12 @@ class Leasing:
 
     def _give_back(self, lease: Lease, effects: list[Effect]) -> None:
         self._forget(lease)
-        if lease.left > 0:
+        wears = lease.queue.shape.max_calls
+        if wears and lease.left > 0:
             self.worn[lease.worker] = lease.left, lease.queue.shape
         raylet = raylet_of(node_of(lease.worker))
-        effects.append(Send(raylet, ReturnLeases([lease.id]) if lease.left else RetireWorkers([lease.id])))
+        worn_out = wears and not lease.left
+        effects.append(Send(raylet, RetireWorkers([lease.id]) if worn_out else ReturnLeases([lease.id])))
 
     def _forget(self, lease: Lease) -> None:
         del self.leases[lease.id]
@@ -311,9 +336,15 @@ class Leasing:
         if queue.shape.max_calls:
             left, shape = self.worn.pop(lease.worker, (0, None))
             lease.left = left if shape is queue.shape else queue.shape.max_calls
+        elif queue.shape.per_lease:
+            lease.left = queue.shape.per_lease
         self.leases[lease.id] = self.by_worker[lease.worker] = lease
         queue.leases.append(lease)
         self._touched[queue] = None
+        group = membership(queue.shape.where)
+        if self.groups.get(lease.worker, NO_GROUP) != group:
+            self.groups[lease.worker] = group
+            effects.append(Send(lease.worker, SetGroup(*group)))
         if not queue.tasks and len(queue.leases) > 1:
             self._give_back(lease, effects)  # came too late to be of use
 
@@ -323,9 +354,17 @@ class Leasing:
             return
         queue.requests.discard(message.lease)
         self._touched[queue] = None  # its shape is hungry again
+        self._refuse(queue, (FAILED, message.kind, message.why), effects)
+
+    def _drop_if_done(self, shape: Shape) -> None:
+        """Groups come and go: their shapes must not stay for ever."""
+        if not any(queue.leases or queue.requests for queue in shape.queues.values()):
+            self.shapes = {key: other for key, other in self.shapes.items() if other is not shape}
+
+    def _refuse(self, queue: Queue, failure: Value, effects: list[Effect]) -> None:
         tasks, queue.tasks = queue.tasks, deque()
         for task in tasks:
-            self.book.answer(task, [(FAILED, message.kind, message.why)] * len(task.returns), effects)
+            self.book.answer(task, [failure] * len(task.returns), effects)
 
     def reclaim(self, message: ReclaimLeases) -> None:
         for lease_id in message.leases:
@@ -346,7 +385,7 @@ class Leasing:
     def lose(self, lease: Lease, why: str, effects: list[Effect], kind: str = "WorkerCrashedError") -> None:
         """The worker died. The oldest unanswered task ran, or one behind it did: from now on each runs alone."""
         self._forget(lease)
-        self.taught.pop(lease.worker, None)
+        self.forget_worker(lease.worker)
         stored = [result for task in lease.inflight.values() for result in task.results()]
         if stored:
             effects.append(Send(raylet_of(node_of(lease.worker)), FreeObjects(stored)))
@@ -378,6 +417,12 @@ class Leasing:
             again.append(task)
         lease.inflight.clear()
         lease.queue.tasks.extendleft(reversed(again))
+
+    def forget_worker(self, worker: ProcessId) -> None:
+        """It is dead."""
+        self.taught.pop(worker, None)
+        self.worn.pop(worker, None)
+        self.groups.pop(worker, None)
 
     def _again_after_oom(self, task: Task) -> bool:
         """Whether it is run once more. These retries are counted apart from those after crashes."""
@@ -421,4 +466,5 @@ def _asking(leases: list[LeaseId], queue: Queue, prefer: list[NodeId]) -> Reques
         retriable=not shape.fresh,
         priority=shape.priority,
         name=queue.tasks[0].function.name if queue.tasks else "",
+        where=shape.where,
     )

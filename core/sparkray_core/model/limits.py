@@ -67,6 +67,7 @@ class HeadLimits:
     complaint_s: float = 1.0  # complaints about broken links are gathered for so long: then it shows whose fault it is
     driver_s: float = Settings.start_limit_s  # for the node of a driver that the session lives for to join
     drain_s: float = 1.0  # after EndSession the head stays for so long at most, for the links to deliver it
+    gang_retry_s: float = 0.1  # from a node's refusal to reserve bundles to the next attempt: a beat comes in between
     prefer_s: float = 0.05  # waiting on the node that has the arguments is worth this much to a lease
     unknown_task_s: float = 0.1  # taken for the mean of a node that has not measured any
     restart_gap_s: float = 0.5  # between two lives of one actor at least; one that dies at once may not spin

@@ -2,6 +2,7 @@
 
 node_workers   the worker processes
 node_claims    leases and actors: who holds what of the node's resources
+node_bundles   what is set aside for placement groups
 node_objects   the store's books
 node_pulls     objects between nodes
 here           the door, who is alive, what is told to the head
@@ -13,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from sparkray_core.frozen import replaced
-from sparkray_core.ids import HEAD, HEAD_NODE, LeaseId, NodeId, ProcessId, node_of, owner_of, raylet_of
+from sparkray_core.ids import HEAD, HEAD_NODE, GroupId, LeaseId, NodeId, ProcessId, node_of, owner_of, raylet_of
 from sparkray_core.messages import (
     FAILED,
     ActorFailed,
@@ -25,6 +26,8 @@ from sparkray_core.messages import (
     Answer,
     Ask,
     AskObjects,
+    BundlesReserved,
+    CommitBundles,
     CopyMade,
     DropBorrowers,
     EndSession,
@@ -47,7 +50,9 @@ from sparkray_core.messages import (
     PullObject,
     Registered,
     RegisterProcess,
+    ReleaseBundles,
     RequestLeases,
+    ReserveBundles,
     Resources,
     RetireWorkers,
     ReturnLeases,
@@ -59,6 +64,7 @@ from sparkray_core.messages import (
     WorkerSetUp,
     WorkerUnblocked,
 )
+from sparkray_core.model import where as places
 from sparkray_core.model.alarm import Alarm
 from sparkray_core.model.bounded import Recent
 from sparkray_core.model.effects import ConnectPeer, Effect, ForgetPeer, Send, SendFrom, Stop
@@ -78,6 +84,7 @@ from sparkray_core.model.events import (
 )
 from sparkray_core.model.limits import NodeLimits
 from sparkray_core.model.node_answers import Former, describe
+from sparkray_core.model.node_bundles import Bundles
 from sparkray_core.model.node_claims import (
     Claim,
     Claims,
@@ -114,6 +121,7 @@ class Node:
         self.cpus = info.resources.get(CPU, 0) // UNIT
         self.workers = Workers(info.node, self.cpus, self.limits, self.out)
         self.claims = Claims(info.resources, self.workers, self.out, self.limits.waiting(self.cpus))
+        self.bundles = Bundles(self.claims)
         self.memory = Memory(str(info), self.claims, self.workers, self.limits)
         self.store = Store(self.me, store, self.limits, self.out)
         self.pulls = Pulls(self.me, self.store, self.limits, self.out)
@@ -166,6 +174,7 @@ class Node:
         if self.ended is None:
             self._flush_kept(now)
             self.store.settle(now)
+            self.bundles.settle()
             self.claims.settle(now)
             self._beat(now)
         return self._flush()
@@ -236,6 +245,14 @@ class Node:
                 self._start_actor(message, now)
             case StopActor():
                 self._stop_actor(message, now)
+            case ReserveBundles(group, attempt):
+                self.claims.placed += 1
+                self.out.append(Send(HEAD, BundlesReserved(group, attempt, self.bundles.reserve(message))))
+            case CommitBundles(group, bundles):
+                self.claims.placed += 1
+                self.bundles.commit(group, bundles)
+            case ReleaseBundles(group, bundles, why):
+                self._release(group, bundles, why, now)
             case NodeTable(nodes):
                 self._learn(nodes, now)
             case NodeGone(node, why):
@@ -396,16 +413,22 @@ class Node:
             self.claims.placed += 1
             if self._known(owner, lease) or self._is_gone(owner) or (here and owner not in self.processes):
                 continue
-            if self.claims.could_ever(message.resources):
-                claim = lease_claim(owner, lease, message)
+            claim = lease_claim(owner, lease, message)
+            group = places.group_of(message.where)
+            if group is not None and group in self.bundles.leaving:
+                self.out.append(Send(owner, _group_removed(lease, self.bundles.leaving[group])))
+            elif self.claims.could_ever(claim.needs):
                 claim.placement = self.claims.placed
                 self.claims.add(claim, now)
             else:
-                why = f"{self.info} has {show(self.info.resources)} in all, and this asks for {show(message.resources)}"
+                why = f"{self.info} has {show(self.claims.totals)} in all, and this asks for {show(claim.needs)}"
                 self.out.append(Send(owner, LeaseRefused(lease, why)))
 
     def _requested(self, owner: ProcessId, message: RequestLeases, now: float) -> None:
         """A process of this node asks: grant, queue, or pass on to the head."""
+        if message.where:
+            self._requested_at(owner, message, now)
+            return
         onward: list[LeaseId] = []
         elsewhere = any(node in self.peers for node in message.prefer) and self.info.node not in message.prefer
         alone = not self._others_could(message.resources)
@@ -418,6 +441,26 @@ class Node:
                 or (not elsewhere and self.claims.waiting_count() < self.limits.queue_limit)
             )
             if now_or_here:
+                self.claims.add(lease_claim(owner, lease, message), now)
+            else:
+                onward.append(lease)
+        if onward:
+            self.out.append(SendFrom(HEAD, owner, replaced(message, leases=onward)))
+
+    def _requested_at(self, owner: ProcessId, message: RequestLeases, now: float) -> None:
+        """As above, of what may not run anywhere. The head knows all nodes and groups; but for what is known here to
+        belong here it is not asked."""
+        onward: list[LeaseId] = []
+        where = message.where
+        needs = places.needs(message.resources, where)
+        for lease in message.leases:
+            if self._known(owner, lease):
+                continue
+            if where[0] == places.GROUP and self.claims.could_ever(needs) and where[1] not in self.bundles.leaving:
+                here = where[2] != places.ANY_BUNDLE or self.claims.fits_now(needs, where)
+            else:
+                here = where[0] == places.NODE and where[1] == self.info.node and self.claims.fits_now(needs)
+            if here:
                 self.claims.add(lease_claim(owner, lease, message), now)
             else:
                 onward.append(lease)
@@ -450,7 +493,7 @@ class Node:
         """What waits here for long may find room elsewhere: the head decides again."""
         again: dict[QueueKey, list[Claim]] = {}
         for claim in self.claims.overdue(now - self.limits.reoffer_s):
-            if not self._others_could(claim.needs):
+            if not self._others_could(claim.asked):
                 continue
             self.claims.drop(claim)
             if claim.actor is not None:
@@ -461,9 +504,28 @@ class Node:
             leases = [claim.lease for claim in claims if claim.lease is not None]
             first = claims[0]
             request = RequestLeases(
-                leases, first.needs, first.prefer, True, first.env, first.retriable, first.priority, first.name
+                leases,
+                first.asked,
+                first.prefer,
+                True,
+                first.env,
+                first.retriable,
+                first.priority,
+                first.name,
+                first.where,
             )
             self.out.append(SendFrom(HEAD, first.owner, request))
+
+    # ------------------------------------------------------------------ placement groups
+    def _release(self, group: GroupId, indexes: list[int], why: str, now: float) -> None:
+        """What waits for these bundles hears that they are gone; what runs there is ended, and then they are free."""
+        for claim in self.bundles.release(group, indexes, why):
+            if claim.worker is not None:
+                self.workers.kill(self.workers.all[claim.worker], why, now)
+                continue
+            self.claims.drop(claim)
+            if claim.lease is not None:
+                self.out.append(Send(claim.owner, _group_removed(claim.lease, why)))
 
     # ------------------------------------------------------------------ actors
     def _start_actor(self, message: StartActor, now: float) -> None:
@@ -583,3 +645,7 @@ class Node:
             "spilled": self.store.spills.status(),
             "pins": sum(stored.pins for stored in self.store.stored.values()),
         }
+
+
+def _group_removed(lease: LeaseId, why: str) -> LeaseRefused:
+    return LeaseRefused(lease, why, "TaskPlacementGroupRemoved")

@@ -63,7 +63,7 @@ def describe(node: Node, sender: ProcessId, what: str, now: float) -> Any:
     if what == "assigned":
         worker = node.workers.all.get(sender)
         claim = node.claims.of_worker(worker) if worker is not None else None
-        return {} if claim is None else dict(claim.holds)
+        return {} if claim is None else dict(claim.assigned)
     return None
 
 

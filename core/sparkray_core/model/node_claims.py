@@ -18,14 +18,15 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
-from sparkray_core.ids import ActorId, LeaseId, NodeId, ProcessId
-from sparkray_core.messages import LeaseGranted, ReclaimLeases, RequestLeases, Resources, RunNested, StartActor
+from sparkray_core.ids import ActorId, GroupId, LeaseId, NodeId, ProcessId
+from sparkray_core.messages import LeaseGranted, ReclaimLeases, RequestLeases, Resources, RunNested, StartActor, Where
+from sparkray_core.model import where as places
 from sparkray_core.model.effects import Effect, Send
 from sparkray_core.model.moves import IllegalMove
 from sparkray_core.model.node_crowd import Crowd
 from sparkray_core.model.node_gpus import GPU, Gpus, Shares
 from sparkray_core.model.node_workers import Worker, Workers, WorkerState
-from sparkray_core.model.resources import CPU, UNIT, fits, larger, minus, plus, short_of
+from sparkray_core.model.resources import CPU, UNIT, fits, is_cpu, larger, minus, plus, short_of
 
 
 class ClaimState(Enum):
@@ -40,9 +41,10 @@ MOVES: Mapping[ClaimState, frozenset[ClaimState]] = {
     ClaimState.RUNNING: frozenset(),
 }
 
-# Urgency (the lowest goes first), owner (an actor's: none), what must be free, the worker's environment.
-QueueKey = tuple[int, ProcessId, tuple[tuple[str, int], ...], str]
+# Urgency (the lowest goes first), owner (an actor's: none), what must be free, the worker's environment, where.
+QueueKey = tuple[int, ProcessId, tuple[tuple[str, int], ...], str, Where]
 _NOBODY = ProcessId(b"")
+_NONE = Gpus(0)
 
 
 @dataclass(slots=True)
@@ -50,6 +52,9 @@ class Claim:
     owner: ProcessId  # of the lease; nobody for an actor, whose worker is never asked back
     needs: Resources  # must be free when it is reserved
     holds: Resources  # it keeps while it runs
+    asked: Resources  # what it needs, as its owner says it: in a placement group `needs` has other names
+    assigned: Resources  # what it holds, likewise
+    where: Where = ()
     lease: LeaseId | None = None
     actor: StartActor | None = None
     prefer: list[NodeId] = field(default_factory=list)
@@ -61,7 +66,7 @@ class Claim:
     worker: ProcessId | None = None
     taken: Resources = field(default_factory=dict)  # out of the node's available ones now
     gpus: Shares = field(default_factory=dict)  # which ones are behind what it took of them
-    lent: int = 0  # thousandths of CPU that its blocked worker lent to others
+    lent: Resources = field(default_factory=dict)  # CPU that its blocked worker lent to others
     waits: bool = False  # its worker's task waits for others
     reclaimed: bool = False  # the owner was asked to give it back
     meant: bool = False  # the actor was told to end
@@ -76,7 +81,7 @@ class Claim:
 
     @property
     def queue(self) -> QueueKey:
-        return -self.priority, self.owner, tuple(sorted(self.needs.items())), self.env
+        return -self.priority, self.owner, tuple(sorted(self.needs.items())), self.env, self.where
 
 
 def lease_key(lease: LeaseId) -> bytes:
@@ -88,10 +93,14 @@ def actor_key(actor: ActorId | bytes) -> bytes:
 
 
 def lease_claim(owner: ProcessId, lease: LeaseId, asked: RequestLeases) -> Claim:
+    needs = places.needs(asked.resources, asked.where)
     return Claim(
         owner,
+        needs,
+        needs,
         asked.resources,
         asked.resources,
+        asked.where,
         lease=lease,
         prefer=asked.prefer,
         env=asked.env,
@@ -102,8 +111,20 @@ def lease_claim(owner: ProcessId, lease: LeaseId, asked: RequestLeases) -> Claim
 
 
 def actor_claim(message: StartActor) -> Claim:
-    needs = larger(message.placement, message.resources)
-    return Claim(_NOBODY, needs, message.resources, actor=message, env=message.env, retriable=message.retriable)
+    asked = larger(message.placement, message.resources)
+    needs = places.needs(asked, message.where)
+    holds = places.needs(message.resources, message.where) if message.resources else {}
+    return Claim(
+        _NOBODY,
+        needs,
+        holds,
+        asked,
+        message.resources,
+        message.where,
+        actor=message,
+        env=message.env,
+        retriable=message.retriable,
+    )
 
 
 class Claims:
@@ -113,6 +134,7 @@ class Claims:
         self.totals = totals
         self.available = dict(totals)
         self.gpus = Gpus(totals.get(GPU, 0))
+        self.group_gpus: dict[GroupId, Gpus] = {}  # those that placement groups have here, under the same numbers
         self.workers = workers
         self.out = out
         self.crowd = Crowd(most_waiting, totals.get(CPU, 0) // UNIT)
@@ -135,7 +157,7 @@ class Claims:
         self.all[claim.key] = claim
         self.waiting.setdefault(claim.queue, {})[claim.key] = claim
         self._unasked = True
-        if self.fits_now(claim.needs) and not (self.held_back or self._crowds(claim)):
+        if self.fits_now(claim.needs, claim.where) and not (self.held_back or self._crowds(claim)):
             self._reserve(claim, now)
 
     def drop(self, claim: Claim) -> None:
@@ -147,7 +169,7 @@ class Claims:
             self.crowd.leased -= self.crowd.counts(claim) and claim.state is not ClaimState.WAITING
             self.crowd.gone(claim)
         self._give(claim.taken)
-        self.gpus.give(claim.gpus)
+        self._gpus_of(claim.where)[0].give(claim.gpus)
 
     def give_back(self, claim: Claim, now: float, retire: bool = False) -> None:
         """The owner returned it: its worker is anybody's again, or (`retire`) nobody's."""
@@ -169,20 +191,61 @@ class Claims:
             wait, helps: as in `WorkerBlocked`.
         """
         claim.waits = True
-        self.crowd.waits(claim, wait, helps)
-        if not claim.lent and claim.taken.get(CPU, 0) > 0:
-            claim.lent = claim.taken[CPU]
-            claim.taken = minus(claim.taken, {CPU: claim.lent})
-            self._give({CPU: claim.lent})
+        self.crowd.waits(claim, wait, helps and not claim.where)  # what it waits for may have to run elsewhere
+        if not claim.lent:
+            claim.lent = {name: amount for name, amount in claim.taken.items() if is_cpu(name)}
+            claim.taken = minus(claim.taken, claim.lent)
+            self._give(claim.lent)
 
     def unblocked(self, claim: Claim) -> None:
         claim.waits = False
         self.crowd.runs(claim)
         if claim.lent:
-            claim.taken = plus(claim.taken, {CPU: claim.lent})
-            self._take({CPU: claim.lent})
-            claim.lent = 0
-            self.oversubscribed = self.available.get(CPU, 0) < 0
+            claim.taken = plus(claim.taken, claim.lent)
+            self._take(claim.lent)
+            claim.lent = {}
+            self.oversubscribed = any(amount < 0 for amount in self.available.values())
+
+    # ------------------------------------------------------------------ placement groups
+    def set_aside(self, bundles: list[Resources]) -> list[Shares] | None:
+        """Nobody's from now on. Returns the GPUs of each; None if there is no room for all of them."""
+        total: Resources = {}
+        for resources in bundles:
+            total = plus(total, resources)
+        left = self.gpus.copy()
+        shares: list[Shares] = []
+        for resources in bundles:
+            chosen = left.choose(resources.get(GPU, 0))
+            if chosen is None or not fits(total, self.available):
+                return None
+            left.take(chosen)
+            shares.append(chosen)
+        self.gpus = left
+        self._take(total)
+        return shares
+
+    def offer(self, group: GroupId, named: Resources, gpus: Shares) -> None:
+        """A bundle can be used."""
+        self.totals = plus(self.totals, named)
+        self._give(named)
+        if gpus:
+            pool = self.group_gpus.setdefault(group, Gpus(0))
+            pool.free += [0] * (len(self.gpus.free) - len(pool.free))
+            pool.give(gpus)
+
+    def withdraw(self, group: GroupId, named: Resources, gpus: Shares) -> None:
+        """A bundle offers nothing any more; nobody uses it."""
+        self.totals = minus(self.totals, named)
+        self._take(named)
+        if gpus:
+            self.group_gpus[group].take(gpus)
+            if not any(self.group_gpus[group].free):
+                del self.group_gpus[group]
+
+    def give_up(self, amounts: Resources, gpus: Shares) -> None:
+        """What was set aside is anybody's again."""
+        self._give(amounts)
+        self.gpus.give(gpus)
 
     # ------------------------------------------------------------------ forward
     def settle(self, now: float) -> None:
@@ -226,7 +289,7 @@ class Claims:
         resource idles for them."""
         while self.waiting and not self.held_back:
             heads = [next(iter(queue.values())) for queue in self.waiting.values()]
-            fitting = [claim for claim in heads if self.fits_now(claim.needs)]
+            fitting = [claim for claim in heads if self.fits_now(claim.needs, claim.where)]
             if not fitting:
                 return
             if not self.crowd.is_full:
@@ -285,10 +348,12 @@ class Claims:
         self._take_gpus(claim, claim.needs)
 
     def _run(self, claim: Claim, worker: Worker, now: float) -> None:
-        if claim.holds.get(GPU, 0) != claim.needs.get(GPU, 0):
-            self.gpus.give(claim.gpus)
+        pool, name = self._gpus_of(claim.where)
+        if claim.holds.get(name, 0) != claim.needs.get(name, 0):
+            pool.give(claim.gpus)
             self._take_gpus(claim, claim.holds)
-        self.workers.take(worker, claim.key, max(1, claim.holds.get(CPU, 0) // UNIT), sorted(claim.gpus), now)
+        threads = max(1, claim.assigned.get(CPU, 0) // UNIT)
+        self.workers.take(worker, claim.key, threads, sorted(claim.gpus), now)
         self.move(claim, ClaimState.RUNNING, now)
         claim.worker = worker.id
         self._unasked = True
@@ -312,7 +377,7 @@ class Claims:
         for claim in running:
             if claim.reclaimed:
                 coming = plus(coming, claim.taken)
-                gpus.give(claim.gpus)
+                gpus.give(_own_gpus(claim))
         for key, queue in sorted(self.waiting.items(), key=_urgency):
             for waiting in queue.values():
                 for claim in running:
@@ -326,15 +391,25 @@ class Claims:
                     if not claim.reclaimed and claim.queue != key and any(claim.taken.get(name) for name in missing):
                         claim.reclaimed = True
                         coming = plus(coming, claim.taken)
-                        gpus.give(claim.gpus)
+                        gpus.give(_own_gpus(claim))
                         asked.setdefault(claim.owner, []).append(LeaseId(claim.lease or b""))
                 coming = minus(coming, waiting.needs)
                 gpus.take(gpus.choose(waiting.needs.get(GPU, 0)) or {})
         self.out.extend(Send(owner, ReclaimLeases(leases)) for owner, leases in asked.items())
 
     # ------------------------------------------------------------------ asked by others
-    def fits_now(self, needs: Resources) -> bool:
-        return fits(needs, self.available) and self.gpus.fits(needs.get(GPU, 0))
+    def fits_now(self, needs: Resources, where: Where = ()) -> bool:
+        if not fits(needs, self.available):
+            return False
+        pool, name = self._gpus_of(where)
+        return pool.fits(needs.get(name, 0))
+
+    def _gpus_of(self, where: Where) -> tuple[Gpus, str]:
+        """From which it is given some, and the name under which it asks for them."""
+        group = places.group_of(where)
+        if group is None:
+            return self.gpus, GPU
+        return self.group_gpus.get(group, _NONE), f"{GPU}_group_{group.hex()}"
 
     def could_ever(self, needs: Resources) -> bool:
         return fits(needs, self.totals)
@@ -363,14 +438,15 @@ class Claims:
         return min(waiting) - 1 if waiting else self.placed
 
     def overdue(self, before: float) -> list[Claim]:
-        """Of the claims that have waited since before then: those that find no room as long as the actors here live,
-        and the younger half of the others, whose turn comes."""
+        """Of the claims that may go elsewhere and have waited since before then: those that find no room as long as
+        the actors here live, and the younger half of the others, whose turn comes."""
         for_life: Resources = {}
         for claim in self.all.values():
             if claim.actor is not None:
                 for_life = plus(for_life, claim.taken)
         leaves = minus(self.totals, for_life)
-        old = [claim for queue in self.waiting.values() for claim in queue.values() if claim.since < before]
+        moving = [queue for queue in self.waiting.values() if not _stays(next(iter(queue.values())).where)]
+        old = [claim for queue in moving for claim in queue.values() if claim.since < before]
         old.sort(key=lambda claim: claim.arrival)
         stuck = [claim for claim in old if not fits(claim.needs, leaves)]
         rest = [claim for claim in old if fits(claim.needs, leaves)]
@@ -385,7 +461,7 @@ class Claims:
         self.changes += 1
         self.available = plus(self.available, amounts)
         if self.oversubscribed:
-            self.oversubscribed = self.available.get(CPU, 0) < 0
+            self.oversubscribed = any(amount < 0 for amount in self.available.values())
 
     def _take(self, amounts: Resources) -> None:
         self.changes += 1
@@ -393,10 +469,21 @@ class Claims:
 
     def _take_gpus(self, claim: Claim, amounts: Resources) -> None:
         """They fit."""
-        chosen = self.gpus.choose(amounts.get(GPU, 0))
+        pool, name = self._gpus_of(claim.where)
+        chosen = pool.choose(amounts.get(name, 0))
         assert chosen is not None, f"{claim} was reserved GPUs that are not there"
         claim.gpus = chosen
-        self.gpus.take(chosen)
+        pool.take(chosen)
+
+
+def _own_gpus(claim: Claim) -> Shares:
+    """That would be anybody's without it."""
+    return {} if places.group_of(claim.where) is not None else claim.gpus
+
+
+def _stays(where: Where) -> bool:
+    """Whether it can only run here, or asks for a bundle, of which this node does not know the others."""
+    return bool(where) and (where[0] == places.GROUP or (where[0] == places.NODE and not where[2]))
 
 
 def _urgency(queue: tuple[QueueKey, object]) -> int:

@@ -98,7 +98,7 @@ class Crowd:
     def helper(self, available: int) -> tuple[Claim, int] | None:
         """Who began to wait last of those that can run what they wait for, with so much CPU there; and its wait."""
         for claim, wait in reversed(self.helpers.values()):
-            if claim.lent <= available:
+            if claim.lent.get(CPU, 0) <= available:
                 return claim, wait
         return None
 

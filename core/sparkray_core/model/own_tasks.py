@@ -99,7 +99,8 @@ class OwnTasks:
 
 def _is_plain(shape: Shape, env: str) -> bool:
     """A task of this kind may run in a process that others need: in this environment, and a crash may be repeated."""
-    return not shape.fresh and not shape.max_calls and shape.env == env and shape.resources.keys() == {"CPU"}
+    plain = not (shape.fresh or shape.max_calls or shape.where)
+    return plain and shape.env == env and shape.resources.keys() == {"CPU"}
 
 
 def _last_of(tasks: deque[Task], wanted: Collection[int]) -> int | None:

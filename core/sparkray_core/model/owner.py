@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
-from sparkray_core.ids import NodeId, ProcessId, count_of, node_of, raylet_of
+from sparkray_core.ids import GroupId, NodeId, ProcessId, count_of, node_of, raylet_of
 from sparkray_core.messages import (
     FAILED,
     HOLDS,
@@ -27,6 +27,7 @@ from sparkray_core.messages import (
     CopyMade,
     DropBorrowers,
     EndSession,
+    GroupChanged,
     LeaseGranted,
     LeaseLost,
     LeaseRefused,
@@ -50,6 +51,7 @@ from sparkray_core.model.entries import NOT_GIVEN, Entry, is_stored
 from sparkray_core.model.leasing import Leasing
 from sparkray_core.model.node_kept import kept_count
 from sparkray_core.model.own_tasks import OwnTasks
+from sparkray_core.model.owner_groups import KnownGroups
 from sparkray_core.model.references import ACTOR_INDEX
 from sparkray_core.model.streams import Stream
 from sparkray_core.model.tasks import Actor, Function, OwnerLimits, Shape, Task
@@ -73,6 +75,7 @@ class Owner:
         self.leasing = Leasing(self.book, limits)
         self.calls = Calls(self.book)
         self.own = OwnTasks(self.book, self.leasing)
+        self.groups = KnownGroups(self.book, self.leasing)
         self.ended: str | None = None  # why the session is over
         self._runnable = self.book.runnable
 
@@ -208,6 +211,22 @@ class Owner:
         effects: list[Effect] = []
         self.book.now = now
         self.own.lost(count, why, effects)
+        return self._dispatch(now, effects)
+
+    def group_ready(self, group: GroupId, entry: Entry, value: Value, now: float) -> list[Effect]:
+        """The entry gets this value as soon as the placement group is created."""
+        effects: list[Effect] = []
+        self.book.now = now
+        if self.ended is not None:
+            self.refs.settle(entry, (FAILED, "RaySystemError", f"the sparkray session ended: {self.ended}"), effects)
+        else:
+            self.groups.ready(group, entry, value, effects)
+        return self._dispatch(now, effects)
+
+    def remove_group(self, group: GroupId, now: float) -> list[Effect]:
+        effects: list[Effect] = []
+        self.book.now = now
+        self.groups.remove(group, effects)
         return self._dispatch(now, effects)
 
     @property
@@ -376,8 +395,7 @@ class Owner:
 
     # ------------------------------------------------------------------ deaths
     def _on_process_gone(self, sender: ProcessId, message: ProcessGone, now: float, effects: list[Effect]) -> None:
-        self.leasing.taught.pop(message.process, None)
-        self.leasing.worn.pop(message.process, None)
+        self.leasing.forget_worker(message.process)
         self.refs.process_gone(message.process, message.why, effects)
 
     def _on_node_gone(self, sender: ProcessId, message: NodeGone, now: float, effects: list[Effect]) -> None:
@@ -394,6 +412,7 @@ class Owner:
             if entry.value is None and entry.index != ACTOR_INDEX:
                 self.refs.settle(entry, failure, effects)
         self.calls.end(why)
+        self.groups.end(failure, effects)
 
     def _fail_all(self, effects: list[Effect]) -> Value:
         failure: Value = (FAILED, "RaySystemError", f"the sparkray session ended: {self.ended}")
@@ -415,6 +434,7 @@ _ON: dict[type, _Handler] = {
     ReclaimLeases: lambda owner, sender, message, now, effects: owner.leasing.reclaim(message),
     LeaseLost: lambda owner, sender, message, now, effects: owner.leasing.lost(message, effects),
     ActorChanged: lambda owner, sender, message, now, effects: owner.calls.changed(message, effects),
+    GroupChanged: lambda owner, sender, message, now, effects: owner.groups.changed(message, effects),
     CallRetried: lambda owner, sender, message, now, effects: owner.calls.retried(message),
     CancelMaker: Owner._on_cancel,
     AskObjects: Owner._on_ask,

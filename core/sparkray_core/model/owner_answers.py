@@ -130,6 +130,7 @@ def whereabouts(owner: Owner, what: Entry | int) -> dict[str, Any]:
         "name": task.function.name,
         "retries": task.retries,
         "resources": {} if task.shape is None else dict(task.shape.resources),
+        "where": () if task.shape is None else task.shape.where,
         "args": [entry.id for _, entry in task.refs or ()],
     }
     for entry in (entry for _, entry in task.refs or ()):

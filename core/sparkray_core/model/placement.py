@@ -55,6 +55,28 @@ def choose_nodes(
     return chosen
 
 
+def choose_in_turn(nodes: Iterable[NodeLoad], wanted: Resources, count: int, turn: int) -> tuple[list[NodeId], int]:
+    """One node for each of `count` requests, round robin from behind the one that joined as the `turn`-th. Those with
+    room come first; when there is none left, all that could ever hold one take turns.
+
+    Returns:
+        The nodes (none, if none could ever hold one), and whose turn it was last.
+    """
+    feasible = sorted((load for load in nodes if fits(wanted, load.totals)), key=lambda load: load.joined)
+    behind = [load for load in feasible if load.joined > turn] + [load for load in feasible if load.joined <= turn]
+    room = {load.node: times(wanted or {CPU: UNIT}, load.available) or 0 for load in behind}
+    chosen: list[NodeId] = []
+    while behind and len(chosen) < count:
+        roomy = [load for load in behind if room[load.node] > 0]
+        for load in roomy or behind:
+            if len(chosen) == count:
+                break
+            room[load.node] -= 1
+            chosen.append(load.node)
+            turn = load.joined
+    return chosen, turn
+
+
 class _Place:
     """A node as a candidate for one kind of request."""
 

@@ -114,7 +114,8 @@ class References:
                 waiter.entry_ready(entry)
         if entry.asked:
             for process in entry.asked:
-                self.tell(entry, process, effects)
+                if process not in self._gone and node_of(process) not in self._gone:
+                    self.tell(entry, process, effects)
             entry.asked = None
         if not entry.held and not entry.pins and not entry.borrowers:
             self.free(entry)

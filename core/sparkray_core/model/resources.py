@@ -35,6 +35,11 @@ def from_floats(amounts: Mapping[str, float]) -> Resources:
     return exact
 
 
+def is_cpu(name: str) -> bool:
+    """Of the node, or of a placement group's bundle (see `where`)."""
+    return name == CPU or name.startswith("CPU_group_")
+
+
 def fits(wanted: Resources, free: Resources) -> bool:
     """Whether all of it is there. Nothing fits into anything, even where amounts are below zero."""
     return all(amount <= 0 or amount <= free.get(name, 0) for name, amount in wanted.items())

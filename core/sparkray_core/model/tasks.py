@@ -12,10 +12,11 @@ from collections.abc import Callable
 
 from sparkray_core.frozen import frozen
 from sparkray_core.ids import ActorId, FunctionId, LeaseId, NodeId, ObjectId, ProcessId
-from sparkray_core.messages import Resources, Value
+from sparkray_core.messages import Resources, Value, Where
 from sparkray_core.model.entries import Entry, bare, dependent, is_failure
 from sparkray_core.model.methods import decode, encode
 from sparkray_core.model.streams import Stream
+from sparkray_core.model.where import SPREAD
 from sparkray_core.settings import Settings
 
 
@@ -136,15 +137,36 @@ class Shape:
     """Tasks that any lease of these resources, in this environment, can run; one queue per node where their arguments
     lie."""
 
-    __slots__ = ("env", "fresh", "hungry", "max_calls", "mean_s", "priority", "queues", "resources")
+    __slots__ = (
+        "env",
+        "fresh",
+        "hungry",
+        "max_calls",
+        "mean_s",
+        "per_lease",
+        "priority",
+        "queues",
+        "refused",
+        "resources",
+        "where",
+    )
 
     def __init__(
-        self, resources: Resources, retriable: bool, env: str = "", priority: int = 0, max_calls: int = 0
+        self,
+        resources: Resources,
+        retriable: bool,
+        env: str = "",
+        priority: int = 0,
+        max_calls: int = 0,
+        where: Where = (),
     ) -> None:
         self.resources = resources
         self.env = env
         self.priority = priority  # of its requests for workers; the highest goes first
         self.max_calls = max_calls  # after so many of these tasks a worker has to end; 0: never. Tasks of one function
+        self.where = where
+        self.per_lease = 1 if where[:1] == (SPREAD,) else max_calls  # so many tasks on one lease; 0: any number
+        self.refused: Value | None = None  # what becomes of all these tasks: their placement group was removed
         self.queues: dict[NodeId | None, Queue] = {}
         self.mean_s: float | None = None  # running mean of a task's duration, seconds
         # A task without retries may not be run twice: it is never put behind another, where a crash leaves open

@@ -12,6 +12,8 @@ from sparkray_core.ids import NodeId
 from sparkray_core.settings import Settings
 from sparkray_core.wire.hello import TOKEN_BYTES
 
+NODE_ID_LABEL = "ray.io/node-id"  # Ray's name: libraries ask for it
+
 _LONGEST_SOCKET_PATH = 103  # bytes, without the final zero: 107 on Linux, 103 on macOS
 _LONGEST_SOCKET_NAME = len("/0123456789abcdef.sock")
 _SESSION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,39}")
@@ -102,6 +104,19 @@ class NodeConfig:
     def folder(self) -> str:
         """Where the node's sockets and logs are."""
         return os.path.join(self.base_folder, self.session, self.node.hex()[:8])
+
+    @property
+    def all_resources(self) -> dict[str, int]:
+        """With those by which a node can be asked for: "node:<host>", and on the head's "node:__internal_head__"."""
+        if self.visits:
+            return self.resources
+        own = {f"node:{self.host}": 1000, **({"node:__internal_head__": 1000} if self.is_head else {})}
+        return {**self.resources, **own}
+
+    @property
+    def all_labels(self) -> dict[str, str]:
+        """With the one by which a node can be chosen."""
+        return {**self.labels, NODE_ID_LABEL: self.node.hex()}
 
     @property
     def socket_path(self) -> str:

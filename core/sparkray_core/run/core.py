@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sparkray_core import errors
-from sparkray_core.ids import ObjectId, ProcessId
+from sparkray_core.ids import GroupId, ObjectId, ProcessId
 from sparkray_core.messages import (
     DEPENDENT,
     ERROR,
@@ -37,6 +37,7 @@ from sparkray_core.model.effects import Effect
 from sparkray_core.model.entries import Entry, bare, is_failure, place
 from sparkray_core.model.owner import Actor
 from sparkray_core.model.streams import Stream
+from sparkray_core.model.where import NO_GROUP
 from sparkray_core.run import forked, modules, object_ref
 from sparkray_core.run.folders import spill_path
 from sparkray_core.run.local_process import LocalProcess
@@ -70,6 +71,10 @@ class Core(LocalProcess):
         self.job = "01000000"  # the id of the driver's job for which this process works; the first one's, if not told
         self.driver: ProcessId | None = None  # of that job, if it is not the one that started the session
         self.env = ""  # this worker's environment, or the job's in its driver: what tasks from here inherit
+        self.group = NO_GROUP  # the placement group of the task or actor that runs here, and whether it captures
+        self.bundles: dict[GroupId, list[dict[str, float]]] = {}  # of placement groups that were looked at here
+        self.place: object = object()  # another one wherever other options follow from where the code runs
+        self._outside = self.place
         self.known_folders = modules.search_path()  # workers look there for modules; what is added later is told
         self.packages: object = None  # what this process packed for environments; the API's business
         self._replies: dict[Any, _Reply] = {}
@@ -95,6 +100,12 @@ class Core(LocalProcess):
             ProcessGone: self._on_process_gone,
             Inspect: self._on_inspect,
         }
+
+    def enter_group(self, group: tuple[GroupId, bool]) -> None:
+        """What runs here from now on works in this placement group."""
+        if group != self.group:
+            self.group = group
+            self.place = object() if group[1] else self._outside
 
     def _note_unhandled(self, entry: Entry) -> None:
         if self.owner.ended is None:

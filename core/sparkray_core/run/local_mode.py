@@ -25,12 +25,14 @@ from typing import Any
 import cloudpickle
 
 from sparkray_core import errors
-from sparkray_core.ids import HEAD, ActorId, FunctionId, LeaseId, NodeId, ProcessId, new_process_id
+from sparkray_core.ids import HEAD, ActorId, FunctionId, GroupId, LeaseId, NodeId, ProcessId, new_process_id
 from sparkray_core.messages import (
     FAILED,
     STREAM_GATHERED,
     ActorChanged,
     CreateActor,
+    CreateGroup,
+    DescribeGroups,
     EndActor,
     FindActor,
     LeaseGranted,
@@ -40,9 +42,11 @@ from sparkray_core.messages import (
     NameActor,
     PushCalls,
     PushTasks,
+    RemoveGroup,
     RequestLeases,
     Resources,
     ResultTuple,
+    SetGroup,
     StartActor,
     StealTasks,
     TaskResults,
@@ -50,16 +54,19 @@ from sparkray_core.messages import (
     TaskTuple,
     Value,
     WatchActor,
+    WatchGroup,
 )
 from sparkray_core.model.actor_names import ActorNames
+from sparkray_core.model.choosing import Held
 from sparkray_core.model.entries import Entry
 from sparkray_core.model.methods import decode
-from sparkray_core.model.node_info import NodeInfo
 from sparkray_core.model.owner import Actor, Task
-from sparkray_core.model.resources import fits, larger, show
+from sparkray_core.model.resources import larger
+from sparkray_core.model.where import NO_GROUP, group_of, membership
 from sparkray_core.run import checkpoints, current_task, execute, object_ref, run_stream
 from sparkray_core.run.actor_host import ActorHost
 from sparkray_core.run.core import Core
+from sparkray_core.run.local_groups import LocalGroups
 from sparkray_core.run.pump import Getter, now
 from sparkray_core.settings import Settings
 from sparkray_core.wire import values
@@ -129,6 +136,9 @@ class LocalCore(Core):
         self._tasks: deque[tuple[ProcessId, TaskTuple]] = deque()  # pushed to a worker, or to an actor's
         self._functions: dict[FunctionId, tuple[str, Callable[..., Any]]] = {}
         self._leases: dict[ProcessId, LeaseId] = {}
+        self._groups = LocalGroups(node, resources, store_bytes)
+        self._waiting: list[RequestLeases | _LocalActor] = []  # for their placement groups
+        self._group_of: dict[ProcessId, tuple[GroupId, bool]] = {}  # what each worker was told
         self._actors: dict[ActorId, _LocalActor] = {}
         self._by_worker: dict[ProcessId, _LocalActor] = {}
         self._names = ActorNames()
@@ -222,7 +232,7 @@ class LocalCore(Core):
 
     def ask(self, to: ProcessId, what: str) -> Any:
         if what == "nodes":
-            return [NodeInfo(self.node, "", "127.0.0.1", 0, self.resources, {}, self.store_bytes, "").as_dict()]
+            return [self._groups.info.as_dict()]
         if what == "available":
             return dict(self.resources)
         if what == "named actors":
@@ -235,6 +245,15 @@ class LocalCore(Core):
             return self._names.claim(asked.key, asked.actor, asked.facts)
         if isinstance(asked, FindActor):
             return self._names.find(asked.key)
+        if isinstance(asked, CreateGroup):
+            free = self._groups.claim(asked)
+            if free:
+                self._send(to, asked)
+                self.look()
+            return free
+        if isinstance(asked, DescribeGroups):
+            self.look()
+            return self._groups.describe(asked)
         raise errors.RaySystemError(f"{type(asked).__name__} has no answer in local mode")
 
     # ------------------------------------------------------------------ values
@@ -281,6 +300,10 @@ class LocalCore(Core):
                 self._tell(to, TasksReturned([], blocked=False))
             case CreateActor():
                 self._create(message)
+            case CreateGroup() | RemoveGroup() | WatchGroup():
+                self._group(message)
+            case SetGroup(group, captures):
+                self._group_of[to] = group, captures
             case EndActor(some, why, restart, _):
                 actor = self._actors.get(some)
                 if actor is not None:
@@ -300,14 +323,31 @@ class LocalCore(Core):
         return ProcessId(self.node + (1 << 56 | next(self._workers)).to_bytes(8, "big"))
 
     def _grant(self, message: RequestLeases) -> None:
+        no = self._groups.why_not(message.resources, message.where)
+        if isinstance(no, Held):
+            self._waiting.append(message)
+            return
         for lease in message.leases:
-            if fits(message.resources, self.resources):
+            if no is None:
                 worker = self._new_worker()
                 self._leases[worker] = lease
                 self._tell(self.raylet_id, LeaseGranted(lease, worker))
             else:
-                why = f"this session has {show(self.resources)} in all, and this asks for {show(message.resources)}"
-                self._tell(self.raylet_id, LeaseRefused(lease, why))
+                self._tell(self.raylet_id, LeaseRefused(lease, no.why, f"Task{no.kind}"))
+
+    def _group(self, message: CreateGroup | RemoveGroup | WatchGroup) -> None:
+        """As a head does; then what waits for a group is looked at again."""
+        for told in self._groups.receive(self.me, message):
+            self._tell(HEAD, told)
+        removed, self._groups.removed = self._groups.removed, []
+        for actor in [a for a in self._actors.values() if a.host is not None and group_of(a.message.where) in removed]:
+            self._end(actor, "its placement group was removed")
+        waiting, self._waiting = self._waiting, []
+        for one in waiting:
+            if isinstance(one, RequestLeases):
+                self._grant(one)
+            else:
+                self._place(one)
 
     # ------------------------------------------------------------------ running
     def _run(self, worker: ProcessId, task: TaskTuple) -> None:
@@ -321,7 +361,7 @@ class LocalCore(Core):
                 with self._user_code(None):
                     function = cloudpickle.loads(function.blob)
                 self._functions[FunctionId(task[1])] = (name, function)
-            answer = self._execute(None, function, name, task)
+            answer = self._execute(None, function, name, task, self._group_of.get(worker, NO_GROUP))
         except SystemExit as ended:
             code = ended.code if isinstance(ended.code, int) else 1
             self._tell(self.raylet_id, LeaseLost(self._leases.pop(worker), f"exit code {code}: it called sys.exit()"))
@@ -334,25 +374,33 @@ class LocalCore(Core):
         self._tell(worker, TaskResults([answer], 0.0))
 
     def _execute(
-        self, actor: _LocalActor | None, function: Callable[..., Any], name: str, task: TaskTuple
+        self,
+        actor: _LocalActor | None,
+        function: Callable[..., Any],
+        name: str,
+        task: TaskTuple,
+        group: tuple[GroupId, bool] = NO_GROUP,
     ) -> ResultTuple:
-        with self._user_code(actor):
+        with self._user_code(actor, group):
             context = contextvars.copy_context()
             if isinstance(task[2], int):
                 return context.run(execute.run, self, self.me, function, name, task)
             return context.run(run_stream.run, self, self.me, function, name, task, _Items(self.me, task))  # type: ignore[arg-type]
 
     @contextlib.contextmanager
-    def _user_code(self, actor: _LocalActor | None) -> Iterator[None]:
+    def _user_code(self, actor: _LocalActor | None, group: tuple[GroupId, bool] = NO_GROUP) -> Iterator[None]:
         """Around user code: what it asks of its context is right, and an event loop that runs here is out of sight."""
         before, current_task.actor = current_task.actor, actor.start if actor is not None else None
         loop = asyncio._get_running_loop()
         asyncio._set_running_loop(None)
+        before_group = self.group
+        self.enter_group(group if actor is None else membership(actor.message.where))
         try:
             with self._busy:
                 yield
         finally:
             asyncio._set_running_loop(loop)
+            self.enter_group(before_group)
             current_task.actor = before
 
     # ------------------------------------------------------------------ actors
@@ -360,11 +408,18 @@ class LocalCore(Core):
         actor = _LocalActor(message, self._new_worker(), message.max_restarts)
         self._actors[message.actor] = actor
         self._by_worker[actor.worker] = actor
-        wanted = larger(message.placement, message.resources)
-        if fits(wanted, self.resources):
+        self._place(actor)
+
+    def _place(self, actor: _LocalActor) -> None:
+        spec = actor.message
+        no = self._groups.why_not(larger(spec.placement, spec.resources), spec.where)
+        if isinstance(no, Held):
+            self._waiting.append(actor)
+        elif no is None:
             self._construct(actor)
         else:
-            self._dies(actor, f"this session can never hold an actor of {show(wanted)}")
+            error = (FAILED, f"Actor{no.kind}", f"{spec.name}: {no.why}") if spec.where else None
+            self._dies(actor, no.why, error)
 
     def _construct(self, actor: _LocalActor) -> None:
         spec = actor.message
@@ -380,6 +435,7 @@ class LocalCore(Core):
             spec.placement,
             spec.setup,
             saved=actor.saved,
+            where=spec.where,
         )
         hook = "__init__"
         try:

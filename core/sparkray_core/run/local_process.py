@@ -32,6 +32,7 @@ from sparkray_core.messages import (
     PushTasks,
     Registered,
     RegisterProcess,
+    SetGroup,
     TaskResults,
     TasksReturned,
     UnpinObjects,
@@ -62,6 +63,7 @@ log = logging.getLogger(__name__)
 # Not looked into before they are handled: it would cost as much as handling them. What they say counts only if it is
 # about tasks that their sender has from us, or calls of ours.
 _HOT = frozenset({PushTasks, PushCalls, TaskResults, TasksReturned})
+_PUSHED = frozenset({PushTasks, PushCalls, SetGroup})  # what has to come in order, or quickly, to a worker of this node
 BATCH = 64  # submissions after which the submitting thread hands them in itself
 BATCHES = 10_000  # of submissions whose time is remembered: 0.2 s of tasks one by one at their quickest, mostly hours
 
@@ -428,8 +430,7 @@ class LocalProcess:
 
     def _route(self, to: ProcessId, message: Message) -> Connection:
         """Straight to a worker of this node when work is pushed to it; by way of the raylet otherwise."""
-        kind = type(message)
-        if (kind is PushTasks or kind is PushCalls) and node_of(to) == self.node and to not in self._undirected:
+        if type(message) in _PUSHED and node_of(to) == self.node and to not in self._undirected:
             try:
                 connection = hello.connect(self._path_of(to), self.token, self.me, self.role, to)
             except ConnectionLost as lost:

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from sparkray_core.ids import HEAD, FunctionId, ProcessId, count_of, node_of, owner_of
+from sparkray_core.ids import HEAD, FunctionId, GroupId, ProcessId, count_of, node_of, owner_of
 from sparkray_core.messages import (
     FAILED,
     ActorFailed,
@@ -34,6 +34,7 @@ from sparkray_core.messages import (
     PushTasks,
     RunNested,
     SetGpus,
+    SetGroup,
     SetThreads,
     SetUpWorker,
     StartActor,
@@ -49,6 +50,7 @@ from sparkray_core.messages import (
 )
 from sparkray_core.model.entries import Entry
 from sparkray_core.model.tasks import Function
+from sparkray_core.model.where import NO_GROUP, membership
 from sparkray_core.run import (
     checkpoints,
     current_task,
@@ -115,6 +117,7 @@ class Worker:
         self.working_on = ""  # function or class
         self.queue: deque[tuple[ProcessId, TaskTuple]] = deque()
         self.functions: dict[FunctionId, tuple[str, Callable[..., Any]]] = {}
+        self.groups: dict[ProcessId, tuple[GroupId, bool]] = {}  # the placement groups that owners' tasks work in
         self.results: deque[tuple[ProcessId, Any]] = deque()  # that may leave
         self.done: deque[tuple[ProcessId, Any]] | Saver = self.results  # of what ran; a saver lets them leave later
         self.host: ActorHost | None = None  # when this is an actor
@@ -144,6 +147,7 @@ class Worker:
             SetUpWorker: self._on_order,
             SetThreads: self._on_order,
             SetGpus: self._on_order,
+            SetGroup: self._on_group,
             StopActor: self._on_leave,
             ExitWorker: self._on_exit,
             LogLines: self._on_output,
@@ -167,6 +171,10 @@ class Worker:
 
     def _on_calls(self, sender: ProcessId, message: PushCalls) -> None:
         self._extend((sender, call) for call in message.calls)
+
+    def _on_group(self, sender: ProcessId, message: SetGroup) -> None:
+        """Of what this owner pushes after it; nothing that it pushed before is left."""
+        self.groups[sender] = message.group, message.captures
 
     def _on_order(self, sender: ProcessId, message: StartActor | SetUpWorker | SetThreads | SetGpus) -> None:
         """For the main thread, before what is pushed after it."""
@@ -375,6 +383,8 @@ class Worker:
                 if self.host.exiting:
                     raise ExitActor  # it was caught on its way
                 return answer
+            if self.groups:
+                self.core.enter_group(self.groups.get(sender, NO_GROUP))
             name, function = self.functions[FunctionId(task[1])]
             self.working_on = name
             if sender != self.core.me:  # else what is printed goes where it went before
@@ -527,6 +537,7 @@ class Worker:
             self.start = current_task.actor = start
             self.work_giver, self.working_on = owner_of(start.actor), start.name
             processes.set_title(f"actor {start.name}", "sparkray-worker")
+        core.enter_group(membership(start.where))
         core.records.active[owner_of(start.actor), count_of(start.actor)] = CREATION, clock()
         try:
             cls = modules.load(start.blob, f"the class {start.name}")

@@ -15,12 +15,13 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar, Union
 
-from sparkray_core.ids import ActorId, FunctionId, NodeId, ObjectId, ProcessId, node_of, raylet_of
+from sparkray_core.ids import ActorId, FunctionId, GroupId, NodeId, ObjectId, ProcessId, node_of, raylet_of, task_id
 from sparkray_core.messages import (
     FAILED,
     STORED,
     AllocateObject,
     CreateActor,
+    CreateGroup,
     Message,
     ObjectAllocated,
     ObjectGone,
@@ -29,6 +30,7 @@ from sparkray_core.messages import (
     PinObject,
     Registered,
     RegisterProcess,
+    Resources,
     SealObjects,
     UnpinObjects,
     Value,
@@ -312,7 +314,9 @@ class SimCore:
         function = FUNCTIONS[program.key % 3]
         worn_by = (function.id, program.max_calls) if program.max_calls else None
         resources = from_floats({"CPU": program.cpus})
-        shape = self.owner.leasing.shape(resources, program.retries != 0, program.env, program.priority, worn_by)
+        shape = self.owner.leasing.shape(
+            resources, program.retries != 0, program.env, program.priority, worn_by, program.where
+        )
         return self._submit(program, function, args, inner, None, shape, stream)
 
     def call(
@@ -361,7 +365,18 @@ class SimCore:
         def message(actor: ActorId) -> CreateActor:
             placed, setup = from_floats({"CPU": 1}), {"unordered": unordered}
             return CreateActor(
-                actor, "Sim", FUNCTIONS[0].id, b"", payload, None, {}, placed, restarts, setup, env=program.env
+                actor,
+                "Sim",
+                FUNCTIONS[0].id,
+                b"",
+                payload,
+                None,
+                {},
+                placed,
+                restarts,
+                setup,
+                env=program.env,
+                where=program.where,
             )
 
         for entry in kept:
@@ -373,6 +388,22 @@ class SimCore:
         self._remember(handle)
         self.perform(effects)
         return handle
+
+    # ------------------------------------------------------------------ placement groups
+    def create_group(self, bundles: Sequence[Resources], strategy: str) -> GroupId:
+        group = GroupId(task_id(self.me, next(self.counter)))
+        message = CreateGroup(0, group, "", list(bundles), strategy, (), False, "")
+        self.perform(self.owner.groups.create(message, group))
+        return group
+
+    def group_ready(self, group: GroupId) -> Ref:
+        entry = Entry(self.me, next(self.counter))
+        self.perform(self.owner.group_ready(group, entry, sim_programs.pack("value ready", []), self.now))
+        return Ref(self, entry)
+
+    def remove_group(self, group: GroupId) -> None:
+        self.kick()
+        self.perform(self.owner.remove_group(group, self.now))
 
     def kill(self, handle: Ref, restart: bool) -> None:
         assert handle.actor is not None

@@ -6,7 +6,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from random import Random
 
-from sparkray_core.ids import ProcessId
+from sparkray_core.ids import NodeId, ProcessId
+from sparkray_core.model.gangs import STRATEGIES
+from sparkray_core.model.resources import from_floats
+from sparkray_core.model.where import ANY_BUNDLE, GROUP, NODE, SPREAD
 from sparkray_core.testing.sim_core import Code, Got, Ledger, Memory, Ref, SimCore
 from sparkray_core.testing.sim_programs import ACTOR, Expected, Program, expect, expect_items
 from sparkray_core.testing.sim_streams import call_generator
@@ -74,6 +77,7 @@ class SimDriver(SimCore):
         self.oracle = oracle
         self.dice = dice
         self.actors = actors  # it makes some
+        self.nodes: list[NodeId] = []  # if it is particular about where its tasks run; and makes placement groups
         self.busy = 0  # pieces of user code that are not done
 
     def begin(self, at: float, steps: int) -> None:
@@ -90,7 +94,9 @@ class SimDriver(SimCore):
             if self.owner.ended is not None:
                 break
             kind = dice.random()
-            if kind < 0.40:
+            if kind < 0.10 and self.nodes:
+                self._group(pool)
+            elif kind < 0.40:
                 self._tasks(pool)
             elif kind < 0.52:
                 (self._actor if self.actors else self._tasks)(pool)
@@ -144,6 +150,11 @@ class SimDriver(SimCore):
     def _tasks(self, pool: list[Known]) -> None:
         dice = self.dice
         program = self._program(2)
+        if self.nodes and dice.random() < 0.3:
+            node = dice.choice(self.nodes)
+            program = replace(
+                program, where=dice.choice([(SPREAD, ()), (NODE, node, True, dice.random() < 0.5, False)])
+            )
         for _ in range(dice.choice([1, 1, 2, 5, 20])):
             args = [known for known in self._pick(pool, 2) if known.expected is not ACTOR]
             inner = self._pick(pool, 2) if dice.random() < 0.3 else []
@@ -154,6 +165,28 @@ class SimDriver(SimCore):
                 Known(ref, one, f"task {ref.entry.count} {program}", doomed)
                 for ref, one in zip(refs, expected, strict=True)
             ]
+
+    def _group(self, pool: list[Known]) -> None:
+        """A placement group, what runs in it, and its end some time later."""
+        dice = self.dice
+        bundles = [from_floats({"CPU": dice.choice([0.5, 1, 1, 2])}) for _ in range(dice.randint(1, 4))]
+        group = self.create_group(bundles, dice.choice(STRATEGIES))
+        if dice.random() < 0.5:
+            pool.append(Known(self.group_ready(group), Expected("value ready"), "a group is ready", True))
+        for _ in range(dice.choice([0, 1, 3, 10])):
+            where = (GROUP, group, dice.choice([ANY_BUNDLE, ANY_BUNDLE, dice.randrange(len(bundles))]), False)
+            program = replace(self._program(1), where=where, max_calls=0)
+            args = [known for known in self._pick(pool, 1) if known.expected is not ACTOR]
+            expected = expect(program, [one.expected for one in args], [])
+            if self.actors and dice.random() < 0.2:
+                handle = self.create(replace(program, fails=False, children=(), opens=False), [], dice.choice([0, 1]))
+                ref = self.call(handle, call := self._program(1))[0]
+                pool.append(Known(ref, expect(call, [], [])[0], f"call {ref.entry.count} {call}", True))
+                continue
+            refs = self.submit(program, [one.ref for one in args])
+            made_by = f"task {refs[0].entry.count} {program}"
+            pool += [Known(ref, one, made_by, True) for ref, one in zip(refs, expected, strict=True)]
+        self.at(self.now + dice.choice([0.0, 0.01, 0.3, 2.0]), lambda: self.remove_group(group))
 
     def _stream(self, pool: list[Known]) -> Code[None]:
         """A task or a call that yields: read some or all of it, and let go of the rest."""

@@ -9,6 +9,7 @@ import pickle
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sparkray_core.ids import ObjectId
 from sparkray_core.messages import ERROR, Value
@@ -31,6 +32,7 @@ class Program:
     cpus: float = 1.0
     env: str = ""  # that its worker must have; of tasks and constructors
     priority: int = 0
+    where: tuple[Any, ...] = ()  # it may run, as in `model.where`; of tasks and constructors
     max_calls: int = 0  # so many of one owner's tasks of this function may run on one worker; 0: any number
     opens: bool = False  # gets what the references inside its arguments refer to
     children: tuple[Program, ...] = ()  # tasks of its own, whose results it gets

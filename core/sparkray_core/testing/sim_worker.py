@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from sparkray_core.ids import HEAD, ObjectId, ProcessId, object_id, task_id
+from sparkray_core.ids import HEAD, GroupId, ObjectId, ProcessId, object_id, task_id
 from sparkray_core.messages import (
     ERROR,
     FAILED,
@@ -21,6 +21,7 @@ from sparkray_core.messages import (
     PushTasks,
     ResultTuple,
     RunNested,
+    SetGroup,
     SetThreads,
     SetUpWorker,
     StartActor,
@@ -38,6 +39,7 @@ from sparkray_core.messages import (
 from sparkray_core.model.effects import Effect
 from sparkray_core.model.entries import Entry
 from sparkray_core.model.tasks import Task
+from sparkray_core.model.where import NODE, group_of
 from sparkray_core.testing import sim_programs
 from sparkray_core.testing.sim_core import Code, Got, Ledger, Memory, ProcessEffect, Ref, Signal, SimCore
 from sparkray_core.testing.sim_programs import Program, mix
@@ -59,6 +61,7 @@ class SimWorker(SimCore):
         self.results: deque[tuple[ProcessId, ResultTuple]] = deque()
         self.actor: StartActor | None = None
         self.env: str | None = None  # None: it is fresh, and may take on any
+        self.groups: dict[ProcessId, GroupId] = {}  # of each owner's tasks
         self.leaving = ""
         self.retiring = ""  # it may leave as soon as nobody needs it
         self.blocked = 0
@@ -95,6 +98,9 @@ class SimWorker(SimCore):
             if self._wait is not None and self._wait[0] == message.wait and self._wait[1].missing > 0:
                 self._asked = message
                 self._wait[1].pause()
+        elif isinstance(message, SetGroup):
+            assert all(owner != sender for owner, _ in self.queue), "the group of tasks that are here is changed"
+            self.groups[sender] = message.group
         elif isinstance(message, StartActor):
             self._extend(sender, [message])
         elif isinstance(message, StealTasks):
@@ -225,6 +231,7 @@ class SimWorker(SimCore):
         program, named = sim_programs.unpack_call(payload)
         if self.actor is None:
             self._has(program.env)
+            self._is_where(program, self.groups.get(caller, b""))
             assert function in self.functions, "a task came before its function"
         else:
             last = self._answered.get(caller, 0)
@@ -273,6 +280,12 @@ class SimWorker(SimCore):
     def _has(self, env: str) -> None:
         self.env = self.env or ""
         assert self.env == env, f"{self.me.hex()} has the environment {self.env!r}, and is to run what needs {env!r}"
+
+    def _is_where(self, program: Program, group: bytes) -> None:
+        wanted = group_of(program.where) or b""
+        assert group == wanted, f"{self.me.hex()} works in group {group.hex()}, and is to run what is in {wanted.hex()}"
+        if program.where and program.where[0] == NODE and not program.where[2]:
+            assert self.node == program.where[1], f"what is for node {program.where[1].hex()} runs in {self.me.hex()}"
 
     def _argument(self, value: Value, some: ObjectId) -> Code[Got]:
         if isinstance(value, bytes):
@@ -347,6 +360,7 @@ class SimWorker(SimCore):
         found = [self.ref_of(some) for some in named]
         self.actor = start
         self._has(program.env)
+        self._is_where(program, group_of(start.where) or b"")
         self.ledger.actors.add(self.me)
         yield program.run_s
         outcomes: list[str] = []

@@ -77,10 +77,13 @@ class Storm:
         names = [process_id(self.dice.choice(homes), f"drv{n}") for n in range(self.dice.randint(1, 3))]
         # Without them every value has to be right if nothing goes wrong.
         actors = self.dice.random() < 0.6 and not self.weather.deaths
+        groups = self.dice.random() < 0.5
         for name in names:
             host = sim.hosts[_node_of(name)]
             dice, durable = Random(self.dice.random()), self.weather.deaths > 0
             driver = SimDriver(name, host.segment, sim.ledger, self.oracle, dice, actors, durable)
+            if groups:
+                driver.nodes = self.nodes
             self.drivers.append(driver)
             sim.add_process(driver)
             for _ in range(self.dice.randint(1, 3)):
@@ -191,6 +194,7 @@ class Storm:
             node = host.model
             assert isinstance(node, Node)
             assert node.claims.available == node.claims.totals, f"{host.name} has {node.claims.available} available"
+            assert not node.bundles.all, f"{host.name} keeps bundles: {list(node.bundles.all.values())}"
             assert not node.claims.all, f"{host.name} keeps claims: {list(node.claims.all.values())}"
             assert not node.store.pins, f"{host.name} keeps pins: {node.store.pins}"
             assert not node.store.stored, f"{host.name} keeps objects: {list(node.store.stored.values())}"
@@ -204,8 +208,10 @@ class Storm:
             assert len(host.processes) == len(node.processes), f"{host.name} has lost count of its processes"
         head = self.sim.head
         if head.ended is None:
-            assert not head.hopeless
-            assert not head.placed_at, f"the head thinks that these wait: {head.placed_at}"
+            assert not head.leases.hopeless
+            assert not head.leases.placed_at, f"the head thinks that these wait: {head.leases.placed_at}"
+            assert not head.groups.all, f"groups outlived their ends: {list(head.groups.all.values())}"
+            assert not head.groups.watched
             assert not head.actors.all, f"actors outlived their ends: {list(head.actors.all.values())}"
             assert not head.actors.watched
             assert not head.actors.owned

@@ -16,6 +16,7 @@ from typing import Any, Final, Union, get_args, get_origin, get_type_hints
 from sparkray_core import messages
 from sparkray_core.frozen import field_names
 from sparkray_core.messages import MESSAGES, Message
+from sparkray_core.model.where import is_sound
 
 Test = Callable[[Any], bool]
 
@@ -145,7 +146,7 @@ def _dict_of(key: Test | None, item: Test | None) -> Test:
 
 def _tests(kind: type[Message]) -> list[tuple[str, Test]]:
     hints = get_type_hints(kind, dict(vars(messages)))
-    tests = [(name, _test(hints[name])) for name in field_names(kind)]
+    tests = [(name, is_sound if name == "where" else _test(hints[name])) for name in field_names(kind)]
     return [(name, test) for name, test in tests if test is not None]
 
 

@@ -176,9 +176,8 @@ def list_placement_groups(
     raise_on_missing_output: bool = True,
     _explain: bool = False,
 ) -> list[PlacementGroupState]:
-    """None: there are no placement groups yet."""
-    reach(address, limit, filters, PlacementGroupState)
-    return []
+    """Those that there are, and that lately were. Arguments as of `list_tasks`."""
+    return select(_things.placement_groups(reach(address, limit, filters, PlacementGroupState)), filters, limit)
 
 
 def list_runtime_envs(
@@ -252,8 +251,7 @@ def get_job(
 def get_placement_group(
     id: str, address: str | None = None, timeout: float = DEFAULT_TIMEOUT_S, _explain: bool = False
 ) -> PlacementGroupState | None:
-    connected(address)
-    return None
+    return next((one for one in _things.placement_groups(connected(address)) if one.placement_group_id == id), None)
 
 
 def summarize_tasks(

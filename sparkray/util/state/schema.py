@@ -223,7 +223,7 @@ class RuntimeEnvState(State):
 class ClusterEventState(State):
     severity: str  # INFO, WARNING or ERROR
     time: str  # of the day, UTC
-    source_type: str  # NODE, ACTOR or SCHEDULER
+    source_type: str  # NODE, ACTOR, SCHEDULER or PLACEMENT_GROUP
     message: str
     event_id: str
     custom_fields: dict[str, Any] = field(default_factory=dict)

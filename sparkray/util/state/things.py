@@ -12,9 +12,12 @@ from sparkray.util.state.schema import (
     ClusterEventState,
     JobState,
     NodeState,
+    PlacementGroupState,
     WorkerState,
 )
 from sparkray_core.ids import HEAD, ProcessId, node_of
+from sparkray_core.messages import DescribeGroups
+from sparkray_core.model.where import plain
 from sparkray_core.run.core import Core
 from sparkray_core.run.survey import ask_nodes, ask_processes
 
@@ -50,6 +53,7 @@ def actors(core: Core, timeout: float) -> list[ActorState]:
                 if state != "DEAD"
                 else {"error_message": facts["why"], "actor_init_failed": facts["init_failed"]},
                 is_detached=facts["detached"],
+                placement_group_id=None if facts["group"] is None else facts["group"].hex(),
                 num_restarts=facts["incarnation"],
                 worker_id=None if worker is None else worker.hex(),
                 owner_id=facts["owner"].hex(),
@@ -60,8 +64,30 @@ def actors(core: Core, timeout: float) -> list[ActorState]:
     return found
 
 
+def placement_groups(core: Core) -> list[PlacementGroupState]:
+    return [
+        PlacementGroupState(
+            placement_group_id=facts["group"].hex(),
+            name=facts["name"],
+            creator_job_id=facts["job"],
+            state=facts["state"],
+            bundles=[
+                {
+                    "bundle_id": {"placement_group_id": facts["group"].hex(), "bundle_index": index},
+                    "unit_resources": whole(bundle),
+                    "node_id": facts["places"].get(index, b"").hex(),
+                }
+                for index, bundle in enumerate(facts["bundles"])
+            ],
+            is_detached=facts["detached"],
+            stats={"scheduling_attempt": facts["attempts"], "why": facts["why"], "story": facts["story"]},
+        )
+        for facts in core.request(HEAD, lambda number: DescribeGroups(number, []))
+    ]
+
+
 def nodes(core: Core, timeout: float) -> list[NodeState]:
-    free = {node: whole(available) for node, _, available in core.ask(HEAD, "loads")}
+    free = {node: whole(plain(available)) for node, _, available in core.ask(HEAD, "loads")}
     return [
         NodeState(
             node_id=facts["node"].hex(),
