@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import pytest
+from pyspark import SparkContext
 from typer.testing import CliRunner, Result
 
 import sparkray
 from sparkray.cli import app
 
 from .conftest import START_S, Contexts
+
+pytestmark = pytest.mark.timeout(2 * START_S)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def jvm(local_sc: SparkContext) -> None:
+    """It stays for the tests after these, so it has to be there before them."""
 
 
 def doctor(contexts: Contexts, *words: str) -> Result:

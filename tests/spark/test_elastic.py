@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +21,7 @@ from sparkray.ending import NodeWatch
 from sparkray.launch import StartFailed
 from sparkray.spark_facts import wait_for_executors
 
-from .conftest import START_S
+from .conftest import SETTINGS, START_S, remove_work_folder
 from .test_ray_context import busy
 
 pytestmark = pytest.mark.timeout(2 * START_S)
@@ -66,6 +69,40 @@ def test_with_dynamic_allocation_the_nodes_meet_at_the_driver(
         assert cluster_sc.parallelize(range(100), 4).sum() == 4950
     assert ctx.last_stop.clean
     assert len(ctx.last_stop.nodes) == 3
+
+
+DYNAMIC = """
+import json, sys
+import sparkray
+from pyspark import SparkConf, SparkContext
+
+wished = {"enabled": "true", "minExecutors": "0", "initialExecutors": "0", "maxExecutors": "2"}
+settings = {**json.loads(sys.argv[1]), **{f"spark.dynamicAllocation.{name}": value for name, value in wished.items()}}
+sc = SparkContext(conf=SparkConf().setAll(list(settings.items())).setMaster("local-cluster[2,1,1024]"))
+sc.setLogLevel("OFF")
+with sparkray.RayContext(sc, num_ray_nodes=2, object_store_memory="64m", start_timeout=240) as ctx:
+    assert sparkray.get(sparkray.remote(abs).remote(-3)) == 3
+    jvms = len({node.jvm for node in ctx.executors})
+print(json.dumps([jvms, ctx.last_stop.clean, sc.applicationId]))
+sc.stop()
+"""
+
+
+@pytest.mark.slow
+def test_dynamic_allocation_gives_executors_for_the_nodes_that_are_wanted() -> None:
+    """In a process of its own: Spark begins without any executor."""
+    done = subprocess.run(
+        [sys.executable, "-c", DYNAMIC, json.dumps(SETTINGS)],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=2 * START_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    jvms, clean, application = json.loads(done.stdout)
+    remove_work_folder(application)
+    assert (jvms, clean) == (2, True)
 
 
 def test_a_session_begins_with_a_quorum_and_the_rest_joins(cluster_sc: SparkContext, tmp_path: Path) -> None:
