@@ -17,7 +17,7 @@ from sparkray_core.ids import HEAD, NodeId, new_process_id
 from sparkray_core.run.config import NodeConfig, default_base_folder
 from sparkray_core.run.core import Core
 from sparkray_core.run.processes import Identity, identify
-from sparkray_core.run.start import StartedNode, StartingNode, new_session_name
+from sparkray_core.run.start import StartedNode, StartingNode, new_session_name, sweep
 from sparkray_core.settings import Settings
 
 GENTLE_END_S = 3.0  # for the nodes to end by themselves, once the head has told them
@@ -174,7 +174,10 @@ class ClusterSession:
             if self.goes_on:
                 self._core.end_session(why)
             self._core.close(why)
+        # A keeper that was killed while its node started has left a folder, and there was no raylet yet to remove it.
+        sweep(self.base_folder, self._settings.keep_logs)
         if not wait_gone(watches, GENTLE_END_S):
+            sweep(self.base_folder, self._settings.keep_logs)  # its children needed a moment
             for how in (signal.SIGTERM, signal.SIGKILL):
                 for watch in watches:
                     watch.end_keeper(how)
