@@ -112,6 +112,28 @@ def test_the_session_goes_on_without_a_killed_node(ctx: RayContext, victim: str)
     assert lost.node.hex() not in alive
 
 
+@sparkray.remote
+def block(number: int, *others: bytes) -> bytes:
+    """Large enough to lie in a store."""
+    time.sleep(0.02)
+    return bytes([number + sum(other[0] for other in others)]) * 300_000
+
+
+@pytest.mark.slow
+def test_blocks_of_a_killed_executor_are_made_again(ctx: RayContext) -> None:
+    rows = [block.remote(number) for number in range(12)]
+    sums = [block.remote(number, row, rows[number - 1]) for number, row in enumerate(rows)]
+    expected = [number + number + (number - 1) % 12 for number in range(12)]
+    sparkray.wait(sums, num_returns=6, timeout=60)
+    gone = watch(other_node(ctx))
+    os.kill(other_node(ctx).jvm.pid, signal.SIGKILL)
+
+    assert [value[0] for value in sparkray.get(sums, timeout=60)] == expected
+    wait_until(gone.is_gone, "executor killed: the node is gone")
+    again = [block.remote(0, row) for row in [*rows, *sums]]
+    assert [value[0] for value in sparkray.get(again, timeout=60)] == [*range(12), *expected]
+
+
 @pytest.mark.parametrize("victim", ["head", "raylet", "keeper", "executor"])
 def test_the_session_ends_with_its_head(ctx: RayContext, victim: str) -> None:
     head = head_node(ctx)
