@@ -206,7 +206,7 @@ def check_name(keyword: str, value: Any) -> None:
     """Of what can be looked up by it."""
     _text(keyword, value)
     if value == "":
-        raise ValueError(f"{keyword} must not be empty")
+        raise ValueError(f"{keyword} must be a string that is not empty")
 
 
 def _exceptions(keyword: str, value: Any) -> None:
