@@ -35,6 +35,8 @@ class NodeRecord:
     placed: int = 0  # placements sent so far
     on_the_way: deque[Placement] = field(default_factory=deque)  # not counted in its last beat
     unsettled: dict[int, Placement] = field(default_factory=dict)  # by number: not known to have a worker
+    # (free, queued) with what is on the way counted in; None: to be summed up anew. Never changed in place.
+    sums: tuple[Resources, int] | None = None
 
     def place(self, wanted: Resources, lease: LeaseId | None = None, actor: ActorId | None = None) -> int:
         """Note what is sent there. Returns its number."""
@@ -42,6 +44,8 @@ class NodeRecord:
         placement = Placement(self.placed, wanted, lease, actor)
         self.on_the_way.append(placement)
         self.unsettled[placement.number] = placement
+        if self.sums is not None:
+            self.sums = _with(placement, *self.sums)
         return placement.number
 
     def offer(self, named: Resources) -> None:
@@ -52,6 +56,7 @@ class NodeRecord:
     def beat(self, message: NodeBeat) -> list[Placement]:
         """Believe it, but for what was placed after it was sent. Returns what it settles."""
         self.reported, self.queued, self.task_s = message.available, message.queued, message.task_s
+        self.sums = None
         while self.on_the_way and self.on_the_way[0].number <= message.placed:
             self.on_the_way.popleft()
         settled: list[Placement] = []
@@ -60,14 +65,17 @@ class NodeRecord:
         return settled
 
     def load(self, residents: int = 0) -> NodeLoad:
-        available, queued = self.reported, self.queued
-        for placement in self.on_the_way:
-            if fits(placement.wanted, available):
-                available = minus(available, placement.wanted)
-            else:
-                queued += 1
+        if self.sums is None:
+            self.sums = self.reported, self.queued
+            for placement in self.on_the_way:
+                self.sums = _with(placement, *self.sums)
+        available, queued = self.sums
         info = self.info
         return NodeLoad(info.node, self.joined, self.totals, available, queued, self.task_s, residents)
+
+
+def _with(placement: Placement, free: Resources, queued: int) -> tuple[Resources, int]:
+    return (minus(free, placement.wanted), queued) if fits(placement.wanted, free) else (free, queued + 1)
 
 
 class Nodes:

@@ -208,6 +208,8 @@ def check_nodes(head: Head) -> None:
     for node, record in head.nodes.all.items():
         assert record.info.node == node
         assert all(placement.number <= record.placed for placement in record.on_the_way)
+        kept, record.sums = record.sums, None
+        assert kept is None or record.info.alive is False or kept == (record.load().available, record.load().queued)
         if not record.info.alive:
             assert not record.unsettled, f"{record.info} is dead, and something may still begin there"
     for lease, node in head.leases.placed_at.items():

@@ -80,6 +80,7 @@ class LocalGroups:
         for resources in self._held.values():
             record.reported = minus(record.reported, resources)
         record.on_the_way.clear()
+        record.sums = None
         record.unsettled.clear()
 
     def claim(self, message: CreateGroup) -> bool:
