@@ -17,7 +17,7 @@ from sparkray.session import ANONYMOUS, core
 from sparkray.signature import Signature
 from sparkray_core.errors import ActorAlreadyExistsError
 from sparkray_core.ids import HEAD, ActorId, task_id
-from sparkray_core.messages import STORED, CreateActor, NameActor
+from sparkray_core.messages import STORED, CreateActor, NameActor, Value
 from sparkray_core.model.owner import Function
 from sparkray_core.model.resources import larger
 from sparkray_core.run.core import Core
@@ -161,7 +161,8 @@ class ActorClass(Generic[T]):
 
         def message(actor: ActorId) -> CreateActor:
             # One that got lost since we waited for it is nowhere: the actor asks its owner for it.
-            wired = [(where, entry.value or (STORED, 0, ()), entry.id) for where, entry in refs or ()]
+            lost: Value = (STORED, 0, ())
+            wired = [(where, entry.value or lost, entry.id) for where, entry in refs or ()]
             for entry in waited:
                 entry.seen = True  # one that failed is told by the constructor
             return CreateActor(

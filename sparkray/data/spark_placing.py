@@ -65,7 +65,8 @@ def placed(spark: SparkSession, places: Sequence[Sequence[str]]) -> DataFrame:
             preferred[key] = jvm.PythonUtils.toSeq(list(key))
         rows.append(jvm.scala.Tuple2(jvm.org.apache.spark.sql.RowFactory.create(values), preferred[key]))
     tag = jvm.scala.reflect.ClassTag.apply(jvm.java.lang.Class.forName("java.lang.Object"))
-    rdd = spark.sparkContext._jsc.sc().makeRDD(jvm.PythonUtils.toSeq(rows), tag)
+    java_context: Any = spark.sparkContext._jsc
+    rdd = java_context.sc().makeRDD(jvm.PythonUtils.toSeq(rows), tag)
     session_: Any = spark._jsparkSession
     schema = StructType([StructField("id", IntegerType(), False)])
     return DataFrame(session_.createDataFrame(rdd.toJavaRDD(), session_.parseDataType(schema.json())), spark)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 
@@ -97,12 +97,11 @@ def _row(record: Any) -> Mapping[Any, Any]:
     if isinstance(record, Mapping):
         return record
     if isinstance(record, tuple):
-        if hasattr(record, "asDict"):
-            named: Mapping[Any, Any] = record.asDict(recursive=True)
-            return named
-        if hasattr(record, "_asdict"):
-            named = record._asdict()
-            return named
+        some: Any = record
+        if hasattr(some, "asDict"):
+            return cast("Mapping[Any, Any]", some.asDict(recursive=True))
+        if hasattr(some, "_asdict"):
+            return cast("Mapping[Any, Any]", some._asdict())
     return {"item": record}
 
 

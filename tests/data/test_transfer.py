@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyspark
 import pytest
+from pyspark.sql import Row
 
 from sparkray.exceptions import ObjectStoreFullError
 
@@ -59,7 +60,7 @@ def test_records_of_any_kind_are_rows(moved: Any) -> None:
         {"a": None, "b": "y"},
     ]
     assert moved([[1, 2], [3]]).take_all() == [{"item": 1}, {"item": 2}, {"item": 3}]
-    rows = [[pyspark.sql.Row(a=1, b=pyspark.sql.Row(c=2))], [Point(1, 2)]]
+    rows = [[Row(a=1, b=Row(c=2))], [Point(1, 2)]]
     assert moved(rows[:1]).take_all() == [{"a": 1, "b": {"c": 2}}]
     assert moved(rows[1:]).take_all() == [{"x": 1, "y": 2}]
     assert [row["item"] for row in moved([[1], ["one"], [1j, None]]).take_all()] == [1, "one", 1j, None]

@@ -150,7 +150,8 @@ def test_what_functions_and_filters_left_goes_back_with_its_types(spark: SparkSe
 def test_spark_would_rather_read_a_block_where_it_lies(spark: SparkSession) -> None:
     df = spark_placing.placed(spark, [["executor_here_1"], [], ["executor_there_2"]])
     assert [row.id for row in df.collect()] == [0, 1, 2]
-    rdd = df._jdf.queryExecution().toRdd()
+    java_frame: Any = df._jdf
+    rdd = java_frame.queryExecution().toRdd()
     while not rdd.dependencies().isEmpty():  # Spark asks those that it is computed from, too
         rdd = rdd.dependencies().head().rdd()
     assert [rdd.preferredLocations(each).mkString(",") for each in rdd.partitions()] == [
