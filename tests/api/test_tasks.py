@@ -415,7 +415,7 @@ def test_nodes_and_cluster_resources_tell_what_there_is(ray: Any) -> None:
     assert node["ObjectStoreMemory"] == 512 << 20
     there = ray.cluster_resources()
     assert there.pop("memory") > 0
-    assert there == {"CPU": 4.0, "special": 1.0}
+    assert there == {"CPU": 4.0, "special": 1.0, "node:127.0.0.1": 1.0, "node:__internal_head__": 1.0}
 
 
 def test_several_threads_of_the_driver_may_wait_at_once(ray: Any) -> None:

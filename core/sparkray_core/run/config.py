@@ -52,6 +52,11 @@ def default_base_folder(given: str | None = None) -> str:
     return given or os.environ.get("SPARKRAY_BASE_FOLDER") or f"/tmp/sparkray-{os.getuid()}"
 
 
+def by_name(host: str, is_head: bool) -> dict[str, int]:
+    """The resources, in thousandths, by which work can ask for this node."""
+    return {f"node:{host}": 1000, **({"node:__internal_head__": 1000} if is_head else {})}
+
+
 @dataclass(frozen=True, slots=True)
 class NodeConfig:
     session: str  # letters, digits, ".", "_" and "-": it is a folder's name
@@ -110,8 +115,7 @@ class NodeConfig:
         """With those by which a node can be asked for: "node:<host>", and on the head's "node:__internal_head__"."""
         if self.visits:
             return self.resources
-        own = {f"node:{self.host}": 1000, **({"node:__internal_head__": 1000} if self.is_head else {})}
-        return {**self.resources, **own}
+        return {**self.resources, **by_name(self.host, self.is_head)}
 
     @property
     def all_labels(self) -> dict[str, str]:

@@ -65,6 +65,7 @@ from sparkray_core.model.resources import larger
 from sparkray_core.model.where import NO_GROUP, group_of, membership
 from sparkray_core.run import checkpoints, current_task, execute, object_ref, run_stream
 from sparkray_core.run.actor_host import ActorHost
+from sparkray_core.run.config import by_name
 from sparkray_core.run.core import Core
 from sparkray_core.run.local_groups import LocalGroups
 from sparkray_core.run.pump import Getter, now
@@ -129,14 +130,14 @@ class LocalCore(Core):
     def __init__(self, node: NodeId, resources: Resources, store_bytes: int, settings: Settings) -> None:
         super().__init__(new_process_id(node), "", b"", "driver", settings)
         self.session = "local_mode"
-        self.resources = resources
+        self.resources = {**resources, **by_name("127.0.0.1", is_head=True)}
         self.store_bytes = store_bytes  # only told: values are kept as they are
         self.handlers.clear()
         self._mail: deque[tuple[ProcessId, Message]] = deque()
         self._tasks: deque[tuple[ProcessId, TaskTuple]] = deque()  # pushed to a worker, or to an actor's
         self._functions: dict[FunctionId, tuple[str, Callable[..., Any]]] = {}
         self._leases: dict[ProcessId, LeaseId] = {}
-        self._groups = LocalGroups(node, resources, store_bytes)
+        self._groups = LocalGroups(node, self.resources, store_bytes)
         self._waiting: list[RequestLeases | _LocalActor] = []  # for their placement groups
         self._group_of: dict[ProcessId, tuple[GroupId, bool]] = {}  # what each worker was told
         self._actors: dict[ActorId, _LocalActor] = {}
