@@ -3,11 +3,14 @@
 #
 #   make test PYTHON=python3.13 VENV=.venv-3.13      another Python, in an environment of its own
 #   make test ARGS="tests/model -k lease -x"         further words for pytest, the demo or the microbenchmark
+#   make test AT_ONCE=                               one test after the other
 
 PYTHON ?= python3
 VENV ?= .venv
 RAY_VENV ?= .venv-ray
 ARGS ?=
+# Files of tests run beside each other, one on each CPU, two at least: most of a test's time is waiting for processes.
+AT_ONCE ?= --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 RAY := ray==2.60.0 numpy
 
@@ -43,7 +46,7 @@ demo: need-java $(DEMO_READY)
 	$(PY) examples/demo.py $(ARGS)
 
 test: need-java $(DEV_READY)
-	$(PY) -m pytest -m "not slow and not chaos" $(ARGS)
+	$(PY) -m pytest -m "not slow and not chaos" $(AT_ONCE) $(ARGS)
 
 test-all: need-java $(DEV_READY)
 	$(PY) -m pytest $(ARGS)
