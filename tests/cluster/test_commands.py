@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -103,7 +104,7 @@ def test_memory_names_the_holder(driver: Driver) -> None:
     largest = facts["objects"][0]
     assert (largest["pid"], largest["type"]) == (driver.process.pid, "DRIVER")
     assert facts["stores"][0]["used"] > 5 << 20
-    assert "5 MiB" in run("memory")
+    assert re.search(r"\b5(\.0\d*)? MiB", run("memory"))  # beside the value, a page at most so that it lies well
     assert "--limit shows them" in run("memory", "--limit", "1") or len(facts["objects"]) == 1
 
 
