@@ -60,6 +60,7 @@ def test_an_executor_whose_node_died_may_have_another() -> None:
     people = roster()
     people.said("a", here("h", 1))
     people.said("a", ready("n1"))
+    assert people.let_go() == [("a", {"kind": "done"})]
     people.left("a")
     people.forget_all_but({"n2"})
 

@@ -20,11 +20,11 @@ def test_a_task_knows_who_it_is(ray: Any) -> None:
 
     ref = who.remote()
     facts = ray.get(ref)
-    assert facts["task_id"] == ref.task_id().hex()
+    assert facts["task_id"] == ref.task_id()
     assert facts["name"] == "who"
     assert "actor_id" not in facts
     (node,) = ray.nodes()
-    assert facts["node_id"] == node["NodeID"] == ray.get_runtime_context().get_node_id()
+    assert facts["node_id"].hex() == node["NodeID"] == ray.get_runtime_context().get_node_id()
     assert ray.get_runtime_context().get_task_id() is None
 
 

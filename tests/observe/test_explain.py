@@ -139,5 +139,5 @@ def test_a_borrowed_reference_is_explained_by_its_owner(ray: Any, busy: Any) -> 
 
 
 def test_only_references_and_handles(ray: Any) -> None:
-    with pytest.raises(TypeError, match="ObjectRef or an actor handle"):
+    with pytest.raises(TypeError, match="takes an ObjectRef, an actor handle or a placement group"):
         ray.explain(5)

@@ -24,6 +24,7 @@ from typing import Any
 
 import zmq
 
+from sparkray_core.frozen import field_names
 from sparkray_core.ids import HEAD, HEAD_NODE, NodeId, ProcessId, new_node_id, new_process_id, raylet_of
 from sparkray_core.messages import (
     MESSAGES,
@@ -102,7 +103,7 @@ def body(dice: random.Random, bombs: bool) -> bytes:
     the token sends, does not look.
     """
     number = dice.choice(_NUMBERS)
-    count = len(MESSAGES[number].__dataclass_fields__)
+    count = len(field_names(MESSAGES[number]))
     kind = dice.randrange(9)
     match kind if bombs or kind not in (4, 5) else 0:
         case 0:
