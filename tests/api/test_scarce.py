@@ -14,7 +14,7 @@ from sparkray.exceptions import ActorDiedError
 
 def test_memory_and_priority_on_a_small_session(tmp_path: Path) -> None:
     ray = sparkray
-    ray.init(num_cpus=1, resources={"memory": 1000, "accelerator_type:T4": 1}, settings={"infeasible_grace_s": 0.2})
+    ray.init(num_cpus=1, _memory=1000, resources={"accelerator_type:T4": 1}, settings={"infeasible_grace_s": 0.2})
     try:
 
         @ray.remote(memory=600, num_cpus=0)

@@ -26,6 +26,6 @@ def test_the_examples_run(tmp_path: Path) -> None:
         "[{'scored': 0}, {'scored': 10}]",
         "4000\n4000\n2000\n",
         "499950000\n[{'id': 9999}, {'id': 9998}]",
-        "2500 40000 ['id', 'twice'] ()",
+        "2500 40000 ['id', 'twice'] ('",
     ):
         assert shown in done.stdout, f"{shown}: {done.stdout}"
