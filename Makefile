@@ -9,8 +9,8 @@ PYTHON ?= python3
 VENV ?= .venv
 RAY_VENV ?= .venv-ray
 ARGS ?=
-# Files of tests run beside each other, one on each CPU, two at least: most of a test's time is waiting for processes.
-AT_ONCE ?= --numprocesses=auto --maxprocesses=4 --dist=loadfile
+# Groups of tests (see tests/conftest.py) run beside each other: a third of a test's time is waiting for processes.
+AT_ONCE ?= --numprocesses=3 --dist=loadgroup
 
 RAY := ray==2.60.0 numpy
 

@@ -89,6 +89,7 @@ def test_a_failing_partition_of_an_rdd_is_spark_s_error_and_leaves_nothing(spark
 
 
 # ------------------------------------------------------------------------------------------ DataFrames
+@pytest.mark.slow
 def test_as_many_blocks_as_are_wanted_in_order(spark: SparkSession) -> None:
     df = spark.range(0, 1000, 1, 4).withColumn("day", F.make_dt_interval(F.col("id").cast("int")))
     for how, count in [({"parallelism": 2}, 2), ({"override_num_blocks": 7}, 7), ({}, 4)]:

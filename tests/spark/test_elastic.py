@@ -122,6 +122,7 @@ def test_a_session_begins_with_a_quorum_and_the_rest_joins(cluster_sc: SparkCont
     assert ctx.last_stop.clean
 
 
+@pytest.mark.slow
 def test_an_executor_that_spark_brings_back_is_joined_again(cluster_sc: SparkContext) -> None:
     with context(cluster_sc) as ctx:
         first, second = ctx.executors

@@ -190,8 +190,15 @@ sparkray.get(refs)
 """
 
 
-@pytest.mark.parametrize("master", ["local[2]", "local-cluster[2,1,1024]"])
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("master", "how"),
+    [
+        ("local[2]", signal.SIGTERM),
+        ("local-cluster[2,1,1024]", signal.SIGKILL),
+        pytest.param("local[2]", signal.SIGKILL, marks=pytest.mark.slow),
+        pytest.param("local-cluster[2,1,1024]", signal.SIGTERM, marks=pytest.mark.slow),
+    ],
+)
 def test_nothing_is_left_of_a_killed_driver(master: str, how: signal.Signals) -> None:
     from .conftest import SETTINGS, remove_work_folder
 
