@@ -91,7 +91,7 @@ def spark_context(
     active = SparkContext._active_spark_context
     if active is not None:
         found = dict(active.getConf().getAll())
-        other = {name: found.get(name) for name, value in settings.items() if found.get(name) != value}
+        other = {name: found.get(name) for name, value in settings.items() if not _same(name, found.get(name), value)}
         if other:
             raise ValueError(
                 f"a SparkContext is active in this process, with other settings ({_list(other)} instead of "
@@ -113,6 +113,11 @@ def spark_context(
     for file in python_files:
         sc.addPyFile(file)
     return sc
+
+
+def _same(name: str, found: str | None, wanted: str) -> bool:
+    """Whether it is set so. (Spark 4 puts Java's own options in front of those that were asked for.)"""
+    return found == wanted or (name.endswith("extraJavaOptions") and (found or "").endswith(f" {wanted}"))
 
 
 def _first_words(error: str) -> str:

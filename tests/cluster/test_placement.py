@@ -248,6 +248,7 @@ def test_affinity_to_a_node_that_is_not_there_fails_at_once_or_is_soft(nodes: di
 def test_spread_takes_turns(nodes: dict[str, str]) -> None:
     spread = [where.options(scheduling_strategy="SPREAD").remote() for _ in range(12)]
     assert set(sparkray.get(spread, timeout=60)) == set(nodes.values())
+    wait_until(lambda: sparkray.available_resources().get("CPU") == 5)  # what is full is passed over
     actors = [Where.options(scheduling_strategy="SPREAD").remote() for _ in range(3)]
     assert set(sparkray.get([actor.here.remote() for actor in actors], timeout=60)) == set(nodes.values())
 
