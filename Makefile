@@ -9,8 +9,8 @@ PYTHON ?= python3
 VENV ?= .venv
 RAY_VENV ?= .venv-ray
 ARGS ?=
-# Groups of tests (see tests/conftest.py) run beside each other: a third of a test's time is waiting for processes.
-AT_ONCE ?= --numprocesses=3 --dist=loadgroup
+# Files of tests run beside each other: a third of a test's time is waiting for processes.
+AT_ONCE ?= --numprocesses=3 --dist=loadfile
 
 RAY := ray==2.60.0 numpy
 

@@ -43,14 +43,6 @@ def pytest_configure() -> None:
     os.environ["SPARKRAY_OBJECT_STORE_WARM_BYTES"] = str(4 << 20)  # 320 MB for each of hundreds of sessions take time
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What pytest-xdist keeps together, in one process and in order: a file, for the session that its tests share; and
-    all tests of Spark, for theirs. (A JVM that waits while other tests run in its process does not outlive them.)"""
-    spark = Path(__file__).parent / "spark"
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("spark" if spark in item.path.parents else str(item.path)))
-
-
 def pytest_unconfigure() -> None:
     with contextlib.suppress(OSError):
         BASE_FOLDER.rmdir()

@@ -71,7 +71,9 @@ def remove_work_folder(application: str) -> None:
     shutil.rmtree(Path(str(pyspark.__file__)).parent / "work" / application, ignore_errors=True)
 
 
-@pytest.fixture(scope="session")
+# Where files run beside each other, those of one process come from all folders, and a JVM does not live through all
+# that other tests do to their process: then each file has its own.
+@pytest.fixture(scope="module" if "PYTEST_XDIST_WORKER" in os.environ else "session")
 def contexts() -> Iterator[Contexts]:
     os.environ["PYSPARK_PYTHON"] = sys.executable
     os.environ["SPARK_LOCAL_IP"] = "127.0.0.1"  # whatever this machine's name resolves to
@@ -83,6 +85,7 @@ def contexts() -> Iterator[Contexts]:
         gateway.shutdown()
         gateway.proc.stdin.close()
         gateway.proc.wait()
+        SparkContext._gateway = SparkContext._jvm = None  # the next context starts another
 
 
 @pytest.fixture(scope="module")
