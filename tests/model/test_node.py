@@ -156,7 +156,7 @@ def test_gpu_of_a_blocked_worker_is_not_lent() -> None:
     assert bench.node.claims.available == {"CPU": 1000}
 
 
-def test_idle_workers_beyond_the_cpus_are_told_to_end() -> None:
+def test_idle_workers_beyond_the_cpus_are_told_to_end_after_a_while() -> None:
     bench = Bench(CPU=1)
     effects = bench.lease(1, 2, 3, cpus=0)
     workers = granted(effects) + [
@@ -167,10 +167,15 @@ def test_idle_workers_beyond_the_cpus_are_told_to_end() -> None:
     ]
     assert len(workers) == 3
 
-    ended = bench.say(DRIVER, ReturnLeases([lease_id(DRIVER, n) for n in (1, 2, 3)]))
+    assert bench.say(DRIVER, ReturnLeases([lease_id(DRIVER, n) for n in (1, 2, 3)])) == []
+    bench.now += 0.9
+    assert granted(bench.lease(4, 5, 6, cpus=0)) == workers[::-1]  # they were there still: nothing is forked
+    assert bench.say(DRIVER, ReturnLeases([lease_id(DRIVER, n) for n in (4, 5, 6)])) == []
+    bench.now += 1.1
 
-    assert [effect.message for effect in ended] == [ExitWorker("it is not needed")] * 2
+    ended = [effect.message for effect in bench.event(ClockTicked()) if isinstance(effect, Send)]
 
+    assert ended == [ExitWorker("it is not needed")] * 2
     bench.now = 60.0  # they go when nobody needs what they own, however long that takes
     assert not [effect for effect in bench.event(ClockTicked()) if isinstance(effect, KillWorker)]
 

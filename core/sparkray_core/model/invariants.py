@@ -142,7 +142,9 @@ def check_workers(node: Node) -> None:
             assert claim.env == worker.env, f"{worker} serves a claim of another environment"
         assert worker.registered or worker.state in (WorkerState.STARTING, WorkerState.LEAVING)
     if node.ended is None:
-        assert len(workers.idle) <= workers.keep, "more workers idle than are kept"
+        spare = list(workers.idle.values())[: max(0, len(workers.idle) - workers.keep)]
+        for worker in spare:
+            assert workers.trimmed_at - worker.since < node.limits.idle_s, "a worker that is not kept idles for long"
         asked = Counter(claim.env for claim in node.claims.reserved.values())
         assert not any(workers.idle_with(env) for env in asked), "a claim waits for a worker while one idles"
         lacking = sum(max(0, count - workers.preparing.get(env, 0)) for env, count in asked.items())

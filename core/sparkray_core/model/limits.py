@@ -13,6 +13,9 @@ class NodeLimits:
     beat_gap_s: float = 0.1  # a change is told to the head early, but not more often than this
     warm_workers: int | None = Settings.prestart_workers  # forked at the start; None: one per whole CPU of the node
     keep_idle: int | None = Settings.idle_workers  # that are kept; None: as many as CPUs, or as were forked at first
+    # One beyond these ends when it has idled for so long: where tasks wait for tasks, workers come and go by the
+    # millisecond, and each would be forked anew for the next one. Ray's number.
+    idle_s: float = 1.0
     # Tasks that may wait for others, each in a process of its own, before workers run what they wait for themselves;
     # None: one per CPU, and at least 8.
     waiting_workers: int | None = Settings.waiting_workers
@@ -53,7 +56,7 @@ class NodeLimits:
         return self.starts_per_cpu * max(2, cpus)
 
     def kept(self, cpus: int) -> int:
-        """Beyond these a worker that gets idle ends: a fork costs milliseconds, an idle worker tens of megabytes."""
+        """Beyond these a worker that stays idle ends: a fork costs milliseconds, an idle worker tens of megabytes."""
         return max(cpus, self.prestarted(cpus)) if self.keep_idle is None else self.keep_idle
 
 

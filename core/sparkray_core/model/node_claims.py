@@ -257,7 +257,7 @@ class Claims:
         self.workers.start_up_to(self._lacking(), now)
         if self.reserved and self.workers.idle:
             self.workers.make_room(now)
-        self.workers.trim(now)
+        self.workers.trim(now, self.short_of_memory)
         if self.waiting and self._unasked:
             self._unasked = False
             self._reclaim()

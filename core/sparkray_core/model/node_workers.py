@@ -63,7 +63,8 @@ class Workers:
 
     def __init__(self, node: NodeId, cpus: int, limits: NodeLimits, out: list[Effect]) -> None:
         self.node = node
-        self.keep = limits.kept(cpus)  # idle ones at most
+        self.keep = limits.kept(cpus)  # idle ones, for longer than a while
+        self.trimmed_at = 0.0
         self.at_once = max(limits.at_once(cpus), limits.prestarted(cpus))  # starting ones at most
         self.limits = limits
         self.out = out
@@ -142,10 +143,14 @@ class Workers:
         while self.idle and len(self.idle) + coming > self.keep:
             self.retire(next(iter(self.idle.values())), "it is not needed", now)
 
-    def trim(self, now: float) -> None:
-        """Those that idled longest go, while there are more than are kept."""
+    def trim(self, now: float, at_once: bool = False) -> None:
+        """Those that idled longest go, while there are more than are kept: after a while, or (`at_once`) now."""
+        self.trimmed_at = now
         while len(self.idle) > self.keep:
-            self.retire(next(iter(self.idle.values())), "it is not needed", now)
+            longest = next(iter(self.idle.values()))
+            if now - longest.since < self.limits.idle_s and not at_once:
+                return
+            self.retire(longest, "it is not needed", now)
 
     def retire(self, worker: Worker, why: str, now: float) -> None:
         """It runs nothing any more, and ends as soon as nobody refers to objects that it owns."""
