@@ -9,7 +9,7 @@ from typing import Any
 from sparkray.session import core
 from sparkray_core.ids import HEAD, NodeId, ProcessId, node_of, task_id
 from sparkray_core.run.core import Core
-from sparkray_core.run.survey import ask_nodes, ask_processes
+from sparkray_core.run.survey import ask_processes, left_behind
 
 _CATEGORIES = {"task": "task", "call": "actor", "creation": "actor_creation"}
 _LANES = 1_000_000  # far above process ids: what ran at the same time in one process is shown in lanes of its own
@@ -46,8 +46,8 @@ def _events(here: Core) -> list[Event]:
     events: list[Event] = []
     for node, (number, facts) in nodes.items():
         events.append(_name("process_name", number, 0, f"node {facts['host']} {node.hex()}"))
-    former = [pair for listed in ask_nodes(here, "former").answers.values() for pair in listed]
-    for process, facts in [*survey.answers.items(), *former]:
+    former = left_behind(here, survey.answers)
+    for process, facts in [*survey.answers.items(), *former.items()]:
         number = nodes.get(node_of(process), (0, None))[0]
         events += _of_process(process, facts, number)
     return sorted(events, key=lambda event: event.get("ts", 0.0))

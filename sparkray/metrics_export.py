@@ -6,9 +6,11 @@ Everything is gathered when somebody scrapes: each process is asked once. Names 
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import socket
 import threading
+import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -22,8 +24,9 @@ log = logging.getLogger(__name__)
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _PREFIX = "ray_"
-_REQUEST_LIMIT_S = 5.0  # for a client to send its request, and to take the answer
+_REQUEST_LIMIT_S = 5.0  # for a client to send its request, and as long to take the answer: others wait meanwhile
 _MOST_REQUEST = 16 << 10  # bytes
+_PAUSE_S = 0.1  # when this process has no descriptor left for a client
 
 Labels = Mapping[str, str]
 
@@ -68,8 +71,9 @@ class Exporter:
                         page.add(_PREFIX + name, "gauge", description, labels, value)
                     else:
                         own[(*described, tags)] = value
-            _sum_up(sums, own)
-            self._seen[process] = own
+            if process not in left:  # else it has ended since it answered, and what it left was summed up above
+                _sum_up(sums, own)
+                self._seen[process] = own
         for (kind, name, description, keys, boundaries, tags), value in sums.items():
             labels = dict(zip(keys, tags, strict=True))
             if kind == "Counter":
@@ -200,12 +204,18 @@ class Endpoint:
         while True:
             try:
                 client, _ = self._listener.accept()
-            except OSError:
-                return
+            except ConnectionAbortedError:
+                continue  # it was gone before we came
+            except OSError as error:
+                if self._listener.fileno() < 0 or error.errno not in (errno.EMFILE, errno.ENFILE):
+                    return  # closed
+                time.sleep(_PAUSE_S)
+                continue
             with client:
                 try:
+                    request = _request(client, time.monotonic() + _REQUEST_LIMIT_S)
                     client.settimeout(_REQUEST_LIMIT_S)
-                    client.sendall(self._answer(_request(client)))
+                    client.sendall(self._answer(request))
                 except OSError as error:
                     log.debug("a client of the metrics endpoint: %s", error)
 
@@ -222,9 +232,17 @@ class Endpoint:
         return _response("200 OK", body, head=words[0] == b"HEAD")
 
 
-def _request(client: socket.socket) -> bytes:
+def _request(client: socket.socket, until: float) -> bytes:
+    """
+    Raises:
+        TimeoutError: it was not all there in time, however it trickled in.
+    """
     request = b""
     while b"\r\n\r\n" not in request and len(request) < _MOST_REQUEST:
+        left = until - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("it took too long to send its request")
+        client.settimeout(left)
         some = client.recv(4096)
         if not some:
             break

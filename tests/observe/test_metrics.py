@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
+import random
 import signal
+import socket
+import struct
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -93,6 +98,55 @@ def test_only_get_and_only_known_paths(session: Any) -> None:
     with pytest.raises(urllib.error.HTTPError, match="405"):
         urllib.request.urlopen(base, data=b"x", timeout=60)
     assert "ray_tasks" in metrics_export.metrics_text()
+
+
+def test_it_serves_on_whatever_is_sent_to_it(session: Any) -> None:
+    at = ("127.0.0.1", session["metrics_export_port"])
+    dice = random.Random(1)
+    line = b"GET /metrics HTTP/1.1\r\n\r\n"
+    for _ in range(200):
+        some = dice.choice(
+            [
+                b"",
+                b"\0" * 20_000,
+                b"GET\r\n\r\n",
+                line[: dice.randrange(len(line))],
+                dice.randbytes(dice.randrange(300)),
+            ]
+        )
+        with contextlib.suppress(ConnectionError), socket.create_connection(at, 10) as sock:
+            sock.sendall(some)
+            if dice.random() < 0.5:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset, not an end
+            elif dice.random() < 0.5:
+                sock.shutdown(socket.SHUT_WR)
+                sock.settimeout(10)
+                sock.recv(100)
+
+    assert scrape(session)["ray_tasks"]
+
+
+def test_who_sends_a_request_byte_by_byte_holds_up_others_for_a_while_only(
+    session: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics_export, "_REQUEST_LIMIT_S", 0.5)
+    ended = threading.Event()
+
+    def trickle() -> None:
+        sock = socket.create_connection(("127.0.0.1", session["metrics_export_port"]), 10)
+        with sock, contextlib.suppress(OSError):
+            while not ended.wait(0.05):
+                sock.sendall(b"x")
+
+    thread = threading.Thread(target=trickle)
+    thread.start()
+    try:
+        url = f"http://127.0.0.1:{session['metrics_export_port']}/metrics"
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            assert answer.status == 200
+    finally:
+        ended.set()
+        thread.join()
 
 
 def test_a_second_endpoint_and_a_taken_port(session: Any) -> None:

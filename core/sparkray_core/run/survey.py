@@ -56,6 +56,29 @@ def ask_nodes(core: Core, what: str, limit_s: float | None = None) -> Survey:
     return _ask(core, raylets, lambda number: Ask(number, what), deadline)
 
 
+def left_behind(core: Core, answers: dict[ProcessId, Any], limit_s: float | None = None) -> dict[ProcessId, Any]:
+    """What workers that ended left with their raylets.
+
+    Args:
+        answers: to what was asked of all processes before. One that has ended since is taken out of them: what it left
+            has all that it told, and each of its tasks is to be counted once.
+    """
+    found: dict[ProcessId, Any] = {}
+    for listed in ask_nodes(core, "former", limit_s).answers.values():
+        for process, facts in listed:
+            told = answers.pop(process, None)
+            found[process] = facts if told is None else _joined(told, facts)
+    return found
+
+
+def _joined(told: dict[str, Any], left: dict[str, Any]) -> dict[str, Any]:
+    """What it left, and of what it told before the older records, of which less is left."""
+    both = {name: left[name] for name in left}
+    for name in ("ran", "errors", "failed"):
+        both[name] = list(dict.fromkeys(map(tuple, [*told.get(name, ()), *left[name]])))
+    return {**both, "names": {**told["names"], **left["names"]}}
+
+
 def inspect(core: Core, process: ProcessId, what: str, detail: Any = None, limit_s: float | None = None) -> Any:
     """Ask one driver, worker or raylet; None if it does not answer in time, or is not there any more."""
     deadline = now() + (PROCESS_LIMIT_S if limit_s is None else limit_s)

@@ -9,7 +9,7 @@ from typing import Any
 from sparkray.util.state.schema import TaskState
 from sparkray_core.ids import ProcessId, node_of, task_id
 from sparkray_core.run.core import Core
-from sparkray_core.run.survey import ask_nodes, ask_processes
+from sparkray_core.run.survey import ask_processes, left_behind
 
 _ERROR_TYPES = {
     "WorkerCrashedError": "WORKER_DIED",
@@ -43,10 +43,9 @@ def gather(core: Core, limit: int | None, timeout: float) -> tuple[list[TaskStat
     found: dict[tuple[bytes, int, int], TaskState] = {}
     left_out = 0
     created = {owner: _Creation(facts) for owner, facts in survey.answers.items()}
-    for nodes_former in ask_nodes(core, "former", timeout).answers.values():
-        for worker, facts in nodes_former:
-            _ran(found, worker, facts, created)
-            _failed(found, worker, facts, created)
+    for worker, facts in left_behind(core, survey.answers, timeout).items():
+        _ran(found, worker, facts, created)
+        _failed(found, worker, facts, created)
     for owner, facts in survey.answers.items():
         _waiting(found, owner, facts, created)
         _failed(found, owner, facts, created)
