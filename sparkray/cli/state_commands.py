@@ -1,4 +1,4 @@
-"""`sparkray status`, `list`, `summary`, `memory` and `kill-actor`."""
+"""`sparkray status`, `list`, `get`, `summary`, `memory` and `kill-actor`."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ _LOOK_S = 0.05
 def add_to(app: typer.Typer) -> None:
     app.command()(status)
     app.command("list")(list_things)
+    app.command("get")(get_thing)
     app.command()(summary)
     app.command()(memory)
     app.command("kill-actor")(kill_actor)
@@ -139,6 +140,19 @@ class Kind(str, Enum):
     objects = "objects"
     workers = "workers"
     jobs = "jobs"
+    placement_groups = "placement-groups"
+    runtime_envs = "runtime-envs"
+    cluster_events = "cluster-events"
+
+
+class Single(str, Enum):
+    nodes = "nodes"
+    actors = "actors"
+    tasks = "tasks"
+    objects = "objects"
+    workers = "workers"
+    jobs = "jobs"
+    placement_groups = "placement-groups"
 
 
 _COLUMNS = {
@@ -148,6 +162,9 @@ _COLUMNS = {
     Kind.objects: ("object_id", "object_size", "reference_type", "type", "pid", "ip", "task_status"),
     Kind.workers: ("worker_id", "is_alive", "worker_type", "pid", "node_id", "state", "actor_id", "exit_detail"),
     Kind.jobs: ("job_id", "status", "entrypoint", "driver_info", "message"),
+    Kind.placement_groups: ("placement_group_id", "name", "state", "bundles", "creator_job_id"),
+    Kind.runtime_envs: ("runtime_env", "success", "error", "node_id", "ref_cnt"),
+    Kind.cluster_events: ("time", "severity", "source_type", "message"),
 }
 
 
@@ -162,13 +179,13 @@ def list_things(
     key_file: KeyFile = None,
     as_json: Json = False,
 ) -> None:
-    """What there is: nodes, actors, tasks, objects, workers or jobs."""
+    """What there is: nodes, actors, tasks, objects, workers, jobs, placement groups, runtime_envs or events."""
     with in_one_sentence():
         wanted = [_filter(one) for one in filters or ()]
         with visiting(address, key_file):
             from sparkray.util import state
 
-            rows = [asdict(row) for row in getattr(state, f"list_{kind.value}")(filters=wanted, limit=limit)]
+            rows = [asdict(row) for row in getattr(state, f"list_{kind.name}")(filters=wanted, limit=limit)]
     if as_json:
         show_json(rows)
         return
@@ -176,6 +193,29 @@ def list_things(
     if detail and rows:
         columns = tuple(rows[0])
     show_table(f"{len(rows)} {kind.value}", columns, [[row[column] for column in columns] for row in rows])
+
+
+def get_thing(
+    kind: Single,
+    id: Annotated[str, typer.Argument(help="As `sparkray list` shows it.")],
+    address: Address = None,
+    key_file: KeyFile = None,
+    as_json: Json = False,
+) -> None:
+    """All that is known of one node, actor, task, object, worker, job or placement group."""
+    with in_one_sentence(), visiting(address, key_file):
+        from sparkray.util import state
+
+        ask = state.get_objects if kind is Single.objects else getattr(state, f"get_{kind.name[:-1]}")
+        found = ask(id)
+    rows = [asdict(row) for row in (found if isinstance(found, list) else [found]) if row is not None]
+    if not rows:
+        raise fail(f"nothing is known of {id}; `sparkray list {kind.value}` shows what there is", FAILED)
+    if as_json:
+        show_json(rows)
+        return
+    for row in rows:
+        show_table(id, ["", ""], [[name, value] for name, value in row.items() if value is not None])
 
 
 def _filter(text: str) -> tuple[str, str, str]:

@@ -38,7 +38,7 @@ def _cell(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, float):
-        return f"{value:g}"
+        return f"{value:.12g}"  # bytes, too: all of their digits
     if isinstance(value, Mapping):
         return ", ".join(f"{name}={_cell(one)}" for name, one in value.items())
     if isinstance(value, (list, tuple)):

@@ -99,6 +99,34 @@ def test_lists_and_summaries_have_what_the_driver_made(driver: Driver) -> None:
         assert f"total_{kind}" in run("summary", kind)
 
 
+def test_groups_environments_and_events_are_listed_and_one_thing_is_told_of(driver: Driver) -> None:
+    driver.do("""
+        from sparkray.util import placement_group
+        group = placement_group([{"CPU": 0.5}], name="mine")
+        assert group.wait(30)
+        env = ray.remote(lambda: os.environ["WHICH"]).options(num_cpus=0.5, runtime_env={"env_vars": {"WHICH": "one"}})
+        assert ray.get(env.remote()) == "one"
+    """)
+    (group,) = told("list", "placement-groups")
+    assert (group["name"], group["state"]) == ("mine", "CREATED")
+    assert [one["runtime_env"]["env_vars"] for one in told("list", "runtime-envs")] == [{"WHICH": "one"}]
+    assert told("list", "cluster-events")
+    for kind in ("placement-groups", "runtime-envs", "cluster-events"):
+        assert f" {kind}" in run("list", kind)
+    for kind, column in (
+        ("placement-groups", "placement_group_id"),
+        ("actors", "actor_id"),
+        ("nodes", "node_id"),
+        ("workers", "worker_id"),
+        ("jobs", "job_id"),
+        ("objects", "object_id"),
+    ):
+        some = told("list", kind)[0]
+        assert some[column] in [one[column] for one in told("get", kind, some[column])]
+        assert column in run("get", kind, some[column])
+        assert "shows what there is" in run("get", kind, "00" * 24, code=1)
+
+
 def test_memory_names_the_holder(driver: Driver) -> None:
     facts = told("memory")
     largest = facts["objects"][0]
@@ -185,7 +213,19 @@ def test_a_wrong_command_line_is_told_so(driver: Driver) -> None:
 
 
 def test_help_and_version() -> None:
-    for command in ("start", "stop", "status", "list", "summary", "memory", "timeline", "logs", "stack", "kill-actor"):
+    for command in (
+        "start",
+        "stop",
+        "status",
+        "list",
+        "get",
+        "summary",
+        "memory",
+        "timeline",
+        "logs",
+        "stack",
+        "kill-actor",
+    ):
         assert command in run("--help")
         assert "Usage" in run(command, "--help")
     done = sparkray_command("--version")
