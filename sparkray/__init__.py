@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from sparkray.cluster import RayContext
     from sparkray.explaining import explain
     from sparkray.job_config import LoggingConfig
+    from sparkray.placement_groups import PlacementGroupID
     from sparkray.runtime_context import get_gpu_ids
     from sparkray.spark_session import init_spark_on_local
     from sparkray.standalone import init_spark_standalone, stop_spark_standalone
@@ -57,6 +58,7 @@ __all__ = [
     "ObjectID",
     "ObjectRef",
     "ObjectRefGenerator",
+    "PlacementGroupID",
     "RayContext",
     "RemoteFunction",
     "TaskID",
@@ -96,6 +98,7 @@ __all__ = [
 # What needs PySpark, pandas or pyarrow is imported when it is asked for: `import sparkray` stays quick.
 _LATER = {
     "LoggingConfig": "sparkray.job_config",
+    "PlacementGroupID": "sparkray.placement_groups",
     "RayContext": "sparkray.cluster",
     "cloudpickle": "sparkray.cloudpickle",
     "data": "sparkray.data",

@@ -4,13 +4,25 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-from sparkray.actor_class import ActorClass
+from sparkray.actor_class import ActorClass, method
 from sparkray.actor_handle import ActorHandle, ActorMethod
 from sparkray_core.run import current_task
 
 ActorProxy = ActorHandle  # Ray's name for it in type hints: ActorProxy[Cls]
 
-__all__ = ["ActorClass", "ActorHandle", "ActorMethod", "ActorProxy", "exit_actor"]
+__all__ = [
+    "ActorClass",
+    "ActorClassInheritanceException",
+    "ActorHandle",
+    "ActorMethod",
+    "ActorProxy",
+    "exit_actor",
+    "method",
+]
+
+
+class ActorClassInheritanceException(TypeError):
+    """Ray's, for programs that catch it. Nothing raises it: actor classes can be inherited from."""
 
 
 def exit_actor() -> NoReturn:

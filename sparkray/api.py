@@ -84,12 +84,14 @@ def _make(target: Any, options: dict[str, Any]) -> Any:
 
 
 @overload
-def get(refs: ObjectRef[T], *, timeout: float | None = None, copy: bool = False) -> T: ...
+def get(object_refs: ObjectRef[T], *, timeout: float | None = None, copy: bool = False) -> T: ...
 @overload
-def get(refs: ObjectRefGenerator[T], *, timeout: float | None = None, copy: bool = False) -> ObjectRefGenerator[T]: ...
+def get(
+    object_refs: ObjectRefGenerator[T], *, timeout: float | None = None, copy: bool = False
+) -> ObjectRefGenerator[T]: ...
 @overload
-def get(refs: Sequence[ObjectRef[T]], *, timeout: float | None = None, copy: bool = False) -> list[T]: ...
-def get(refs: Any, *, timeout: float | None = None, copy: bool = False) -> Any:
+def get(object_refs: Sequence[ObjectRef[T]], *, timeout: float | None = None, copy: bool = False) -> list[T]: ...
+def get(object_refs: Any, *, timeout: float | None = None, copy: bool = False) -> Any:
     """The value of a reference, or of each in a list.
 
     Args:
@@ -102,18 +104,18 @@ def get(refs: Any, *, timeout: float | None = None, copy: bool = False) -> Any:
         RayError: the system failed; see `sparkray.exceptions`.
     """
     if copy:
-        return deepcopy(get(refs, timeout=timeout))
-    if type(refs) is ObjectRef:
-        return core_of(refs).get_one(refs._entry, timeout)
-    if type(refs) is ObjectRefGenerator:
-        return refs
-    if not isinstance(refs, list):
-        raise ValueError(f"get() takes an ObjectRef or a list of ObjectRefs, not {type(refs).__name__}")
-    for ref in refs:
+        return deepcopy(get(object_refs, timeout=timeout))
+    if type(object_refs) is ObjectRef:
+        return core_of(object_refs).get_one(object_refs._entry, timeout)
+    if type(object_refs) is ObjectRefGenerator:
+        return object_refs
+    if not isinstance(object_refs, list):
+        raise ValueError(f"get() takes an ObjectRef or a list of ObjectRefs, not {type(object_refs).__name__}")
+    for ref in object_refs:
         if type(ref) is not ObjectRef:
             raise TypeError(f"get() takes ObjectRefs; there is a {type(ref).__name__} in the list")
-    here = core_of(refs[0]) if refs else core()
-    return here.get([ref._entry for ref in refs], timeout)
+    here = core_of(object_refs[0]) if object_refs else core()
+    return here.get([ref._entry for ref in object_refs], timeout)
 
 
 def put(value: T) -> ObjectRef[T]:
@@ -131,7 +133,7 @@ def put(value: T) -> ObjectRef[T]:
 
 
 def wait(
-    refs: list[W], *, num_returns: int = 1, timeout: float | None = None, fetch_local: bool = True
+    ray_waitables: list[W], *, num_returns: int = 1, timeout: float | None = None, fetch_local: bool = True
 ) -> tuple[list[W], list[W]]:
     """Wait until `num_returns` of the references have their value or error.
 
@@ -148,16 +150,16 @@ def wait(
         TypeError: not a list of ObjectRefs.
         ValueError: duplicates, or num_returns or timeout out of range.
     """
-    if not _is_rest(refs):
-        _check_refs(refs)
-    _check_numbers(refs, num_returns, timeout)
-    if not refs:
+    if not _is_rest(ray_waitables):
+        _check_refs(ray_waitables)
+    _check_numbers(ray_waitables, num_returns, timeout)
+    if not ray_waitables:
         return [], []
-    here = core_of(refs[0])
-    here.refuse_foreign([refs[0]._entry])  # that they are of one session is taken for granted: a wait is short
-    if not _are_ready(refs, num_returns):
-        here.wait([ref._entry for ref in refs], num_returns, timeout)
-    ready, rest = _ready_and_rest(refs, num_returns)
+    here = core_of(ray_waitables[0])
+    here.refuse_foreign([ray_waitables[0]._entry])  # that they are of one session is taken for granted: a wait is short
+    if not _are_ready(ray_waitables, num_returns):
+        here.wait([ref._entry for ref in ray_waitables], num_returns, timeout)
+    ready, rest = _ready_and_rest(ray_waitables, num_returns)
     if len(rest) >= REMEMBERED_REFS:
         here.remember_rest(rest[:])
     return ready, rest
@@ -176,12 +178,12 @@ def _is_rest(refs: Any) -> bool:
 
 
 async def wait_async(
-    refs: list[W], *, num_returns: int = 1, timeout: float | None = None, fetch_local: bool = True
+    ray_waitables: list[W], *, num_returns: int = 1, timeout: float | None = None, fetch_local: bool = True
 ) -> tuple[list[W], list[W]]:
     """`wait`, for coroutines: others run meanwhile."""
-    _check_refs(refs)
-    _check_numbers(refs, num_returns, timeout)
-    if not refs:
+    _check_refs(ray_waitables)
+    _check_numbers(ray_waitables, num_returns, timeout)
+    if not ray_waitables:
         return [], []
     import asyncio  # whoever awaits has imported it
 
@@ -189,18 +191,18 @@ async def wait_async(
     enough = asyncio.Event()
 
     def look() -> None:
-        if sum(ref._entry.value is not None for ref in refs) >= num_returns:
+        if sum(ref._entry.value is not None for ref in ray_waitables) >= num_returns:
             enough.set()
 
-    here = core_of(refs[0])
-    here.refuse_foreign([ref._entry for ref in refs])
-    for ref in refs:
+    here = core_of(ray_waitables[0])
+    here.refuse_foreign([ref._entry for ref in ray_waitables])
+    for ref in ray_waitables:
         if ref._entry.value is None:
             here.notify(ref._entry, lambda: call_in_loop(loop, look))
     look()
     with contextlib.suppress(asyncio.TimeoutError):
         await asyncio.wait_for(enough.wait(), timeout)
-    return _ready_and_rest(refs, num_returns)
+    return _ready_and_rest(ray_waitables, num_returns)
 
 
 def _check_refs(refs: Any) -> None:
@@ -264,7 +266,9 @@ def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:
     actor_core(actor).kill_actor(actor._actor, restart=not no_restart)
 
 
-def cancel(ref: ObjectRef[Any] | ObjectRefGenerator[Any], *, force: bool = False, recursive: bool = True) -> None:
+def cancel(
+    ray_waitable: ObjectRef[Any] | ObjectRefGenerator[Any], *, force: bool = False, recursive: bool = True
+) -> None:
     """Cancel the task or actor call that makes this value. `get` of it then raises `TaskCancelledError`.
 
     One that waits is dropped. In one that runs a `KeyboardInterrupt` is raised (in a coroutine `CancelledError`), which
@@ -278,12 +282,12 @@ def cancel(ref: ObjectRef[Any] | ObjectRefGenerator[Any], *, force: bool = False
         TypeError: not an ObjectRef.
         ValueError: force=True for a call of an actor (by its caller; others' `force` means nothing for one).
     """
-    if type(ref) is ObjectRefGenerator:
-        core_of(ref).cancel(ref._stream.end, force, recursive)
-    elif type(ref) is ObjectRef:
-        core_of(ref).cancel(ref._entry, force, recursive)
+    if type(ray_waitable) is ObjectRefGenerator:
+        core_of(ray_waitable).cancel(ray_waitable._stream.end, force, recursive)
+    elif type(ray_waitable) is ObjectRef:
+        core_of(ray_waitable).cancel(ray_waitable._entry, force, recursive)
     else:
-        raise TypeError(f"cancel() takes an ObjectRef or ObjectRefGenerator, not {type(ref).__name__}")
+        raise TypeError(f"cancel() takes an ObjectRef or ObjectRefGenerator, not {type(ray_waitable).__name__}")
 
 
 def nodes() -> list[dict[str, Any]]:

@@ -40,6 +40,17 @@ class LoggingConfig:
                     f"Unknown python logging standard attribute: {name}. Valid ones are: {', '.join(sorted(STANDARD))}"
                 )
 
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "encoding": self.encoding,
+            "log_level": self.log_level,
+            "additional_log_standard_attrs": list(self.additional_log_standard_attrs),
+        }
+
+    @classmethod
+    def from_dict(cls, d: Mapping[str, Any]) -> LoggingConfig:
+        return cls(**d)
+
     def facts(self) -> dict[str, Any]:
         """As it travels to workers: `sparkray_core.run.logs.configure` takes it."""
         return {
@@ -85,6 +96,11 @@ class JobConfig:
         self.set_default_actor_lifetime(self.default_actor_lifetime)
         for name, value in (self.metadata or {}).items():
             self.set_metadata(name, value)
+
+    @classmethod
+    def from_json(cls, job_config_json: Mapping[str, Any]) -> JobConfig:
+        """From a dict of the fields; others than these are passed over, as Ray does."""
+        return cls(**{name: value for name, value in job_config_json.items() if name in cls.__dataclass_fields__})
 
     def set_metadata(self, key: str, value: str) -> None:
         if not isinstance(key, str) or not isinstance(value, str):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -41,8 +42,20 @@ class PlacementGroupID:
         return cls(b"\xff" * GROUP_ID_BYTES)
 
     @classmethod
-    def from_hex(cls, text: str) -> PlacementGroupID:
-        return cls(bytes.fromhex(text))
+    def from_hex(cls, hex_id: str) -> PlacementGroupID:
+        return cls(bytes.fromhex(hex_id))
+
+    @classmethod
+    def from_binary(cls, id_bytes: bytes) -> PlacementGroupID:
+        return cls(id_bytes)
+
+    @classmethod
+    def from_random(cls) -> PlacementGroupID:
+        return cls(os.urandom(GROUP_ID_BYTES))
+
+    @classmethod
+    def size(cls) -> int:
+        return GROUP_ID_BYTES
 
     def is_nil(self) -> bool:
         return self._id == b"\xff" * GROUP_ID_BYTES
@@ -146,10 +159,12 @@ class PlacementGroup:
 
 def placement_group(
     bundles: list[dict[str, float]],
-    strategy: str = "PACK",
+    strategy: str | None = None,
     name: str = "",
     lifetime: str | None = None,
+    _soft_target_node_id: str | None = None,
     bundle_label_selector: list[dict[str, str]] | None = None,
+    topology_strategy: Mapping[str, str] | None = None,
 ) -> PlacementGroup:
     """Have bundles set aside. Returns at once; `ready()` or `wait()` tell when all of them are there.
 
@@ -157,17 +172,25 @@ def placement_group(
 
     Args:
         bundles: resources by name, for each: {"CPU": 2, "memory": 1 << 30}.
-        strategy: "PACK" on as few nodes as go, "SPREAD" over as many as go, "STRICT_PACK" on one node,
+        strategy: "PACK" (the default) on as few nodes as go, "SPREAD" over as many as go, "STRICT_PACK" on one node,
             "STRICT_SPREAD" each on another node.
         name: to find it by, in this namespace: `get_placement_group`.
         lifetime: None: until its creator's job is over. "detached": until it is removed or the session ends.
         bundle_label_selector: for each bundle what the labels of its node must be, as in `label_selector=`.
+        _soft_target_node_id, topology_strategy: Ray's. Refused: nothing here would heed them.
 
     Raises:
         ValueError: one of them cannot be; nothing was asked for.
         PlacementGroupExistsError: a group of this name is there. Also a ValueError.
     """
     amounts = checked_bundles(bundles)
+    if _soft_target_node_id is not None:
+        raise ValueError(
+            "_soft_target_node_id is not there; name the node by bundle_label_selector={'ray.io/node-id': id}"
+        )
+    if topology_strategy is not None:
+        raise ValueError("topology_strategy is not there: nodes have no topology here. Use strategy")
+    strategy = "PACK" if strategy is None else strategy
     if strategy not in STRATEGIES:
         raise ValueError(f"Invalid strategy type {strategy!r}. Supported: {', '.join(STRATEGIES)}")
     if lifetime not in (None, "detached"):

@@ -75,6 +75,11 @@ class RuntimeContext:
         return group.hex() if group else None
 
     @property
+    def current_placement_group_id(self) -> str | None:
+        """Deprecated by Ray: `get_placement_group_id`."""
+        return self.get_placement_group_id()
+
+    @property
     def should_capture_child_tasks_in_placement_group(self) -> bool:
         """Whether tasks and actors that are made here, and for which nothing else is said, run in the same group."""
         here = core()

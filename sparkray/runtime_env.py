@@ -68,11 +68,45 @@ class RuntimeEnv(dict[str, Any]):
         if value is not None:
             super().__setitem__(field, check(value))
 
+    def set(self, name: str, value: Any) -> None:
+        self[name] = value
+
+    def get(self, name: str, default: Any = None, data_class: type | None = None) -> Any:
+        """As of a dict.
+
+        Args:
+            data_class: what a value that is there is made an instance of, from its own fields if it is a dict.
+        """
+        value = super().get(name, default)
+        if name not in self or data_class is None or isinstance(value, data_class):
+            return value
+        return data_class(**value) if isinstance(value, Mapping) else data_class(value)
+
+    def serialize(self) -> str:
+        """As JSON.
+
+        Raises:
+            TypeError: a worker_process_setup_hook that is a function has no name that JSON could keep.
+        """
+        import json
+
+        return json.dumps(self, sort_keys=True)
+
+    @classmethod
+    def deserialize(cls, serialized_runtime_env: str) -> RuntimeEnv:
+        import json
+
+        return cls(**json.loads(serialized_runtime_env))
+
+    def has_working_dir(self) -> bool:
+        return bool(self.get("working_dir"))
+
     def env_vars(self) -> dict[str, str | None]:
         return dict(self.get("env_vars") or {})
 
     def working_dir(self) -> str | None:
-        return self.get("working_dir")
+        found: str | None = self.get("working_dir")
+        return found
 
     def py_modules(self) -> list[Any]:
         return list(self.get("py_modules") or [])

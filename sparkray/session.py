@@ -415,8 +415,12 @@ def release(session: Any) -> None:
             _session = None
 
 
-def shutdown() -> None:
-    """End the session; nothing of it is left when this returns. Without a session nothing happens."""
+def shutdown(*, wait_for_processes: bool = False, _exiting_interpreter: bool = False) -> None:
+    """End the session; nothing of it is left when this returns. Without a session nothing happens.
+
+    Args:
+        wait_for_processes, _exiting_interpreter: accepted for Ray's sake; the processes are waited for in any case.
+    """
     global _session
     with _lock:
         session, _session = _session, None

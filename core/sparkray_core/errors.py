@@ -53,34 +53,37 @@ class RayTaskError(RayError):
         function_name: str,
         traceback_str: str,
         cause: BaseException,
-        pid: int = 0,
-        ip: str = "",
-        actor_id: str = "",
-        actor_repr: str = "",
+        proctitle: str | None = None,
+        pid: int | None = None,
+        ip: str | None = None,
+        actor_repr: str | None = None,
+        actor_id: str | None = None,
     ) -> None:
         """The last two: of an actor's method."""
-        super().__init__(function_name, traceback_str, cause, pid, ip, actor_id, actor_repr)
         self.function_name = function_name
         self.traceback_str = traceback_str
         self.cause = cause
-        self.pid = pid
-        self.ip = ip
-        self.actor_id = actor_id
-        self.actor_repr = actor_repr
+        self.proctitle = proctitle or f"ray::{function_name}"
+        self.pid = pid or 0
+        self.ip = ip or ""
+        self.actor_repr = actor_repr or ""
+        self.actor_id = actor_id or ""
+        super().__init__(*self._facts())
 
     def __str__(self) -> str:
         whose = f", actor_id={self.actor_id}, repr={self.actor_repr}" if self.actor_id else ""
-        return f"ray::{self.function_name}() (pid={self.pid}, ip={self.ip}{whose})\n{self.traceback_str}"
+        return f"{self.proctitle}() (pid={self.pid}, ip={self.ip}{whose})\n{self.traceback_str}"
 
     def _facts(self) -> tuple[Any, ...]:
         return (
             self.function_name,
             self.traceback_str,
             self.cause,
+            self.proctitle,
             self.pid,
             self.ip,
-            self.actor_id,
             self.actor_repr,
+            self.actor_id,
         )
 
     def as_instanceof_cause(self) -> RayTaskError:
@@ -110,7 +113,7 @@ def of_argument(error: BaseException, names: Sequence[str]) -> RayTaskError:
     told = f"{_class_name(error)}: {error}"
     for name in reversed(names[1:]):
         told = f"RayTaskError: ray::{name}()\n{_NOT_COMPUTED}\n{told}"
-    return RayTaskError(names[0], f"{_NOT_COMPUTED}\n{told}", error.cause, error.pid, error.ip)
+    return RayTaskError(names[0], f"{_NOT_COMPUTED}\n{told}", error.cause, pid=error.pid, ip=error.ip)
 
 
 def _class_name(error: RayTaskError) -> str:
@@ -188,9 +191,21 @@ def _rebuild_dual(*facts: Any) -> RayTaskError:
 class UnserializableException(RayError):
     """What a task raised cannot be unpickled by whoever asks for its value; the text has the original traceback."""
 
+    def __init__(self, original_stack_trace: str = "") -> None:
+        super().__init__(original_stack_trace)
+
 
 class TaskCancelledError(RayError):
     """The task was cancelled before it returned."""
+
+    def __init__(self, task_id: Any = None, error_message: str | None = None) -> None:
+        super().__init__(task_id, error_message)
+        self.task_id = task_id
+        self.error_message = error_message
+
+    def __str__(self) -> str:
+        whose = "This task or its dependency" if self.task_id is None else f"Task: {self.task_id}"
+        return self.error_message or f"{whose} was cancelled."
 
 
 class WorkerCrashedError(RayError):
@@ -206,22 +221,61 @@ class RayActorError(RayError):
         preempted: its node was taken away on purpose. (Never, so far.)
     """
 
+    actor_init_failed = False
     preempted = False
 
     def __init__(
-        self, message: str = "The actor died.", actor_id: str | None = None, actor_init_failed: bool = False
+        self,
+        actor_id: str | None = None,
+        error_msg: str = "The actor experienced an error before finishing this task.",
+        actor_init_failed: bool = False,
+        preempted: bool = False,
     ) -> None:
-        super().__init__(message)
+        super().__init__(actor_id, error_msg, actor_init_failed, preempted)
         self.actor_id = actor_id
+        self.error_msg = error_msg
         self.actor_init_failed = actor_init_failed
+        self.preempted = preempted
+
+    def __str__(self) -> str:
+        return self.error_msg
+
+    def __reduce__(self) -> Any:
+        return _rebuild_actor_error, (type(self), self.args, self.__dict__)
+
+
+def _rebuild_actor_error(cls: type[RayActorError], args: tuple[Any, ...], facts: dict[str, Any]) -> RayActorError:
+    """The subclasses take other arguments than they keep."""
+    error = cls.__new__(cls, *args)
+    error.__dict__.update(facts)
+    return error
 
 
 class ActorDiedError(RayActorError):
     """The actor is dead and will not come back; this call and all later ones fail."""
 
+    def __init__(
+        self, cause: RayTaskError | str | None = None, actor_id: str | None = None, actor_init_failed: bool = False
+    ) -> None:
+        """
+        Args:
+            cause: why it died, in words; or what its constructor raised.
+        """
+        if isinstance(cause, RayTaskError):
+            told = f"The actor died because of an error raised in its creation task, {cause}"
+            super().__init__(cause.actor_id or actor_id, told, True)
+        else:
+            super().__init__(
+                actor_id, cause or "The actor died unexpectedly before finishing this task.", actor_init_failed
+            )
+
 
 class ActorUnavailableError(RayActorError):
     """The actor's process died and the actor is being restarted. The call may or may not have been executed."""
+
+    def __init__(self, error_message: str = "", actor_id: str | None = None, actor_init_failed: bool = False) -> None:
+        told = error_message or "The actor is temporarily unavailable: its process died, and it is being restarted."
+        super().__init__(actor_id, told, actor_init_failed)
 
 
 class PendingCallsLimitExceeded(RayError):
@@ -231,6 +285,10 @@ class PendingCallsLimitExceeded(RayError):
 class OutOfMemoryError(RayError):
     """The worker of the task or actor was ended because its node's memory ran out, and no retry was left. The text
     lists who used how much."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(message)
+        self.message = message
 
 
 class ActorAlreadyExistsError(ValueError, RayError):
@@ -254,18 +312,38 @@ class ObjectLostError(RayError):
 
     Attributes:
         object_ref_hex: its id; None when it is not known.
+        owner_address, call_site: Ray's; nothing here fills them in.
     """
 
-    def __init__(self, message: str = "The object is lost.", object_ref_hex: str | None = None) -> None:
-        super().__init__(message)
+    def __init__(
+        self,
+        object_ref_hex: str | None = None,
+        owner_address: Any = None,
+        call_site: str = "",
+        *,
+        message: str | None = None,
+    ) -> None:
+        super().__init__(message or f"Failed to retrieve object {object_ref_hex}: {self._WHAT}.")
         self.object_ref_hex = object_ref_hex
+        self.owner_address = owner_address
+        self.call_site = call_site
+
+    _WHAT = "all copies of it have been lost, and it cannot be made again"
 
     def __reduce__(self) -> Any:
-        return type(self), (str(self), self.object_ref_hex)
+        return _rebuild_lost, (type(self), str(self), self.__dict__)
+
+
+def _rebuild_lost(cls: type[ObjectLostError], message: str, facts: dict[str, Any]) -> ObjectLostError:
+    error = cls(message=message)
+    error.__dict__.update(facts)
+    return error
 
 
 class OwnerDiedError(ObjectLostError):
     """The process that made the reference died, so nobody can say where its value is."""
+
+    _WHAT = "the process that made the reference died"
 
 
 class ObjectReconstructionFailedError(ObjectLostError):
@@ -278,13 +356,20 @@ class ObjectReconstructionFailedError(ObjectLostError):
     """
 
     def __init__(
-        self, message: str = "The object is lost.", object_ref_hex: str | None = None, reason: str = ""
+        self,
+        object_ref_hex: str | None = None,
+        reason: Any = None,
+        reason_message: str | None = None,
+        owner_address: Any = None,
+        call_site: str = "",
+        *,
+        message: str | None = None,
     ) -> None:
-        super().__init__(message, object_ref_hex)
+        if message is None and reason_message:
+            message = f"Failed to retrieve object {object_ref_hex}: {reason_message}"
+        super().__init__(object_ref_hex, owner_address, call_site, message=message)
         self.reason = reason
-
-    def __reduce__(self) -> Any:
-        return type(self), (str(self), self.object_ref_hex, self.reason)
+        self.reason_message = reason_message or str(self)
 
 
 class ObjectStoreFullError(RayError, MemoryError):
@@ -298,13 +383,25 @@ class OutOfDiskError(RayError):
 class NodeDiedError(RayError):
     """The node on which this happened is gone."""
 
+    def __init__(self, message: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+
 
 class TaskUnschedulableError(RayError):
     """No node of the cluster has, in all, what the task asks for."""
 
+    def __init__(self, error_message: str = "") -> None:
+        super().__init__(error_message)
+        self.error_message = error_message
+
 
 class ActorUnschedulableError(RayError):
     """No node of the cluster has, in all, what the actor asks for."""
+
+    def __init__(self, error_message: str = "") -> None:
+        super().__init__(error_message)
+        self.error_message = error_message
 
 
 class OufOfBandObjectRefSerializationException(RayError):
@@ -323,13 +420,32 @@ class ActorPlacementGroupRemoved(RayError):
 class RuntimeEnvSetupError(RayError):
     """A worker could not take on the runtime_env of the task or actor; the text says what failed."""
 
+    def __init__(self, error_message: str | None = None) -> None:
+        super().__init__(error_message or "Failed to set up runtime environment.")
+        self.error_message = error_message
+
 
 class AuthenticationError(RayError, ConnectionError):
     """Without the session's key nobody gets in: it is not known here, is no key, or was refused."""
 
+    def __init__(self, message: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+
 
 class RaySystemError(RayError):
     """sparkray failed, or the session ended while something still waited for it."""
+
+    client_exc: Any = ""
+    traceback_str: str | None = None
+
+    def __init__(self, client_exc: Any = "", traceback_str: str | None = None) -> None:
+        super().__init__(*([client_exc] if traceback_str is None else [client_exc, traceback_str]))
+        self.client_exc = client_exc
+        self.traceback_str = traceback_str
+
+    def __str__(self) -> str:
+        return f"{self.client_exc}\ntraceback: {self.traceback_str}" if self.traceback_str else super().__str__()
 
 
 class PlacementGroupExistsError(ValueError, RaySystemError):
@@ -339,16 +455,26 @@ class PlacementGroupExistsError(ValueError, RaySystemError):
 def unreadable(some_object: str, error: str, why: str) -> RayError:
     """What the raylet says of an object (its id in hex) that it cannot give to a reader."""
     what = "is lost" if error == "ObjectLostError" else "cannot be read here"
-    return by_name(error, f"object {some_object} {what}: {why}")
+    facts = (some_object,) if error == "ObjectLostError" else ()
+    return by_name(error, f"object {some_object} {what}: {why}", *facts)
 
 
 def by_name(name: str, sentence: str, *facts: Any) -> RayError:
     """The system error that the wire names; an unknown name (a newer peer's) is a plain `RaySystemError`.
 
     Args:
-        facts: for errors of actors their `actor_id` and `actor_init_failed`.
+        facts: for errors of actors their `actor_id` and `actor_init_failed`; for those of objects `object_ref_hex` and,
+            if a task could have made it again, why it did not.
     """
     found = globals().get(name)
     if isinstance(found, builtins.type) and issubclass(found, RayError):
+        if issubclass(found, ObjectLostError):
+            return found(*facts, message=sentence)
+        if issubclass(found, TaskCancelledError):
+            return found(error_message=sentence)
+        if found is RayActorError:
+            return RayActorError(
+                error_msg=sentence, **dict(zip(("actor_id", "actor_init_failed"), facts, strict=False))
+            )
         return found(sentence, *facts)
     return RaySystemError(f"{name}: {sentence}")

@@ -12,16 +12,20 @@ from sparkray.placement_groups import (
     placement_group_table,
     remove_placement_group,
 )
+from sparkray.util import accelerators
 from sparkray.util.actor_pool import ActorPool
 from sparkray.util.check_serialize import inspect_serializability
-from sparkray.util.debug import log_once
+from sparkray.util.debug import disable_log_once_globally, enable_periodic_logging, log_once
 from sparkray.util.helpers import as_completed, get_node_ip_address, map_unordered
 from sparkray.util.serialization import deregister_serializer, register_serializer
 
 __all__ = [
     "ActorPool",
+    "accelerators",
     "as_completed",
     "deregister_serializer",
+    "disable_log_once_globally",
+    "enable_periodic_logging",
     "get_current_placement_group",
     "get_node_ip_address",
     "get_placement_group",

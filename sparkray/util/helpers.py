@@ -149,7 +149,11 @@ def _check(chunk_size: int, options: dict[str, Any]) -> None:
         raise ValueError(f"timeout must not be negative; it is {timeout}")
 
 
-def get_node_ip_address() -> str:
-    """The address of this process's node, under which the others of the session reach it."""
+def get_node_ip_address(address: str | None = None) -> str:
+    """The address of this process's node, under which the others of the session reach it.
+
+    Args:
+        address: accepted for Ray's sake: of the peer that wants it. All reach a node under the same one.
+    """
     here = core()
     return next(str(facts["host"]) for facts in here.ask(HEAD, "nodes") if facts["node"] == here.node)

@@ -7,6 +7,11 @@ import sys
 import textwrap
 from pathlib import Path
 
+import pytest
+
+from sparkray_core.messages import LogLines
+from sparkray_core.run.output import Printer
+
 
 def run(tmp_path: Path, program: str, init: str = "num_cpus=2") -> tuple[list[str], list[str]]:
     """The lines of a driver's stdout and stderr."""
@@ -89,6 +94,26 @@ def test_output_of_actors_and_nested_tasks_reaches_the_driver(tmp_path: Path) ->
     assert [(line.split()[0], line.split(") ")[1]) for line in out] == [
         ("(Outer", "outer line"),
         ("(inner", "inner line"),
+    ]
+
+
+def test_a_line_that_several_workers_print_at_once_is_folded(capsys: pytest.CaptureFixture[str]) -> None:
+    def lines(pid: int, *said: str) -> LogLines:
+        return LogLines("f", pid, "", 1, list(said))
+
+    printer = Printer()
+    for message in (lines(1, "ready", "mine"), lines(2, "ready"), lines(3, "ready"), lines(1, "again", "again")):
+        printer.add(message)
+    printer.show()
+    printer.add(lines(2, "ready"))  # later: it is news again
+    printer.show()
+
+    assert capsys.readouterr().out.splitlines() == [
+        "(f pid=1) ready [repeated 3x across 3 workers]",
+        "(f pid=1) mine",
+        "(f pid=1) again",  # of one worker nothing is folded: it may be counting
+        "(f pid=1) again",
+        "(f pid=2) ready",
     ]
 
 

@@ -213,20 +213,21 @@ def failure(name: str, error: BaseException) -> Value:
         cause = errors.RayError(
             f"Exception {type(error).__name__} isn't serializable ({unpicklable}). Original exception:\n{text}"
         )
-    wrapped = errors.RayTaskError(name, text, cause, os.getpid(), current_task.host, *_of_actor())
+    wrapped = errors.RayTaskError(name, text, cause, pid=os.getpid(), ip=current_task.host, **_of_actor())
     return (ERROR, *map(bytes, values.serialize(wrapped).parts))
 
 
-def _of_actor() -> tuple[str, ...]:
+def _of_actor() -> dict[str, str]:
     """The id and the repr of this actor, if it is one."""
     start, instance = current_task.actor, current_task.instance
     if start is None or instance is None:
-        return ()
+        return {}
     try:
         told = repr(instance)
     except Exception as error:  # noqa: BLE001 - the user's __repr__
         told = f"<{type(instance).__name__}, whose repr raised {type(error).__name__}>"
-    return start.actor.hex(), told if len(told) <= REPR_LIMIT else told[:REPR_LIMIT] + "..."
+    told = told if len(told) <= REPR_LIMIT else told[:REPR_LIMIT] + "..."
+    return {"actor_id": start.actor.hex(), "actor_repr": told}
 
 
 def _remote_traceback(error: BaseException) -> str:

@@ -124,18 +124,18 @@ class ObjectRef(Generic[T_co]):
         return _foreign(os.urandom(OBJECT_ID_BYTES))
 
     @classmethod
-    def from_binary(cls, binary: bytes) -> ObjectRef[Any]:
+    def from_binary(cls, id_bytes: bytes) -> ObjectRef[Any]:
         """The reference of this id. It keeps the value from now on; that it was kept until now is the caller's affair.
 
         Raises:
             ValueError: not an id's length.
         """
-        if len(binary) != OBJECT_ID_BYTES:
-            raise ValueError(f"an ObjectRef needs to have length {OBJECT_ID_BYTES} (bytes), got {len(binary)}")
-        return cls.nil() if binary == _NIL else core().ref_of(ObjectId(bytes(binary)))
+        if len(id_bytes) != OBJECT_ID_BYTES:
+            raise ValueError(f"an ObjectRef needs to have length {OBJECT_ID_BYTES} (bytes), got {len(id_bytes)}")
+        return cls.nil() if id_bytes == _NIL else core().ref_of(ObjectId(bytes(id_bytes)))
 
     @classmethod
-    def from_hex(cls, text: str) -> ObjectRef[Any]:
+    def from_hex(cls, hex_id: str) -> ObjectRef[Any]:
         raise NotImplementedError("an ObjectRef cannot be made from a hex string: nothing would keep its value alive")
 
     def __repr__(self) -> str:

@@ -25,12 +25,12 @@ class BaseID(bytes):
         return super().__new__(cls, binary)
 
     @classmethod
-    def from_binary(cls, binary: bytes) -> Self:
-        return cls(binary)
+    def from_binary(cls, id_bytes: bytes) -> Self:
+        return cls(id_bytes)
 
     @classmethod
-    def from_hex(cls, text: str) -> Self:
-        return cls(bytes.fromhex(text))
+    def from_hex(cls, hex_id: str) -> Self:
+        return cls(bytes.fromhex(hex_id))
 
     @classmethod
     def from_random(cls) -> Self:
@@ -64,6 +64,13 @@ class UniqueID(BaseID):
 class JobID(BaseID):
     __slots__ = ()
     SIZE = 4
+
+    @classmethod
+    def from_int(cls, value: int) -> Self:
+        return cls(value.to_bytes(cls.SIZE, "little"))
+
+    def int(self) -> int:
+        return int.from_bytes(self, "little")
 
 
 class NodeID(BaseID):

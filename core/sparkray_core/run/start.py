@@ -61,7 +61,7 @@ class NodeStartError(RaySystemError):
     """The node did not come up; nothing of it is left behind."""
 
     def __init__(self, why: str, log: str, refused: bool = False) -> None:
-        super().__init__(why, log, refused)
+        Exception.__init__(self, why, log, refused)
         self.why, self.log = why, log
         self.refused = refused  # the head did not take its key
 

@@ -15,12 +15,12 @@ from typing import Any
 from sparkray.util.state import objects as _objects
 from sparkray.util.state import tasks as _tasks
 from sparkray.util.state import things as _things
+from sparkray.util.state.exception import RayStateApiException
 from sparkray.util.state.logs import get_log, list_logs
 from sparkray.util.state.query import (
     DEFAULT_LIMIT,
     DEFAULT_TIMEOUT_S,
     Filter,
-    RayStateApiException,
     connected,
     reach,
     select,

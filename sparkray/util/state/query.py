@@ -17,10 +17,6 @@ Filter = tuple[str, str, Any]
 S = TypeVar("S", bound=State)
 
 
-class RayStateApiException(Exception):
-    """The state could not be told. (Ray's name.)"""
-
-
 def reach(address: str | None, limit: int, filters: Sequence[Filter] | None, kind: type[State]) -> Core:
     """Check the arguments that all lists have.
 

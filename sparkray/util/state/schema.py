@@ -23,8 +23,8 @@ class State:
             raise KeyError(name)
         return getattr(self, name)
 
-    def get(self, name: str, default: Any = None) -> Any:
-        return getattr(self, name) if name in self.__dataclass_fields__ else default
+    def get(self, key: str, default: Any = None) -> Any:
+        return getattr(self, key) if key in self.__dataclass_fields__ else default
 
     def keys(self) -> Iterator[str]:
         return iter(self.columns())
