@@ -1,0 +1,97 @@
+"""`notebooks/`, each from top to bottom in a kernel of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from .conftest import SMALL_JVM, START_S
+
+NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
+QUICKSTART = NOTEBOOKS[0]
+RUNNER = Path(__file__).with_name("run_notebook.py")
+GONE_S = 15.0  # for the JVM, too, on a machine with other work
+
+
+def cells_of(path: Path) -> list[dict[str, Any]]:
+    cells: list[dict[str, Any]] = json.loads(path.read_text())["cells"]
+    return [cell for cell in cells if cell["cell_type"] == "code"]
+
+
+def start(notebook: Path, folder: Path, *stop: str) -> subprocess.Popen[str]:
+    with (folder / "log").open("w") as log:
+        return subprocess.Popen(
+            [sys.executable, "-W", "ignore", str(RUNNER), str(notebook), str(folder / "result.ipynb"), *stop],
+            cwd=folder,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            env={
+                **os.environ,
+                "PYSPARK_PYTHON": sys.executable,
+                "SPARK_LOCAL_IP": "127.0.0.1",
+                "JDK_JAVA_OPTIONS": SMALL_JVM,
+                "IPYTHONDIR": str(folder / "ipython"),
+                "JUPYTER_RUNTIME_DIR": str(folder / "jupyter"),
+                "MPLCONFIGDIR": str(folder / "matplotlib"),
+            },
+        )
+
+
+def end(runner: subprocess.Popen[str], folder: Path) -> None:
+    runner.communicate(timeout=START_S)
+    assert runner.returncode == 0, (folder / "log").read_text()[-4000:]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_lies_here_without_outputs(path: Path) -> None:
+    assert [cell for cell in cells_of(path) if cell["outputs"] or cell["execution_count"] is not None] == []
+
+
+def test_quickstart_runs_and_shows_tables_and_a_picture(tmp_path: Path) -> None:
+    end(start(QUICKSTART, tmp_path), tmp_path)
+
+    shown = [
+        "".join(text) if isinstance(text, list) else str(text)
+        for cell in cells_of(tmp_path / "result.ipynb")
+        for output in cell["outputs"]
+        for text in (output.get("text", ""), *output.get("data", {}).values())
+    ]
+    page = "\n".join(shown)
+    assert re.search(r"<b>RayContext</b> on <code>local\[2\]</code><table>", page)
+    assert re.search(r"<b>Dataset</b> of [\d,]+ rows in 4 blocks", page)
+    assert re.search(r"Seattle: \w+, learnt from [\d,]+ hours in process \d+", page)
+    assert "1 winter" in page
+    assert any(text.startswith("iVBOR") for text in shown)  # a PNG
+
+
+@pytest.mark.slow
+def test_killed_kernel_leaves_nothing_of_ours(tmp_path: Path) -> None:
+    """A kernel's restart ends the process at once, here while a session is up, and actors hold models."""
+    runner = start(QUICKSTART, tmp_path, "ctx.stop()")
+    assert runner.stdout is not None
+    told = runner.stdout.readline()
+    assert told, (tmp_path / "log").read_text()[-4000:]
+    started = psutil.Process(int(told)).children(recursive=True)
+    assert [one for one in started if one.name().startswith("sparkray")]
+
+    os.kill(int(told), signal.SIGKILL)
+
+    _, alive = psutil.wait_procs(started, GONE_S)
+    assert alive == []
+    deadline = time.monotonic() + GONE_S
+    while left := list(Path(os.environ["SPARKRAY_BASE_FOLDER"]).glob("*/*")):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.05)
+    end(runner, tmp_path)
