@@ -5,7 +5,7 @@
 
 In local mode there is one JVM, so one node, and the driver starts it itself: no Spark job is needed. On a cluster one
 barrier stage starts a node in each executor (`launch`, `executor_main`), and the driver has one of its own, without
-CPUs, for its objects.
+CPUs, for its objects. Over Spark Connect, too: its JVM is no child of this process, whatever its master (`connect`).
 
 Whatever ends, ends all: each executor's node lives as long as that executor's JVM; the session lives as long as the
 driver's node, which lives as long as this process; and `sc.stop()` stops the session first.
@@ -29,9 +29,10 @@ from sparkray.ending import StopReport
 from sparkray.environments import environment
 from sparkray.init_arguments import known_to_us
 from sparkray.options import thousandths
-from sparkray.preflight import LaunchPlan, look, look_or_wait
+from sparkray.preflight import STOPPED, LaunchPlan, look, look_or_wait
 from sparkray.runtime_env import checked
 from sparkray.sizing import Wishes, is_local, memory_bytes, show_bytes
+from sparkray.sparks import ClassicSpark, spark_of
 from sparkray_core.run.core import Core
 from sparkray_core.run.settings_sources import resolve
 from sparkray_core.run.start import sweep
@@ -40,6 +41,7 @@ from sparkray_core.run.threads import VARIABLES as THREAD_VARIABLES
 if TYPE_CHECKING:
     from pyspark import SparkContext
     from pyspark.sql import SparkSession
+    from pyspark.sql.connect.session import SparkSession as ConnectSession
 
 __all__ = ["ExecutorNode", "RayContext"]
 
@@ -53,7 +55,7 @@ class RayContext:
 
     def __init__(
         self,
-        sc: SparkContext | SparkSession,
+        sc: SparkContext | SparkSession | ConnectSession,
         num_ray_nodes: int | None = None,
         ray_node_cpu_cores: int | None = None,
         object_store_memory: int | str | None = None,
@@ -73,7 +75,7 @@ class RayContext:
     ) -> None:
         """
         Args:
-            sc: where the nodes shall live.
+            sc: where the nodes shall live. A SparkSession may be one of Spark Connect.
             num_ray_nodes: one to an executor; as many as there are executors, if not given.
             ray_node_cpu_cores: CPUs that each node hands out; those of its executor, if not given. They are shared
                 with Spark, which does not know of them.
@@ -98,11 +100,10 @@ class RayContext:
             obsolete: further arguments of BigDL's (`bigdl_arguments`); a DeprecationWarning says what replaces them.
 
         Raises:
-            TypeError: an unknown argument; `sc` is neither; Spark Connect has no SparkContext.
+            TypeError: an unknown argument; `sc` is neither.
             ValueError: an argument out of range; `BadSetting`, if it is a setting.
         """
         warn_of_obsolete(obsolete, "RayContext", stacklevel=3)
-        self.sc = _spark_context(sc)
         self.num_ray_nodes = num_ray_nodes
         self.ray_node_cpu_cores = ray_node_cpu_cores
         self.settings = resolve({**known_to_us(system_config), **(settings or {})})
@@ -124,6 +125,8 @@ class RayContext:
         self.log_to_driver = log_to_driver
         self.start_timeout = self.settings.start_limit_s if start_timeout is None else start_timeout
         self.runtime_env = checked(runtime_env)
+        self.spark = spark_of(sc, self.start_timeout)
+        self.sc = self.spark.sc if isinstance(self.spark, ClassicSpark) else None  # None: over Spark Connect
         self.address_info: dict[str, Any] = {}
         self.executors: list[ExecutorNode] = []
         self.last_stop = StopReport()
@@ -154,7 +157,7 @@ class RayContext:
 
     @property
     def is_local(self) -> bool:
-        return is_local(str(self.sc.master))
+        return not self.spark.is_remote and is_local(self.spark.master)
 
     @property
     def core(self) -> Core:
@@ -196,8 +199,8 @@ class RayContext:
             if self.initialized:
                 return self.address_info
             self.stop()  # the remains, if the session ended by itself
-            if self.sc._jsc is None:
-                raise RuntimeError("this SparkContext is stopped: make a new one, and a new RayContext")
+            if self.spark.stopped:
+                raise RuntimeError(STOPPED)
             if session.is_initialized():
                 raise RuntimeError(
                     "a sparkray session is up in this process already: call sparkray.shutdown() or RayContext.stop() "
@@ -206,7 +209,7 @@ class RayContext:
             began = time.monotonic()
             deadline = began + self.start_timeout
             wishes, share = self.wishes(), self.settings.object_store_share
-            looked = look_or_wait(self.sc, wishes, self.start_timeout, share, deadline, self.elastic)
+            looked = look_or_wait(self.spark, wishes, self.start_timeout, share, deadline, self.elastic)
             chosen = looked.nodes
             self.tell(f"to be started:\n{looked}")
             for note in chosen.notes:
@@ -218,7 +221,7 @@ class RayContext:
                     start_local(self, chosen, started)
                 else:
                     start_cluster(self, chosen, started, deadline, driver_cores)
-                started.hook(self.sc, self.stop)
+                started.hook(self.spark.handle, self.stop)
                 self.core.env = environment(self.core, self.runtime_env)
                 session.adopt(self)
                 self.executors, self.address_info = started.executors, started.address_info()
@@ -235,7 +238,7 @@ class RayContext:
         Raises:
             UnfitSpark: `init` could not; the text says which setting to change.
         """
-        found = look(self.sc, self.wishes(), self.start_timeout, self.settings.object_store_share, self.elastic)
+        found = look(self.spark, self.wishes(), self.start_timeout, self.settings.object_store_share, self.elastic)
         sys.stdout.write(f"{found}\n")
         return found
 
@@ -293,35 +296,20 @@ class RayContext:
 
     def __repr__(self) -> str:
         state = _count(len(self.executors)) if self.initialized else "not running"
-        return f"<RayContext on {self.sc.master}: {state}>"
+        return f"<RayContext on {self.spark.name}: {state}>"
 
     def _repr_html_(self) -> str:
         if not self.initialized:
-            return f"<b>RayContext</b> on <code>{self.sc.master}</code>: not running"
+            return f"<b>RayContext</b> on <code>{self.spark.name}</code>: not running"
         rows = "".join(
             f"<tr><td><code>{one.node.hex()}</code></td><td>{one.executor}</td><td>{one.cores}</td>"
             f"<td>{show_bytes(one.store_bytes)}</td></tr>"
             for one in self.executors
         )
         return (
-            f"<b>RayContext</b> on <code>{self.sc.master}</code>"
+            f"<b>RayContext</b> on <code>{self.spark.name}</code>"
             f"<table><tr><th>node</th><th>executor</th><th>CPUs</th><th>object store</th></tr>{rows}</table>"
         )
-
-
-def _spark_context(given: Any) -> SparkContext:
-    from pyspark import SparkContext
-
-    if isinstance(given, SparkContext):
-        return given
-    if type(given).__module__.startswith("pyspark.sql.connect"):
-        raise TypeError(
-            "this SparkSession is of Spark Connect, which has no SparkContext here: use a classic SparkSession"
-        )
-    inner = getattr(given, "sparkContext", None)
-    if not isinstance(inner, SparkContext):
-        raise TypeError(f"RayContext takes a SparkContext or a SparkSession, not {given!r}")
-    return inner
 
 
 def _count(nodes: int) -> str:

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 def start_local(ctx: RayContext, chosen: NodePlan, started: ClusterSession) -> None:
     """The JVM is the driver's and dies with this process; so a node tied to it dies with either."""
-    java: Any = ctx.sc._jvm
+    sc = ctx.sc
+    assert sc is not None
+    java: Any = sc._jvm
     jvm = identify(int(java.java.lang.ProcessHandle.current().pid()))
     if jvm is None:
         raise UnfitSpark("the SparkContext's JVM is not on this host")
@@ -47,7 +49,7 @@ def start_local(ctx: RayContext, chosen: NodePlan, started: ClusterSession) -> N
     )
     started.begin_own(config)
     node = started.connect()
-    settings = ctx.sc.getConf()
+    settings = sc.getConf()
     started.executors = [
         ExecutorNode(
             node=config.node,
@@ -69,9 +71,7 @@ def start_cluster(
     from sparkray_core.wire.zmq_transport import new_session_keys  # zmq is not needed in local mode
 
     here = chosen.same_machine
-    settings = ctx.sc.getConf()
-    host = "127.0.0.1" if here else str(settings.get("spark.driver.host"))
-    listen_on = host if here else str(settings.get("spark.driver.bindAddress", host))
+    host, listen_on = ctx.spark.reached_at(here)
     public, secret = new_session_keys()
     elastic = not chosen.barrier
     own_id = new_node_id()
@@ -134,7 +134,7 @@ def start_cluster(
             until_told.pop_all()  # it is the session's, to its end
             _gather(ctx, chosen, order, rendezvous, started, deadline)
             return
-        ready = launch(ctx.sc, chosen, order, rendezvous, deadline, connect)
+        ready = launch(ctx.spark, chosen, order, rendezvous, deadline, connect)
     started.executors = [ExecutorNode.from_facts(facts) for facts in ready]
     for facts in ready:
         ctx.tell(f"node {facts['node']} on {facts['host']}, executor {facts['executor']}: {facts['seconds']}")
@@ -159,7 +159,7 @@ def _gather(
     except BaseException:
         rendezvous.close()
         raise
-    started.elastic = ElasticNodes(ctx.sc, order, rendezvous, head_address, wanted, started.alive, joined)
+    started.elastic = ElasticNodes(ctx.spark, order, rendezvous, head_address, wanted, started.alive, joined)
     quorum = min(ctx.min_ray_nodes or chosen.nodes, chosen.nodes)
     started.elastic.gather(quorum, chosen.nodes * (chosen.slots_each or 1), deadline)
     started.elastic.go_on()

@@ -90,7 +90,7 @@ class Doctor:
         assert self._sc is not None
         self._ray = ray = RayContext(self._sc, **self._context)
         deadline = time.monotonic() + ray.start_timeout
-        return str(look_or_wait(self._sc, ray.wishes(), ray.start_timeout, ray.settings.object_store_share, deadline))
+        return str(look_or_wait(ray.spark, ray.wishes(), ray.start_timeout, ray.settings.object_store_share, deadline))
 
     def _start_nodes(self) -> str:
         ray = self._running

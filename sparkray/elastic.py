@@ -13,18 +13,14 @@ import threading
 import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sparkray.executor_main import StartOrder
 from sparkray.launch import FAREWELL_S, Missing, StartFailed, StartJob, failure_of
 from sparkray.rendezvous import Guest, Left, Rendezvous
-from sparkray.ship import ship_sparkray
-from sparkray.spark_facts import registered_executors, slots_of, total_slots
+from sparkray.sparks import AnySpark
 from sparkray.versions import versions, why_doubtful, why_refused
 from sparkray_core.errors import RayError
-
-if TYPE_CHECKING:
-    from pyspark import SparkContext
 
 POLL_S = 1.0  # between two looks at Spark's executors
 LONGEST_PAUSE_S = 60.0  # between two tries to join an executor that does not let itself be joined
@@ -120,7 +116,7 @@ class ElasticNodes:
 
     def __init__(
         self,
-        sc: SparkContext,
+        spark: AnySpark,
         order: StartOrder,
         rendezvous: Rendezvous,
         head_address: str,
@@ -136,7 +132,7 @@ class ElasticNodes:
             on_join: called with what a node said when it was ready.
         """
         self.roster = Roster(wanted, head_address, order.same_machine)
-        self._sc, self._order, self._rendezvous = sc, order, rendezvous
+        self._spark, self._order, self._rendezvous = spark, order, rendezvous
         self._alive, self._on_join = alive, on_join
         self._group = f"sparkray-{order.session}"
         self._guests: set[Guest] = set()
@@ -161,7 +157,7 @@ class ElasticNodes:
             if left <= 0:
                 raise StartFailed(
                     f"{len(self.roster.joined)} of {quorum} nodes were up within {self._order.limit_s:g} s. "
-                    f"{slots_of(self._sc, self._group).holders()}. Try again when Spark has more executors, raise "
+                    f"{self._spark.slots(self._group).holders()}. Try again when Spark has more executors, raise "
                     "start_timeout, or let the session begin with fewer (min_ray_nodes)"
                 )
             self._listen(min(left, POLL_S))
@@ -180,7 +176,7 @@ class ElasticNodes:
         failure = failure_of(error)
         if not isinstance(failure, Missing) or self._shipped or self._order.same_machine:
             raise failure if not isinstance(failure, Missing) else StartFailed(failure.told())
-        ship_sparkray(self._sc)
+        self._spark.ship()
         self._shipped = True
         self._order = replace(self._order, sys_path=())
         self._submit(tasks)
@@ -196,7 +192,7 @@ class ElasticNodes:
 
         hold_until, again_at, pause, nodes = 0.0, 0.0, POLL_S, len(self.roster.joined)
         try:
-            while not self._stop.is_set() and self._sc._jsc is not None:
+            while not self._stop.is_set() and not self._spark.stopped:
                 self._listen(POLL_S)
                 for failure in self.roster.failures:
                     log.warning("an executor's node did not join: %s", failure)
@@ -210,20 +206,20 @@ class ElasticNodes:
                 if rests and time.monotonic() > again_at and self._is_someone_missing():
                     again_at, pause = time.monotonic() + pause, min(2 * pause, LONGEST_PAUSE_S)
                     self.roster.hold, hold_until = True, time.monotonic() + HOLD_S
-                    self._submit(total_slots(self._sc) or registered_executors(self._sc))
+                    self._submit(self._spark.total_slots() or self._spark.executors())
         except (Py4JError, RayError, OSError, AttributeError) as error:  # Spark is ending, and with it what we watch
             log.debug("executors are no longer watched: %s", error)
 
     def _is_someone_missing(self) -> bool:
         """An executor has no node, and one more is wanted."""
-        there = registered_executors(self._sc)
+        there = self._spark.executors()
         if there <= len(self.roster.joined):  # else it is plain already
             self.roster.forget_all_but(self._alive())
         nodes = len(self.roster.joined) + len(self.roster.starting)
         return there > nodes and (self.roster.wanted is None or nodes < self.roster.wanted)
 
     def _submit(self, tasks: int) -> None:
-        self._job = StartJob(self._sc, self._group, tasks, self._order, self._rendezvous.wake)
+        self._job = StartJob(self._spark, self._group, tasks, self._order, self._rendezvous.wake)
 
     def _listen(self, limit: float) -> None:
         for event in self._rendezvous.wait(limit):
@@ -257,6 +253,6 @@ class ElasticNodes:
             for event in self._rendezvous.wait(left):
                 if isinstance(event, Left):
                     self._guests.discard(event.guest)
-        if self._job is not None and self._sc._jsc is not None:
+        if self._job is not None and not self._spark.stopped:
             self._job.cancel()
         self._rendezvous.close()

@@ -71,14 +71,15 @@ class NodeWatch:
     def end_keeper(self, how: signal.Signals) -> None:
         """By its identity, so that nobody who has its pid by now is hit."""
         if is_alive(self._keeper):
-            with contextlib.suppress(ProcessLookupError):
+            # Not permitted: over Spark Connect, it may be another user's. The report tells that it is left.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(self._keeper.pid, how)
 
     def kill_all(self) -> None:
         """Each of its processes by itself: the keeper, whose duty that is, is gone or hangs."""
         for process in self._processes:
             if is_alive(process):
-                with contextlib.suppress(ProcessLookupError):
+                with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.kill(process.pid, signal.SIGKILL)
 
     def report(self) -> NodeEnd:

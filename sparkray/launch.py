@@ -8,23 +8,20 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import sparkray
-from sparkray.executor_main import StartOrder, TaskResult
+from sparkray.executor_main import StartOrder
 from sparkray.gathering import Gathering
 from sparkray.rendezvous import Guest, Left, Rendezvous, Said
-from sparkray.ship import ship_sparkray
 from sparkray.sizing import NodePlan, UnfitSpark
-from sparkray.spark_facts import in_one_sentence, slots_of, total_slots, wait_for_executors
+from sparkray.spark_facts import in_one_sentence
+from sparkray.sparks import AnySpark, StartTask, TaskResult
 from sparkray_core import errors
 from sparkray_core.errors import RaySystemError
 
-if TYPE_CHECKING:
-    from pyspark import SparkContext
-
 FAREWELL_S = 3.0  # for tasks to end their nodes once they were told to; then Spark is told to kill the tasks
-_MISSING = "sparkray is missing here"
+MISSING = "sparkray is missing here"
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +42,7 @@ def task(_, order, roots):
         try:
             import sparkray.executor_main
         except ImportError as error:
-            raise RuntimeError(f"{_MISSING}: {{error}} ({{sys.executable}})<end>") from None
+            raise RuntimeError(f"{MISSING}: {{error}} ({{sys.executable}})<end>") from None
     return [sparkray.executor_main.run(order)]
 """
 
@@ -56,29 +53,23 @@ class StartJob:
     `results` or `error` is there once the thread has ended.
     """
 
-    def __init__(self, sc: SparkContext, group: str, tasks: int, order: StartOrder, on_end: Callable[[], None]) -> None:
-        from pyspark import InheritableThread
-
+    def __init__(self, spark: AnySpark, group: str, tasks: int, order: StartOrder, on_end: Callable[[], None]) -> None:
         self.results: list[TaskResult] | None = None
         self.error: BaseException | None = None
-        self._sc, self._group, self._tasks, self._order, self._on_end = sc, group, tasks, order, on_end
-        # Inheritable: a job group is a property of a JVM thread, and this makes sure that ours has its own.
-        self.thread = InheritableThread(target=self._run, daemon=True, name="sparkray-start")
+        self._spark, self._group, self._tasks, self._order, self._on_end = spark, group, tasks, order, on_end
+        self.thread = spark.thread(self._run)
         self.thread.start()
 
     def _run(self) -> None:
         try:
-            self._sc.setJobGroup(self._group, f"sparkray: starting {self._order.nodes} nodes", interruptOnCancel=True)
-            task = self._task()
-            numbers = self._sc.parallelize(range(self._tasks), self._tasks)
-            stage: Any = numbers.barrier() if self._order.barrier else numbers
-            self.results = stage.mapPartitions(task).collect()
+            what = f"sparkray: starting {self._order.nodes} nodes"
+            self.results = self._spark.run(self._group, what, self._tasks, self._order.barrier, self._task())
         except BaseException as error:  # noqa: BLE001 - whatever Spark raises belongs to the thread that waits for it
             self.error = error
         finally:
             self._on_end()
 
-    def _task(self) -> Callable[[Any], list[TaskResult]]:
+    def _task(self) -> StartTask:
         names: dict[str, Any] = {"__name__": "__main__"}
         exec(_TASK, names)
         task, order = names["task"], self._order.as_dict()
@@ -93,11 +84,11 @@ class StartJob:
 
     def cancel(self) -> None:
         if not self.ended:
-            self._sc.cancelJobGroup(self._group)
+            self._spark.cancel(self._group)
 
 
 def launch(
-    sc: SparkContext,
+    spark: AnySpark,
     plan: NodePlan,
     order: StartOrder,
     rendezvous: Rendezvous,
@@ -117,12 +108,12 @@ def launch(
     tasks = plan.nodes
     shipped = False
     while True:
-        wait_for_executors(sc, plan.nodes, deadline)
-        attempt = _Attempt(sc, order, rendezvous, deadline, on_head)
+        spark.wait_for_executors(plan.nodes, deadline)
+        attempt = _Attempt(spark, order, rendezvous, deadline, on_head)
         try:
             return attempt.run(tasks)
         except _NotCovered as reached:
-            slots = total_slots(sc)
+            slots = spark.total_slots()
             if tasks > plan.nodes or slots is None or slots <= tasks:
                 raise UnfitSpark(
                     f"Spark ran {tasks} tasks at a time on {reached.executors} executors only, and {plan.nodes} nodes "
@@ -133,7 +124,7 @@ def launch(
         except Missing as missing:
             if shipped or order.same_machine or attempt.head_told:
                 raise StartFailed(missing.told()) from None
-            ship_sparkray(sc)
+            spark.ship()
             shipped = True
             order = replace(order, sys_path=())
 
@@ -160,13 +151,13 @@ class _Attempt:
 
     def __init__(
         self,
-        sc: SparkContext,
+        spark: AnySpark,
         order: StartOrder,
         rendezvous: Rendezvous,
         deadline: float,
         on_head: Callable[[str], None],
     ) -> None:
-        self._sc, self._order, self._rendezvous = sc, order, rendezvous
+        self._spark, self._order, self._rendezvous = spark, order, rendezvous
         self._deadline, self._on_head = deadline, on_head
         self._gathering = Gathering(order.nodes)
         self._group = f"sparkray-{order.session}"
@@ -174,7 +165,7 @@ class _Attempt:
         self._guests: set[Guest] = set()
 
     def run(self, tasks: int) -> list[dict[str, Any]]:
-        job = StartJob(self._sc, self._group, tasks, self._order, self._rendezvous.wake)
+        job = StartJob(self._spark, self._group, tasks, self._order, self._rendezvous.wake)
         try:
             self._gather(job)
             for doubt in self._gathering.doubts:
@@ -247,14 +238,14 @@ class _Attempt:
             )
         return (
             f"Spark did not run the {gathering.nodes} tasks that start the nodes, all at one time, within {limit}. "
-            f"{slots_of(self._sc, self._group).holders()}. Try again when there are free slots, or raise start_timeout"
+            f"{self._spark.slots(self._group).holders()}. Try again when there are free slots, or raise start_timeout"
         )
 
 
 def failure_of(error: BaseException) -> Exception:
     """What to raise for what Spark raised: `Missing`, or a `StartFailed` in our words."""
     said = str(error)
-    missing = re.search(f"{_MISSING}: (.*?)<end>", said, re.DOTALL)
+    missing = re.search(f"{MISSING}: (.*?)<end>", said, re.DOTALL)
     if missing is not None:
         return Missing(missing.group(1))
     failure = StartFailed(in_one_sentence(said))

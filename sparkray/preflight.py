@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from sparkray.executor_main import measure_host
 from sparkray.sizing import (
@@ -19,10 +18,9 @@ from sparkray.sizing import (
     store_bytes_on,
 )
 from sparkray.slots import Slots, SlotState
-from sparkray.spark_facts import registered_executors, slots_of, total_slots, wait_for_executors
+from sparkray.sparks import AnySpark
 
-if TYPE_CHECKING:
-    from pyspark import SparkContext
+STOPPED = "this SparkContext is stopped (or this session of Spark Connect): make a new one, and a new RayContext"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +73,7 @@ class LaunchPlan:
 
 
 def look(
-    sc: SparkContext, wishes: Wishes, start_timeout: float, store_share: float, elastic: bool = False
+    spark: AnySpark, wishes: Wishes, start_timeout: float, store_share: float, elastic: bool = False
 ) -> LaunchPlan:
     """Ask Spark; nothing is waited for.
 
@@ -83,19 +81,25 @@ def look(
         elastic: without a barrier stage, though there could be one.
 
     Raises:
-        UnfitSpark: this SparkContext cannot host the nodes; the sentence says what to set.
+        UnfitSpark: this Spark cannot host the nodes; the sentence says what to set.
         NoExecutorYet: none is there, and no setting tells how many there will be.
     """
-    if sc._jsc is None:
-        raise UnfitSpark("this SparkContext is stopped: make a new one, and a new RayContext")
-    master, settings, host = str(sc.master), dict(sc.getConf().getAll()), measure_host()
+    if spark.stopped:
+        raise UnfitSpark(STOPPED)
+    master, settings, host = spark.master, spark.settings(), measure_host()
     slots: Slots | None = None
     executors = 0
-    if not is_local(master):
-        slots, executors = slots_of(sc), registered_executors(sc)
-    nodes = plan(Spark(master, settings, executors, total_slots(sc) or 0 if slots else 0), host, wishes)
+    if spark.is_remote or not is_local(master):
+        slots, executors = spark.slots(), spark.executors()
+    total = slots.total or 0 if slots else 0
+    nodes = plan(Spark(master, settings, executors, total, spark.is_remote, spark.same_machine), host, wishes)
     if elastic and not nodes.in_driver:
         nodes = replace(nodes, barrier=False)
+    if spark.is_remote and not nodes.barrier:
+        raise UnfitSpark(
+            "over Spark Connect nobody tells which executors come and go, and Spark runs no barrier stage with dynamic "
+            "allocation: start the server with spark.dynamicAllocation.enabled=false, and leave elastic=False"
+        )
     if slots is not None and executors >= nodes.nodes and slots.state(nodes.nodes) is SlotState.IMPOSSIBLE:
         raise UnfitSpark(slots.told(nodes.nodes))
     stores = nodes.nodes + 1 if nodes.same_machine and not nodes.in_driver else 1
@@ -104,14 +108,14 @@ def look(
 
 
 def look_or_wait(
-    sc: SparkContext, wishes: Wishes, start_timeout: float, store_share: float, deadline: float, elastic: bool = False
+    spark: AnySpark, wishes: Wishes, start_timeout: float, store_share: float, deadline: float, elastic: bool = False
 ) -> LaunchPlan:
     """As `look`, but the first executor is waited for where that tells how many nodes there are to be."""
     try:
-        return look(sc, wishes, start_timeout, store_share, elastic)
+        return look(spark, wishes, start_timeout, store_share, elastic)
     except NoExecutorYet:
-        wait_for_executors(sc, 1, deadline)
-        return look(sc, wishes, start_timeout, store_share, elastic)
+        spark.wait_for_executors(1, deadline)
+        return look(spark, wishes, start_timeout, store_share, elastic)
 
 
 def _count(number: int, what: str) -> str:

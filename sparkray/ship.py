@@ -20,16 +20,21 @@ def ship_sparkray(sc: SparkContext) -> None:
     The executors fetch the file when they need it, for as long as the SparkContext is there, so it lies in its folder.
     Two sessions in one SparkContext send the same file, once.
     """
+    sc.addPyFile(pack_sparkray(sc._temp_dir))
+
+
+def pack_sparkray(folder: str) -> str:
+    """The path of a new file in the folder, named by what is in it."""
     modules = sorted(_modules())
     digest = hashlib.sha256()
     for path, name in modules:
         with open(path, "rb") as module:
             digest.update(name.encode() + b"\0" + module.read() + b"\0")
-    target = os.path.join(sc._temp_dir, f"sparkray-{digest.hexdigest()[:12]}.zip")
+    target = os.path.join(folder, f"sparkray-{digest.hexdigest()[:12]}.zip")
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
         for path, name in modules:
             archive.write(path, name)
-    sc.addPyFile(target)
+    return target
 
 
 def _modules() -> list[tuple[str, str]]:

@@ -41,6 +41,8 @@ class Spark:
     settings: Mapping[str, str]
     executors: int = 0  # registered now, the driver not counted
     slots: int = 0  # of all registered executors, busy ones too
+    is_remote: bool = False  # over Spark Connect: its JVM is not this process's
+    same_machine: bool | None = None  # as the driver; None: the settings tell
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,13 @@ def is_local(master: str) -> bool:
     return _LOCAL.fullmatch(master.strip()) is not None
 
 
+def local_slots(master: str) -> int | None:
+    """Those of `local[n]`; None of `local[*]`, whose host knows."""
+    found = _LOCAL.fullmatch(master.strip())
+    assert found is not None
+    return None if found.group(1) == "*" else int(found.group(1) or 1)
+
+
 def plan(spark: Spark, host: Host, wishes: Wishes) -> NodePlan:
     """
     Args:
@@ -89,7 +98,7 @@ def plan(spark: Spark, host: Host, wishes: Wishes) -> NodePlan:
             raise ValueError(f"{name} must be a whole number above 0, not {wish!r}")
     local = _LOCAL.fullmatch(spark.master.strip())
     if local is not None:
-        return _plan_local(spark.master, local.group(1), host, wishes)
+        return _plan_local(spark, local.group(1), host, wishes)
     dynamic = _is_true(spark.settings.get("spark.dynamicAllocation.enabled"))
     local_cluster = _LOCAL_CLUSTER.fullmatch(spark.master.strip())
     task_cpus = _whole(spark.settings, "spark.task.cpus") or 1
@@ -118,7 +127,7 @@ def plan(spark: Spark, host: Host, wishes: Wishes) -> NodePlan:
     _fit_python(spark.settings, cores, store)
     return NodePlan(
         in_driver=False,
-        same_machine=local_cluster is not None or _is_loopback(spark.settings.get("spark.driver.host", "")),
+        same_machine=_is_same_machine(spark) if spark.same_machine is None else spark.same_machine,
         nodes=nodes,
         executors=max(executors, nodes),
         cores=wishes.cores or cores,
@@ -173,13 +182,25 @@ def python_limit_told(limit: int, needed: int) -> str:
     )
 
 
-def _plan_local(master: str, cores: str | None, host: Host, wishes: Wishes) -> NodePlan:
+def _plan_local(spark: Spark, cores: str | None, host: Host, wishes: Wishes) -> NodePlan:
     if wishes.nodes is not None and wishes.nodes > 1:
         raise UnfitSpark(
-            f"{wishes.nodes} nodes were asked for (num_ray_nodes), and with the master {master} there is one executor, "
-            f"so one node. For more nodes on one machine use the master local-cluster[{wishes.nodes},cores,MiB]"
+            f"{wishes.nodes} nodes were asked for (num_ray_nodes), and with the master {spark.master} there is one "
+            f"executor, so one node. For more nodes on one machine use the master "
+            f"local-cluster[{wishes.nodes},cores,MiB]"
         )
     slots = host.cpus if cores == "*" else int(cores or 1)
+    if spark.is_remote:  # its host may be another, and its "*" that one's
+        known = None if cores == "*" else slots
+        return NodePlan(
+            in_driver=False,
+            same_machine=bool(spark.same_machine),
+            nodes=1,
+            executors=1,
+            cores=wishes.cores or known,
+            slots_each=known,
+            store_bytes=wishes.store_bytes,
+        )
     return NodePlan(
         in_driver=True,
         same_machine=True,
@@ -302,8 +323,14 @@ def _whole(settings: Mapping[str, str], name: str) -> int | None:
         raise UnfitSpark(f"{name} is {value!r}, which is no whole number") from None
 
 
-def _is_loopback(host: str) -> bool:
-    """Executors have to reach the driver there, so they are on its machine."""
+def _is_same_machine(spark: Spark) -> bool:
+    """Executors that have to reach the driver on loopback are on its machine."""
+    return _LOCAL_CLUSTER.fullmatch(spark.master.strip()) is not None or is_loopback(
+        spark.settings.get("spark.driver.host", "")
+    )
+
+
+def is_loopback(host: str) -> bool:
     return host in ("localhost", "::1", "[::1]") or _LOOPBACK.fullmatch(host) is not None
 
 

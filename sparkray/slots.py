@@ -18,11 +18,11 @@ class Slots:
     """Tasks that Spark's executors can run at a time."""
 
     total: int | None  # None: Spark does not say
-    held: Sequence[tuple[int, str]] = ()  # (slots, the stage that holds them)
+    held: Sequence[tuple[int, str]] | None = ()  # (slots, the stage that holds them); None: Spark does not say
 
     @property
     def in_use(self) -> int:
-        return sum(count for count, _ in self.held)
+        return sum(count for count, _ in self.held or ())
 
     def state(self, needed: int) -> SlotState:
         if self.total is None:
@@ -34,6 +34,8 @@ class Slots:
     def holders(self) -> str:
         """A sentence, without its full stop."""
         of = "its" if self.total is None else f"{self.total}"
+        if self.held is None:
+            return f"Who holds {of} slots is not told over Spark Connect"
         if not self.held:
             return f"Of {of} slots none is in use by another job: its Python is slow to start"
         holders = ", ".join(f'{count} by "{stage}"' for count, stage in self.held)
@@ -44,6 +46,8 @@ class Slots:
         total = "an unknown number of" if self.total is None else f"{self.total}"
         match self.state(needed):
             case SlotState.OK:
+                if self.held is None:
+                    return f"ok: {needed} needed for a moment, {total} there; how many are in use is not told"
                 return f"ok: {needed} needed for a moment, {total} there, {self.in_use} in use"
             case SlotState.BUSY:
                 return f"busy: {needed} needed for a moment. {self.holders()}; the start waits for them"

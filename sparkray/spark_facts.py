@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from sparkray.sizing import UnfitSpark
@@ -17,12 +18,19 @@ _SHOWN_CHARACTERS = 2000  # of an error that we know nothing about
 
 
 def wait_for_executors(sc: SparkContext, nodes: int, deadline: float) -> None:
+    """As `wait_until_there`."""
+    wait_until_there(lambda: registered_executors(sc), lambda: total_slots(sc), nodes, deadline)
+
+
+def wait_until_there(
+    executors: Callable[[], int], total: Callable[[], int | None], nodes: int, deadline: float
+) -> None:
     """
     Raises:
         UnfitSpark: there are fewer than `nodes` executors, or slots, when time is up.
     """
     began = time.monotonic()
-    while (there := registered_executors(sc)) < nodes:
+    while (there := executors()) < nodes:
         if time.monotonic() > deadline:
             raise UnfitSpark(
                 f"{nodes} nodes were asked for, one to an executor, and Spark has {there} executors after "
@@ -30,7 +38,7 @@ def wait_for_executors(sc: SparkContext, nodes: int, deadline: float) -> None:
                 f"or, if they take longer to come, raise start_timeout"
             )
         time.sleep(POLL_S)
-    slots = Slots(total_slots(sc))
+    slots = Slots(total())
     if slots.state(nodes) is SlotState.IMPOSSIBLE:
         raise UnfitSpark(slots.told(nodes))
 

@@ -111,6 +111,8 @@ def test_too_little_python_memory_is_refused_before_anything_starts() -> None:
         (Slots(1, [(1, "a")]), 2, SlotState.IMPOSSIBLE),
         (Slots(None), 2, SlotState.OK),
         (Slots(None, [(1, "a")]), 2, SlotState.BUSY),
+        (Slots(2, None), 2, SlotState.OK),
+        (Slots(1, None), 2, SlotState.IMPOSSIBLE),
     ],
 )
 def test_slots_are_there_or_held_or_will_never_be(slots: Slots, needed: int, state: SlotState) -> None:

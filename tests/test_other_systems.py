@@ -1,4 +1,5 @@
-"""The core tests once more: on every other Python that is found here, and with Linux's own means switched off."""
+"""Tests once more: the core's on every other Python that is found here, and with Linux's own means switched off; those
+of Spark on the newest PySpark 3.5."""
 
 from __future__ import annotations
 
@@ -13,6 +14,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 VERSIONS = ("3.10", "3.11", "3.12", "3.13")
+PYTHONS_OF_SPARK_3 = ("3.11", "3.10")
+UNRAISABLE = "pytest.PytestUnraisableExceptionWarning"
 CORE = ["tests/model", "tests/wire", "tests/store", "tests/processes", "tests/api", "tests/util"]
 # What goes on differently without epoll, memfd, pidfd, prctl, /proc and fork: sockets, processes, the store.
 PORTABLE = [
@@ -46,9 +49,32 @@ def _interpreter(version: str) -> str | None:
     return None
 
 
-def _run_tests(python: str | Path, what: list[str], environment: dict[str, str], limit: float) -> None:
-    command = [str(python), "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
-    command += ["-m", "not slow and not chaos and not spark", *what]
+def _dependencies() -> list[str]:
+    """Ours, those for development included."""
+    return re.findall(r'^    "([^"]+)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+
+
+def _virtual_environment(interpreter: str, folder: Path) -> Path:
+    """Its Python."""
+    subprocess.run([interpreter, "-m", "venv", str(folder)], check=True, timeout=120)
+    return folder / "bin" / "python"
+
+
+def _install(python: Path, what: list[str]) -> None:
+    command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *what]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    if done.returncode != 0:
+        pytest.skip(f"pip cannot install {', '.join(what)}: {done.stderr.strip()[-300:]}")
+
+
+def _run_tests(
+    python: str | Path,
+    what: list[str],
+    environment: dict[str, str],
+    limit: float,
+    which: str = "not slow and not chaos and not spark",
+) -> None:
+    command = [str(python), "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", which, *what]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=limit)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
 
@@ -67,14 +93,9 @@ def test_the_core_runs_on_the_other_pythons(version: str, tmp_path: Path) -> Non
     interpreter = _interpreter(version)
     if interpreter is None:
         pytest.skip(f"there is no Python {version} with venv, on PATH or in pyenv")
-    text = (ROOT / "pyproject.toml").read_text()
-    needed = [line for line in re.findall(r'^    "([^"]+)"', text, re.MULTILINE) if NEEDED.match(line)]
-    subprocess.run([interpreter, "-m", "venv", str(tmp_path)], check=True, timeout=120)
-    python = tmp_path / "bin" / "python"
-    install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *needed, *FOR_TESTS]
-    done = subprocess.run([str(word) for word in install], capture_output=True, text=True, timeout=400)
-    if done.returncode != 0:
-        pytest.skip(f"pip cannot install what Python {version} needs: {done.stderr.strip()[-300:]}")
+    needed = [line for line in _dependencies() if NEEDED.match(line)]
+    python = _virtual_environment(interpreter, tmp_path)
+    _install(python, [*needed, *FOR_TESTS])
     _run_tests(python, CORE, _environment(), 700)
 
 
@@ -82,3 +103,18 @@ def test_the_core_runs_on_the_other_pythons(version: str, tmp_path: Path) -> Non
 @pytest.mark.timeout(600)
 def test_it_runs_without_what_only_linux_has() -> None:
     _run_tests(sys.executable, PORTABLE, _environment(SPARKRAY_PORTABLE="1"), 590)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2400)
+def test_spark_s_tests_pass_on_the_newest_pyspark_3_5(tmp_path: Path) -> None:
+    interpreter = next(filter(None, map(_interpreter, PYTHONS_OF_SPARK_3)), None)
+    if interpreter is None:
+        pytest.skip(f"there is none of Python {', '.join(PYTHONS_OF_SPARK_3)} with venv, on PATH or in pyenv")
+    python = _virtual_environment(interpreter, tmp_path)
+    needed = [line for line in _dependencies() if NEEDED.match(line)]
+    _install(python, ["pyspark==3.5.*", *needed, *FOR_TESTS])
+    own = {"PYSPARK_PYTHON": str(python), "PYSPARK_DRIVER_PYTHON": str(python)}
+    # Of its own make are sockets that it does not close, and what it imports of distutils.
+    leniently = [f"-W=ignore::{name}" for name in ("ResourceWarning", "DeprecationWarning", UNRAISABLE)]
+    _run_tests(python, ["tests/spark", *leniently], _environment(**own), 1700, "not slow and not chaos")

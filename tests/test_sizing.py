@@ -35,6 +35,20 @@ def planned(
     return plan(Spark(master, settings or {}, executors, slots), HOST, wishes or Wishes())
 
 
+@pytest.mark.parametrize(("master", "cores"), [("local[4]", 4), ("local", 1), ("local[*]", None)])
+def test_over_spark_connect_a_local_master_is_one_executor_of_its_own_host(master: str, cores: int | None) -> None:
+    for here in (True, False):
+        found = plan(Spark(master, {}, 1, cores or 0, is_remote=True, same_machine=here), HOST, Wishes())
+        assert (found.in_driver, found.same_machine, found.nodes, found.barrier) == (False, here, 1, True)
+        assert (found.cores, found.slots_each) == (cores, cores)
+
+
+def test_what_tasks_have_seen_goes_before_the_settings() -> None:
+    settings = {"spark.driver.host": "localhost", "spark.executor.cores": "1"}
+    assert planned("spark://h:7077", settings, executors=1, slots=1).same_machine
+    assert not plan(Spark("spark://h:7077", settings, 1, 1, True, False), HOST, Wishes()).same_machine
+
+
 @pytest.mark.parametrize(
     ("master", "cores"),
     [("local", 1), ("local[*]", 8), ("local[4]", 4), ("local[ 4 ]", 4), ("local[4,2]", 4), ("local[*,2]", 8)],

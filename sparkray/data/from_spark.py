@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -73,13 +74,40 @@ def from_spark(
 
 
 def _check_types(df: DataFrame) -> None:
-    for field in df.schema.fields:
-        kind = field.dataType.simpleString()
+    from pyspark.errors import PySparkValueError
+
+    try:
+        fields = df.schema.fields
+    except PySparkValueError:
+        refused = _not_in_python(df)
+        if refused is None:
+            raise
+        raise _not_back(*refused) from None
+    for field in fields:
         if any(type(each).__name__ in NOT_BACK for each in _all(field.dataType)):
-            raise TypeError(
-                f"column {field.name!r} is of type {kind}, and Arrow does not bring year-month and calendar intervals "
-                "back to Spark: cast them to int or string before from_spark()"
-            )
+            raise _not_back(field.name, field.dataType.simpleString())
+
+
+def _not_back(column: str, kind: str) -> TypeError:
+    return TypeError(
+        f"column {column!r} is of type {kind}, and Arrow does not bring year-month and calendar intervals back to "
+        "Spark: cast them to int or string before from_spark()"
+    )
+
+
+def _not_in_python(df: DataFrame) -> tuple[str, str] | None:
+    """The first column, and its type, for which only the JVM has a class: PySpark 3.5 lacks calendar intervals."""
+    from pyspark.errors import PySparkValueError
+    from pyspark.sql.types import StructType
+
+    java_frame: Any = getattr(df, "_jdf", None)
+    for field in () if java_frame is None else java_frame.schema().fields():
+        kind = json.loads(field.dataType().json())
+        try:
+            StructType.fromJson({"fields": [{"name": "c", "type": kind, "nullable": True, "metadata": {}}]})
+        except PySparkValueError:
+            return field.name(), field.dataType().simpleString()
+    return None
 
 
 def _all(kind: DataType) -> Iterator[DataType]:
@@ -102,9 +130,7 @@ def _renamed(df: DataFrame) -> DataFrame:
     """With names that Spark can move: it fails at a backtick, and mistakes equal names for each other."""
     if df.columns:
         return df.toDF(*(f"c{index}" for index in range(len(df.columns))))
-    from pyspark.sql.functions import lit
-
-    return df.select(lit(0).cast("byte").alias("c0"))  # without columns, Spark sends no rows
+    return df.selectExpr("cast(0 as byte) as c0")  # without columns, Spark sends no rows
 
 
 def _schema_of(df: DataFrame) -> pa.Schema:
