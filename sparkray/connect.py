@@ -128,7 +128,8 @@ class ConnectSpark:
         return Slots(self.total_slots(), None)
 
     def wait_for_executors(self, nodes: int, deadline: float) -> None:
-        wait_until_there(self.executors, self.total_slots, nodes, deadline)
+        busy = " (one that other jobs keep busy all the time is not seen over Spark Connect)"
+        wait_until_there(self.executors, self.total_slots, nodes, deadline, busy)
 
     def reached_at(self, same_machine: bool) -> tuple[str, str]:
         if same_machine:

@@ -133,7 +133,8 @@ class Meeting:
         except OSError as error:
             raise MeetingEnded(
                 f"the driver cannot be reached at {address[0]}:{address[1]}: {error}. It listens on the address in "
-                "spark.driver.host, on a port that the system chooses; a firewall must let executors through"
+                "spark.driver.host (over Spark Connect: in SPARK_LOCAL_IP, if it is set there), on a port that the "
+                "system chooses; a firewall must let executors through"
             ) from error
         meeting = cls(sock, token)
         try:

@@ -23,9 +23,12 @@ def wait_for_executors(sc: SparkContext, nodes: int, deadline: float) -> None:
 
 
 def wait_until_there(
-    executors: Callable[[], int], total: Callable[[], int | None], nodes: int, deadline: float
+    executors: Callable[[], int], total: Callable[[], int | None], nodes: int, deadline: float, but: str = ""
 ) -> None:
     """
+    Args:
+        but: what to say of a count that may be too low.
+
     Raises:
         UnfitSpark: there are fewer than `nodes` executors, or slots, when time is up.
     """
@@ -34,8 +37,8 @@ def wait_until_there(
         if time.monotonic() > deadline:
             raise UnfitSpark(
                 f"{nodes} nodes were asked for, one to an executor, and Spark has {there} executors after "
-                f"{time.monotonic() - began:.0f} s: ask for fewer nodes (num_ray_nodes), give Spark more executors, "
-                f"or, if they take longer to come, raise start_timeout"
+                f"{time.monotonic() - began:.0f} s{but}: ask for fewer nodes (num_ray_nodes), give Spark more "
+                f"executors, or, if they take longer to come, raise start_timeout"
             )
         time.sleep(POLL_S)
     slots = Slots(total())

@@ -23,9 +23,17 @@ StartTask = Callable[[Any], Sequence[TaskResult]]  # takes a partition, which is
 class AnySpark(Protocol):
     """What a start, a plan and a stop need of Spark."""
 
-    handle: Any  # what the user has: its `stop` ends the session first
-    is_remote: bool  # no JVM of Spark's is this process's child
-    same_machine: bool | None  # as this process; None: the settings tell
+    @property
+    def handle(self) -> Any:
+        """What the user has: its `stop` ends the session first."""
+
+    @property
+    def is_remote(self) -> bool:
+        """No JVM of Spark's is this process's child."""
+
+    @property
+    def same_machine(self) -> bool | None:
+        """The executors are on this process's; None: the settings tell."""
 
     @property
     def name(self) -> str:
