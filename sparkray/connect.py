@@ -21,13 +21,14 @@ from typing import Any
 import sparkray
 import sparkray_core
 from sparkray.connect_main import machine
+from sparkray.executor_main import TaskResult
 from sparkray.joining import own_address
 from sparkray.launch import MISSING, Missing, StartFailed, failure_of
 from sparkray.ship import pack_sparkray
 from sparkray.sizing import UnfitSpark, is_local, is_loopback, local_slots
 from sparkray.slots import Slots
 from sparkray.spark_facts import wait_until_there
-from sparkray.sparks import StartTask, TaskResult
+from sparkray.sparks import StartTask
 
 FRESH_S = 1.0  # for which what a look at the executors has found is taken as it is
 MOST_LOOKS = 1024  # tasks of one look; Spark deals them out to executors by turns

@@ -25,7 +25,6 @@ from typing import Any
 from sparkray.containers import PROCESS_BYTES
 from sparkray.rendezvous import Meeting, MeetingEnded, numeric_address
 from sparkray.sizing import Host, UnfitSpark, elect, host_of, python_limit_told, store_bytes_on
-from sparkray.sparks import TaskResult
 from sparkray.versions import versions
 from sparkray_core.errors import RaySystemError
 from sparkray_core.ids import NodeId, new_node_id
@@ -37,6 +36,7 @@ from sparkray_core.system import LINUX
 
 log = logging.getLogger(__name__)
 
+TaskResult = tuple[str, bool]
 _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 

@@ -11,12 +11,12 @@ from dataclasses import replace
 from typing import Any
 
 import sparkray
-from sparkray.executor_main import StartOrder
+from sparkray.executor_main import StartOrder, TaskResult
 from sparkray.gathering import Gathering
 from sparkray.rendezvous import Guest, Left, Rendezvous, Said
 from sparkray.sizing import NodePlan, UnfitSpark
 from sparkray.spark_facts import in_one_sentence
-from sparkray.sparks import AnySpark, StartTask, TaskResult
+from sparkray.sparks import AnySpark, StartTask
 from sparkray_core import errors
 from sparkray_core.errors import RaySystemError
 

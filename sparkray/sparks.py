@@ -10,13 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sparkray import spark_facts
+from sparkray.executor_main import TaskResult
 from sparkray.ship import ship_sparkray
 from sparkray.slots import Slots
 
 if TYPE_CHECKING:
     from pyspark import SparkContext
 
-TaskResult = tuple[str, bool]  # of a task that starts a node: its executor's address, whether it was chosen
 StartTask = Callable[[Any], Sequence[TaskResult]]  # takes a partition, which is of no interest
 
 
