@@ -237,9 +237,14 @@ def test_executors_elsewhere_get_sparkray_and_meet_at_an_address(cluster: Any, m
     with pytest.raises(UnfitSpark, match="set SPARK_LOCAL_IP"):
         context(cluster).init()
     monkeypatch.setenv("SPARK_LOCAL_IP", "127.0.0.1")
+
+    @sparkray.remote  # by value: there are no modules of the driver's
+    def here() -> str:
+        return sparkray.session.core().node.hex()
+
     with context(cluster) as ctx:
         assert len(ctx.executors) == 2
-        assert sparkray.get(node_of.remote(1)) in {node.node.hex() for node in ctx.executors}
+        assert sparkray.get(here.remote()) in {node.node.hex() for node in ctx.executors}
     assert ctx.last_stop.clean, ctx.last_stop
 
 
