@@ -138,11 +138,17 @@ def test_the_server_s_jvm_has_a_node_that_works_on_dataframes(
             assert sparkray.get([node_of.remote(number) for number in range(8)]) == [node.node.hex()] * 8
             assert sparkray.cluster_resources()["CPU"] == 2.0
             assert moved(spark) == [(0, 134), (1, 133), (2, 133)]
-            assert sparkray.data.from_spark(spark.range(5).select()).count() == 5  # without columns
         assert ctx.last_stop.clean, ctx.last_stop
         assert len(ctx.last_stop.nodes) == 2  # the driver's, too
         assert spark.range(7).count() == 7
+
+
+@pytest.mark.slow
+def test_stopping_the_client_s_session_stops_ours_first(local_server: str) -> None:
+    with client(local_server) as spark:
+        ctx = context(spark)
         ctx.init()
+        assert sparkray.data.from_spark(spark.range(5).select()).count() == 5  # without columns
         spark.stop()
         assert not ctx.initialized
         assert ctx.last_stop.clean, ctx.last_stop
