@@ -126,7 +126,6 @@ class RayContext:
         self.start_timeout = self.settings.start_limit_s if start_timeout is None else start_timeout
         self.runtime_env = checked(runtime_env)
         self.spark = spark_of(sc, self.start_timeout)
-        self.sc = self.spark.sc if isinstance(self.spark, ClassicSpark) else None  # None: over Spark Connect
         self.address_info: dict[str, Any] = {}
         self.executors: list[ExecutorNode] = []
         self.last_stop = StopReport()
@@ -149,6 +148,16 @@ class RayContext:
         if initialize:
             cls._active.init()
         return cls._active
+
+    @property
+    def sc(self) -> SparkContext:
+        """
+        Raises:
+            RuntimeError: over Spark Connect there is none.
+        """
+        if not isinstance(self.spark, ClassicSpark):
+            raise RuntimeError("over Spark Connect there is no SparkContext: use the SparkSession")
+        return self.spark.sc
 
     @property
     def initialized(self) -> bool:

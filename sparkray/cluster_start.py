@@ -23,9 +23,7 @@ if TYPE_CHECKING:
 
 def start_local(ctx: RayContext, chosen: NodePlan, started: ClusterSession) -> None:
     """The JVM is the driver's and dies with this process; so a node tied to it dies with either."""
-    sc = ctx.sc
-    assert sc is not None
-    java: Any = sc._jvm
+    java: Any = ctx.sc._jvm
     jvm = identify(int(java.java.lang.ProcessHandle.current().pid()))
     if jvm is None:
         raise UnfitSpark("the SparkContext's JVM is not on this host")
@@ -49,7 +47,7 @@ def start_local(ctx: RayContext, chosen: NodePlan, started: ClusterSession) -> N
     )
     started.begin_own(config)
     node = started.connect()
-    settings = sc.getConf()
+    settings = ctx.sc.getConf()
     started.executors = [
         ExecutorNode(
             node=config.node,
