@@ -26,18 +26,22 @@ class AnySpark(Protocol):
     @property
     def handle(self) -> Any:
         """What the user has: its `stop` ends the session first."""
+        ...
 
     @property
     def is_remote(self) -> bool:
         """No JVM of Spark's is this process's child."""
+        ...
 
     @property
     def same_machine(self) -> bool | None:
         """The executors are on this process's; None: the settings tell."""
+        ...
 
     @property
     def name(self) -> str:
         """For people. Asks nobody."""
+        ...
 
     @property
     def master(self) -> str: ...
@@ -49,33 +53,42 @@ class AnySpark(Protocol):
 
     def executors(self) -> int:
         """That are there now."""
+        ...
 
     def total_slots(self) -> int | None:
         """Of these, busy ones included; None where Spark does not say."""
+        ...
 
     def slots(self, but: str = "") -> Slots:
         """And who holds them, the job group `but` left out."""
+        ...
 
     def wait_for_executors(self, nodes: int, deadline: float) -> None:
         """
         Raises:
             UnfitSpark: there are fewer than `nodes` executors, or slots, when time is up.
         """
+        ...
 
     def reached_at(self, same_machine: bool) -> tuple[str, str]:
         """The address by which executors reach this process, and the one to listen on."""
+        ...
 
     def thread(self, target: Callable[[], None]) -> threading.Thread:
         """One for `run`."""
+        ...
 
     def run(self, group: str, what: str, tasks: int, barrier: bool, task: StartTask) -> list[TaskResult]:
         """Run so many tasks as one job, and wait for it."""
+        ...
 
     def cancel(self, group: str) -> None:
         """End the group's jobs, their Python workers included."""
+        ...
 
     def ship(self) -> None:
         """Send sparkray's code to executors that lack it."""
+        ...
 
 
 class ClassicSpark:
