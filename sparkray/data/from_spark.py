@@ -12,6 +12,7 @@ from sparkray.data.build import wanted_blocks
 from sparkray.data.dataset import Dataset
 from sparkray.data.places import Places
 from sparkray.data.spark_job import job
+from sparkray.data.spark_types import in_zone
 from sparkray.data.transfer import DEFAULT_BLOCK_BYTES, check_block_bytes, transferred
 
 if TYPE_CHECKING:
@@ -134,12 +135,13 @@ def _renamed(df: DataFrame) -> DataFrame:
 
 
 def _schema_of(df: DataFrame) -> pa.Schema:
-    """The Arrow schema that the executors would have sent. (Spark 3.5 says UTC where they say the session's zone.)"""
+    """The Arrow schema that the executors would have sent."""
     import inspect
 
     from pyspark.sql.pandas.types import to_arrow_schema
 
-    options: dict[str, Any] = {}
+    zone = df.sparkSession.conf.get("spark.sql.session.timeZone")
     if "timezone" in inspect.signature(to_arrow_schema).parameters:
-        options["timezone"] = df.sparkSession.conf.get("spark.sql.session.timeZone")
-    return to_arrow_schema(df.schema, **options)
+        options: dict[str, Any] = {"timezone": zone}
+        return to_arrow_schema(df.schema, **options)
+    return in_zone(to_arrow_schema(df.schema), str(zone))  # PySpark 3.5 says UTC

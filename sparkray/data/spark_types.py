@@ -50,6 +50,30 @@ def _type(given: pa.DataType) -> pa.DataType:
     return _simple().get(str(given), given)
 
 
+def in_zone(schema: pa.Schema, zone: str) -> pa.Schema:
+    """The same, with this zone for the timestamps that have one."""
+    import pyarrow as pa
+
+    def moved(field: pa.Field[Any]) -> pa.Field[Any]:
+        return field.with_type(kind(field.type))
+
+    def kind(given: pa.DataType) -> pa.DataType:
+        any_: Any = given
+        map_: Any = pa.map_
+        if pa.types.is_timestamp(given) and any_.tz is not None:
+            return pa.timestamp(any_.unit, zone)
+        if pa.types.is_struct(given):
+            return pa.struct([moved(any_.field(index)) for index in range(any_.num_fields)])
+        if pa.types.is_map(given):
+            mapped: pa.DataType = map_(moved(any_.key_field), moved(any_.item_field))
+            return mapped
+        if pa.types.is_list(given):
+            return pa.list_(moved(any_.value_field))
+        return given
+
+    return pa.schema([moved(field) for field in schema], schema.metadata)
+
+
 def _simple() -> dict[str, pa.DataType]:
     import pyarrow as pa
 

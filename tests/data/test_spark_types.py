@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyarrow as pa
 import pytest
 
-from sparkray.data.spark_types import spark_arrow_schema
+from sparkray.data.spark_types import in_zone, spark_arrow_schema
 
 ITEM = pa.field("item", pa.uint8())
 SAME: list[pa.DataType] = [
@@ -54,3 +56,21 @@ def test_what_spark_reads_stays(given: pa.DataType) -> None:
 )
 def test_what_spark_does_not_read_is_replaced(given: pa.DataType, expected: pa.DataType) -> None:
     assert spark_arrow_schema(pa.schema([pa.field("x", given)])).types == [expected]
+
+
+def test_timestamps_move_to_a_zone_wherever_they_are() -> None:
+    def schema(zone: str) -> pa.Schema:
+        stamp = pa.timestamp("us", zone)
+        any_map: Any = pa.map_
+        return pa.schema(
+            [
+                ("stamp", stamp),
+                ("without", pa.timestamp("us")),
+                pa.field("list", pa.list_(pa.field("element", stamp, False))),
+                ("map", any_map(pa.string(), pa.field("value", stamp, False))),
+                ("struct", pa.struct([pa.field("list", pa.list_(stamp))])),
+                pa.field("number", pa.int64(), False),
+            ]
+        )
+
+    assert in_zone(schema("UTC"), "Europe/Athens").equals(schema("Europe/Athens"), check_metadata=True)
