@@ -71,7 +71,7 @@ def in_zone(schema: pa.Schema, zone: str) -> pa.Schema:
             return pa.list_(moved(any_.value_field))
         return given
 
-    return pa.schema([moved(field) for field in schema], schema.metadata)
+    return pa.schema([moved(field) for field in schema])
 
 
 def _simple() -> dict[str, pa.DataType]:

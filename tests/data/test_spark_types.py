@@ -64,11 +64,11 @@ def test_timestamps_move_to_a_zone_wherever_they_are() -> None:
         any_map: Any = pa.map_
         return pa.schema(
             [
-                ("stamp", stamp),
-                ("without", pa.timestamp("us")),
+                pa.field("stamp", stamp),
+                pa.field("without", pa.timestamp("us")),
                 pa.field("list", pa.list_(pa.field("element", stamp, False))),
-                ("map", any_map(pa.string(), pa.field("value", stamp, False))),
-                ("struct", pa.struct([pa.field("list", pa.list_(stamp))])),
+                pa.field("map", any_map(pa.string(), pa.field("value", stamp, False))),
+                pa.field("struct", pa.struct([pa.field("list", pa.list_(stamp))])),
                 pa.field("number", pa.int64(), False),
             ]
         )
