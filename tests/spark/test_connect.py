@@ -35,11 +35,17 @@ if int(pyspark.__version__.split(".")[0]) < 4:
 pytestmark = pytest.mark.timeout(2 * START_S)
 SERVER = "org.apache.spark.sql.connect.service.SparkConnectServer"
 GONE_S = 10.0
+_applications: set[str] = set()  # of the server that is up
 
 
 @sparkray.remote
 def node_of(_: int) -> str:
     return sparkray.session.core().node.hex()
+
+
+@sparkray.remote
+def slowly(_: int) -> None:
+    time.sleep(0.1)
 
 
 @contextmanager
@@ -65,6 +71,8 @@ def connect_server(master: str, folder: Path) -> Iterator[str]:
     finally:
         server.terminate()
         server.wait(60)
+        while _applications:
+            remove_work_folder(_applications.pop())
 
 
 def _listens(port: int) -> bool:
@@ -80,13 +88,11 @@ def client(address: str) -> Iterator[Any]:
     from pyspark.sql.connect.session import SparkSession
 
     spark = SparkSession.builder.remote(address).create()
-    application = spark.conf.get("spark.app.id", "")
+    _applications.add(str(spark.conf.get("spark.app.id")))
     try:
         yield spark
     finally:
         spark.stop()
-        assert application
-        remove_work_folder(str(application))
 
 
 @pytest.fixture(scope="module")
@@ -96,9 +102,15 @@ def local_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A session on a server with two executors."""
-    with connect_server(CLUSTER, tmp_path_factory.mktemp("connect")) as address, client(address) as spark:
+def cluster_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with connect_server(CLUSTER, tmp_path_factory.mktemp("connect")) as address:
+        yield address
+
+
+@pytest.fixture
+def cluster(cluster_server: str) -> Iterator[Any]:
+    """A session, whose threads end with it, on a server with two executors."""
+    with client(cluster_server) as spark:
         yield spark
 
 
@@ -340,6 +352,6 @@ def test_the_session_ends_with_the_server(tmp_path: Path) -> None:
         (node,) = ctx.executors
         os.kill(node.jvm.pid, signal.SIGKILL)
         with pytest.raises(sparkray.exceptions.RaySystemError, match="session ended"):
-            sparkray.get([node_of.remote(number) for number in range(1000)], timeout=60)
+            sparkray.get([slowly.remote(number) for number in range(1000)], timeout=60)
         assert ctx.stop().clean
         spark.client.close()  # not spark.stop(), which would look for the server for minutes
