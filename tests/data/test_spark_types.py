@@ -62,15 +62,14 @@ def test_timestamps_move_to_a_zone_wherever_they_are() -> None:
     def schema(zone: str) -> pa.Schema:
         stamp = pa.timestamp("us", zone)
         any_map: Any = pa.map_
-        return pa.schema(
-            [
-                pa.field("stamp", stamp),
-                pa.field("without", pa.timestamp("us")),
-                pa.field("list", pa.list_(pa.field("element", stamp, False))),
-                pa.field("map", any_map(pa.string(), pa.field("value", stamp, False))),
-                pa.field("struct", pa.struct([pa.field("list", pa.list_(stamp))])),
-                pa.field("number", pa.int64(), False),
-            ]
-        )
+        fields: list[pa.Field[Any]] = [
+            pa.field("stamp", stamp),
+            pa.field("without", pa.timestamp("us")),
+            pa.field("list", pa.list_(pa.field("element", stamp, False))),
+            pa.field("map", any_map(pa.string(), pa.field("value", stamp, False))),
+            pa.field("struct", pa.struct([pa.field("list", pa.list_(stamp))])),
+            pa.field("number", pa.int64(), False),
+        ]
+        return pa.schema(fields)
 
     assert in_zone(schema("UTC"), "Europe/Athens").equals(schema("Europe/Athens"), check_metadata=True)
