@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import re
-import subprocess
-import sys
 from pathlib import Path
 
-PAGE = Path(__file__).parents[2] / "docs" / "data.md"
+from tests.pages import python_of, run_program
 
 
 def test_the_examples_run(tmp_path: Path) -> None:
-    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    blocks = python_of("docs/data.md")
     assert len(blocks) == 4
-    program = tmp_path / "examples.py"
-    program.write_text("\n".join(blocks))
-    done = subprocess.run(
-        [sys.executable, str(program)], capture_output=True, text=True, timeout=100, cwd=tmp_path, check=False
-    )
-    assert done.returncode == 0, done.stderr
+
+    printed = run_program("\n".join(blocks), tmp_path)
+
     for shown in (
         "100 rows in Dataset(",
         "[{'id': 0, 'twice': 0}, {'id': 1, 'twice': 2}, {'id': 2, 'twice': 4}]",
@@ -28,4 +22,4 @@ def test_the_examples_run(tmp_path: Path) -> None:
         "499950000\n[{'id': 9999}, {'id': 9998}]",
         "2500 40000 ['id', 'twice'] ('",
     ):
-        assert shown in done.stdout, f"{shown}: {done.stdout}"
+        assert shown in printed, f"{shown}: {printed}"
