@@ -14,7 +14,6 @@ import contextlib
 import json
 import os
 import re
-import select
 import signal
 import subprocess
 import sys
@@ -23,12 +22,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from sparkray_core.run import folders, processes
-from sparkray_core.run.config import StdinTie
+from sparkray_core.run.config import BadConfig, StdinTie
+from sparkray_core.run.keeping import Watch, read_order, say
 from sparkray_core.run.tie import Tie
 
 GRACE_S = 5.0  # for daemons and executors to end by themselves; they need one second, on a busy machine three
 POLL_S = 0.05  # between two looks into the daemons' logs, during the start only
-_LONGEST_LINE = 1 << 20  # bytes
 _STARTED = re.compile(r"Starting Spark master at (spark://\S+)")
 _WEB_PAGE = re.compile(r"Bound MasterWebUI to .* (http://\S+)")
 _REGISTERED = re.compile(r"Successfully registered with master")
@@ -84,7 +83,10 @@ class Ended(Exception):
 def main() -> int:
     """Exit code: 0 when it was told to end, 1 when something failed."""
     processes.set_title("standalone Spark", "sparkray-spark")
-    order = Order(**json.loads(_read_line(0)))
+    try:
+        order = Order(**json.loads(read_order()))
+    except BadConfig as error:
+        raise SystemExit(str(error)) from None
     tie = Tie(StdinTie())
     folder = folders.make_node_folder(order.base_folder, order.name, "standalone")
     keeper = StandaloneKeeper(order, folder, tie)
@@ -95,37 +97,23 @@ def main() -> int:
         folders.remove_node_folder(folder, order.keep_logs)
 
 
-def _read_line(descriptor: int) -> bytes:
-    line = b""
-    while not line.endswith(b"\n"):
-        more = os.read(descriptor, 1 << 16)
-        line += more
-        if not more or len(line) > _LONGEST_LINE:
-            raise SystemExit(f"stdin ended, or went on, after {len(line)} bytes that are not one line")
-    return line
-
-
 class StandaloneKeeper:
     """The daemons' parent, and that of all that they leave behind."""
 
     def __init__(self, order: Order, folder: str, tie: Tie) -> None:
-        self._order, self._folder, self._tie = order, folder, tie
+        self._order, self._folder = order, folder
+        self._watch = Watch(tie)
         self._daemons: dict[int, str] = {}
-        self._signals: list[str] = []
-        self._wake, self._wake_end = os.pipe()
-        self._poll = select.poll()
-        for descriptor in (self._wake, *tie.descriptors):
-            self._poll.register(descriptor, select.POLLIN)
 
     def run(self) -> int:
-        self._catch_signals()
+        self._watch.catch_signals()
         processes.adopt_orphans()
         try:
             facts = self._start()
         except Ended as end:
-            _say({"ready": False, "why": str(end), "log": folders.log_tail(self._folder)})
+            say({"ready": False, "why": str(end), "log": folders.log_tail(self._folder)})
             return 1
-        _say({"ready": True, "folder": self._folder, **facts})
+        say({"ready": True, "folder": self._folder, **facts})
         processes.redirect_output(os.path.join(self._folder, "logs", "keeper.log"))
         try:
             while True:
@@ -209,28 +197,15 @@ class StandaloneKeeper:
             self._wait(POLL_S)
 
     # ------------------------------------------------------------------------------ waiting, and the end
-    def _catch_signals(self) -> None:
-        for descriptor in (self._wake, self._wake_end):
-            os.set_blocking(descriptor, False)
-        signal.set_wakeup_fd(self._wake_end, warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, lambda number, _: self._signals.append(signal.Signals(number).name))
-        signal.signal(signal.SIGCHLD, lambda *_: None)  # it has only to wake the poll
-
     def _wait(self, limit: float | None) -> None:
         """
         Raises:
             Ended: the driver, the master, all workers or a signal say that it is over; during the start any daemon.
         """
         starting = limit is not None
-        if self._tie.needs_asking:
-            limit = min(limit or 0.5, 0.5)
-        readable = {descriptor for descriptor, _ in self._poll.poll(None if limit is None else limit * 1000)}
-        if self._wake in readable:
-            with contextlib.suppress(BlockingIOError):
-                os.read(self._wake, 4096)
-        if self._signals:
-            raise Ended(f"got {self._signals[0]}")
+        readable = self._watch.wait(limit)
+        if self._watch.signals:
+            raise Ended(f"got {self._watch.signals[0]}")
         for pid, code in processes.reap():
             name = self._daemons.pop(pid, None)
             if name is None:
@@ -239,7 +214,7 @@ class StandaloneKeeper:
             if starting or name == "master" or len(self._daemons) == 1:
                 raise Ended(what)
             sys.stderr.write(f"{what}; the others go on\n")
-        why = self._tie.why_gone(readable)
+        why = self._watch.tie.why_gone(readable)
         if why is not None:
             raise Ended(why)
 
@@ -254,8 +229,3 @@ class StandaloneKeeper:
             processes.reap()
             time.sleep(0.02)
         processes.end_tree((), 0)
-
-
-def _say(facts: dict[str, Any]) -> None:
-    with contextlib.suppress(BrokenPipeError):  # nobody waits for it any more; the tie will tell
-        os.write(1, json.dumps(facts).encode() + b"\n")

@@ -17,7 +17,6 @@ import gc
 import json
 import os
 import select
-import signal
 import socket
 import sys
 import time
@@ -27,13 +26,12 @@ from typing import Any
 
 from sparkray_core.run import folders, processes, published, zygote
 from sparkray_core.run.config import BadConfig, NodeConfig
+from sparkray_core.run.keeping import Watch, read_order, say
 from sparkray_core.run.tie import Tie
 
 GRACE_S = 1.0  # from SIGTERM to SIGKILL
 HEAD_START_S = 10.0  # the head has only to bind a port
 JOIN_S = 30.0  # the raylet has to reach the head, which on another machine may be up a little later
-TIE_POLL_S = 0.5  # where the system has no pidfd
-_LONGEST_LINE = 1 << 20  # bytes
 
 
 class Ended(Exception):
@@ -53,13 +51,13 @@ def main() -> int:
     processes.set_title("keeper", "sparkray-keeper")
     gc.disable()  # what imports leave is no garbage, and collecting it would unshare its pages
     try:
-        config = NodeConfig.from_json(_read_line(0))
+        config = NodeConfig.from_json(read_order())
         if config.curve_public is None and not config.is_head:
             raise BadConfig("curve keys are made on the head's node only; another node must be given them")
         tie = Tie(config.tie)
         folder = folders.make_node_folder(config.base_folder, config.session, os.path.basename(config.folder))
     except (BadConfig, OSError) as error:
-        _say({"ready": False, "why": str(error)})
+        say({"ready": False, "why": str(error)})
         return 2
     keeper = Keeper(config, tie, started)
     try:
@@ -69,45 +67,25 @@ def main() -> int:
         folders.remove_node_folder(folder, config.settings.keep_logs)
 
 
-def _read_line(descriptor: int) -> bytes:
-    line = b""
-    while not line.endswith(b"\n"):
-        more = os.read(descriptor, 1 << 16)
-        line += more
-        if not more or len(line) > _LONGEST_LINE:
-            raise BadConfig(f"stdin ended, or went on, after {len(line)} bytes that are not one line")
-    return line
-
-
-def _say(facts: dict[str, Any]) -> None:
-    with contextlib.suppress(BrokenPipeError):  # nobody waits for it any more; the tie will tell
-        os.write(1, json.dumps(facts).encode() + b"\n")
-
-
 class Keeper:
     """The children of this process, and the one place where it waits."""
 
     def __init__(self, config: NodeConfig, tie: Tie, started: float) -> None:
         self._config = config
-        self._tie = tie
+        self._watch = Watch(tie)
         self._lap_began = started
         self._laps: dict[str, float] = {}  # seconds of each phase of the start, for the ready line
         self._children: dict[int, str] = {}
-        self._signals: list[str] = []
         self._lifeline, self._lifeline_end = os.pipe()  # children watch the first; nobody writes to the second
-        self._wake, self._wake_end = os.pipe()
-        self._not_for_children = {self._lifeline_end, self._wake, self._wake_end, *tie.descriptors}
-        self._poll = select.poll()
-        for descriptor in (self._wake, *tie.descriptors):
-            self._poll.register(descriptor, select.POLLIN)
+        self._not_for_children = {self._lifeline_end, *self._watch.descriptors}
 
     def run(self) -> int:
-        self._catch_signals()
+        self._watch.catch_signals()
         processes.adopt_orphans()
         ready = False
         try:
             facts = self._start()
-            _say({"ready": True, "pid": os.getpid(), "folder": self._config.folder, "seconds": self._laps, **facts})
+            say({"ready": True, "pid": os.getpid(), "folder": self._config.folder, "seconds": self._laps, **facts})
             ready = True
             processes.redirect_output(self._config.log_path("keeper"))
             folders.sweep(self._config.base_folder, self._config.settings.keep_logs)
@@ -116,7 +94,7 @@ class Keeper:
         except Ended as end:
             if not ready:
                 log = folders.log_tail(self._config.folder)
-                _say({"ready": False, "why": end.why, "log": log, "refused": end.refused})
+                say({"ready": False, "why": end.why, "log": log, "refused": end.refused})
             return 0 if end.meant else 1
 
     def end_children(self) -> None:
@@ -206,7 +184,7 @@ class Keeper:
         """
         deadline = None if limit is None else time.monotonic() + limit
         line = b""
-        self._poll.register(descriptor, select.POLLIN)
+        self._watch.poll.register(descriptor, select.POLLIN)
         try:
             while not line.endswith(b"\n"):
                 left = None if deadline is None else deadline - time.monotonic()
@@ -218,7 +196,7 @@ class Keeper:
                     if not more and at_end is not None:
                         raise Ended(at_end, meant=True)
                     if not more:  # it is ending; the signal says how
-                        self._poll.unregister(descriptor)
+                        self._watch.poll.unregister(descriptor)
                         self._wait(left)
         except Ended:  # who says why it fails ends right after that
             if select.select([descriptor], [], [], 0)[0]:
@@ -227,7 +205,7 @@ class Keeper:
                 raise
         finally:
             with contextlib.suppress(KeyError):
-                self._poll.unregister(descriptor)
+                self._watch.poll.unregister(descriptor)
             os.close(descriptor)
         return line
 
@@ -242,34 +220,21 @@ class Keeper:
         self._lap_began = now
 
     # ------------------------------------------------------------------------------ waiting
-    def _catch_signals(self) -> None:
-        for descriptor in (self._wake, self._wake_end):
-            os.set_blocking(descriptor, False)
-        signal.set_wakeup_fd(self._wake_end, warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, lambda number, _: self._signals.append(signal.Signals(number).name))
-        signal.signal(signal.SIGCHLD, lambda *_: None)  # it has only to wake the poll
-
     def _wait(self, limit: float | None = None) -> set[int]:
         """Wait until something happens; which of the descriptors that others registered have something to read.
 
         Raises:
             Ended: the tie, a child, or a signal says that it is over.
         """
-        if self._tie.needs_asking:
-            limit = TIE_POLL_S if limit is None else min(limit, TIE_POLL_S)
-        readable = {descriptor for descriptor, _ in self._poll.poll(None if limit is None else limit * 1000)}
-        if self._wake in readable:
-            with contextlib.suppress(BlockingIOError):
-                os.read(self._wake, 4096)
-        if self._signals:
-            raise Ended(f"the keeper got {self._signals[0]}", meant=True)
+        readable = self._watch.wait(limit)
+        if self._watch.signals:
+            raise Ended(f"the keeper got {self._watch.signals[0]}", meant=True)
         # All that were reaped are forgotten before the first is told of: their pids may be others' from now on.
         ended = [(self._children.pop(pid, None), pid, code) for pid, code in processes.reap()]
         for name, pid, code in ended:
             if name is not None:  # not an adopted orphan
                 raise Ended(f"the {name} (pid {pid}) ended: {processes.exit_in_words(code)}", meant=code == 0)
-        why = self._tie.why_gone(readable)
+        why = self._watch.tie.why_gone(readable)
         if why is not None:
             raise Ended(why, meant=True)
         return readable
