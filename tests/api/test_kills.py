@@ -29,7 +29,7 @@ def session() -> Iterator[Any]:
 
 
 def processes_of(folder: str) -> list[tuple[str, psutil.Process]]:
-    """Keeper, raylet, head, zygote and workers of the node whose folder this is (they have its logs open), by name."""
+    """Keeper, raylet, head, zygote and workers of the node whose folder this is (they have its logs open), by title."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
@@ -37,33 +37,32 @@ def processes_of(folder: str) -> list[tuple[str, psutil.Process]]:
                 os.readlink(f"/proc/{process.pid}/fd/{fd}").startswith(folder)
                 for fd in os.listdir(f"/proc/{process.pid}/fd")
             ):
-                found.append((process.name(), process))
+                found.append((" ".join(process.cmdline()).rstrip(), process))
     return found
 
 
-def named(folder: str, name: str) -> psutil.Process:
-    (process,) = [process for known, process in processes_of(folder) if known == name]
+def the_only(title: str, folder: str) -> psutil.Process:
+    (process,) = [process for known, process in processes_of(folder) if known == f"sparkray: {title}"]
     return process
 
 
 def wait_until_gone(folder: str) -> None:
     deadline = time.monotonic() + LIMIT_S
-    while (left := [name for name, _ in processes_of(folder)]) or os.path.exists(folder):
+    while (left := [title for title, _ in processes_of(folder)]) or os.path.exists(folder):
         assert time.monotonic() < deadline, f"left after {LIMIT_S:g} s: {left}, folder {os.path.exists(folder)}"
         time.sleep(0.02)
 
 
 @pytest.mark.parametrize("load", [False, True], ids=["idle", "loaded"])
-@pytest.mark.parametrize("name", ["sparkray-raylet", "sparkray-head", "sparkray-keeper", "sparkray-zygote"])
-def test_without_any_one_of_its_processes_the_whole_session_ends(session: Any, name: str, load: bool) -> None:
+@pytest.mark.parametrize("title", ["raylet", "gcs", "keeper", "zygote"])
+def test_without_any_one_of_its_processes_the_whole_session_ends(session: Any, title: str, load: bool) -> None:
     @sparkray.remote
     def slow(seconds: float) -> None:
         time.sleep(seconds)
 
     refs = [slow.remote(0.01) for _ in range(200)] if load else []
     last = slow.remote(60)
-    victim = named(session["session_dir"], name)
-    os.kill(victim.pid, signal.SIGKILL)
+    os.kill(the_only(title, session["session_dir"]).pid, signal.SIGKILL)
 
     with pytest.raises(RaySystemError, match="session ended"):
         sparkray.get([*refs, last], timeout=LIMIT_S)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Callable
 
 import pytest
 
+from sparkray.ending import NodeWatch, wait_gone
 from sparkray.node_command import started_nodes
 from tests.cluster.conftest import Driver, sparkray_command
 
@@ -44,7 +44,10 @@ def test_a_small_state_moves_to_another_node_and_a_large_one_is_told_to_be_lost(
     """)
     assert sparkray_command(*add_node).returncode == 0
 
-    os.kill(first.keeper.pid, signal.SIGKILL)
+    # A call that its last moments still ran would count once more when it is made again: so none is made in these.
+    watch = NodeWatch(first.node, "this host", first.keeper, first.folder)
+    watch.end_keeper(signal.SIGKILL)
+    assert wait_gone([watch], 20), watch.report()
 
     count, moved = driver.do("""
         count, node = ray.get(small.add.remote(), timeout=60)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
@@ -32,10 +33,12 @@ def node_processes() -> list[psutil.Process]:
     own = {child.pid for child in psutil.Process().children()}
     found = []
     for path in Path(default_base_folder()).glob("*/*/keeper.json"):
-        pid = int(path.read_text().partition('"pid": ')[2].partition(",")[0])
-        if pid not in own and psutil.pid_exists(pid):
-            keeper = psutil.Process(pid)
-            found += [keeper, *keeper.children(recursive=True)]
+        # Where a start failed, the file is gone again, or the process is.
+        with suppress(FileNotFoundError, psutil.NoSuchProcess):
+            pid = json.loads(path.read_text())["pid"]
+            if pid not in own:
+                keeper = psutil.Process(pid)
+                found += [keeper, *keeper.children(recursive=True)]
     return found
 
 

@@ -109,14 +109,22 @@ def test_get_next_times_out_and_can_be_asked_again(new_actor: Any) -> None:
 
 @pytest.mark.parametrize("take", ["get_next", "get_next_unordered"])
 def test_a_result_that_is_late_can_be_given_up(new_actor: Any, take: str) -> None:
+    used = []
+
+    def noted(actor: Any, value: float) -> Any:
+        used.append(actor)
+        return slowly(actor, value)
+
     pool = ActorPool([new_actor(), new_actor()])
-    pool.submit(slowly, 0.5)
+    pool.submit(noted, 0.5)
     with pytest.raises(TimeoutError, match="has been ignored"):
         getattr(pool, take)(timeout=0.01, ignore_if_timedout=True)
     assert not pool.has_next()
     assert pool.has_free()
-    pool.submit(slowly, 0.0)  # goes to the other actor, which is not busy
-    assert pool.get_next(timeout=0.4) == 0.0
+    pool.submit(noted, 0.0)
+    assert pool.get_next(timeout=30) == 0.0
+    first, second = used
+    assert first is not second  # which was not busy
 
 
 def test_get_next_after_unordered_is_refused_when_the_order_is_through(new_actor: Any) -> None:
