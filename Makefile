@@ -31,12 +31,13 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test test-all check format bench clean need-java need-python
+.PHONY: help demo test test-all test-systems check format bench clean need-java need-python
 
 help:
 	@echo "make demo      real data through Spark, sparkray and back: a table and a picture"
 	@echo "make test      the tests but the slow ones"
-	@echo "make test-all  all tests"
+	@echo "make test-all  all tests; with ARGS, those that it names"
+	@echo "make test-systems  of these, the core's on each other Python that is found, and without what only Linux has"
 	@echo "make check     ruff, mypy, pyright, import contracts"
 	@echo "make format    let ruff mend what it can"
 	@echo "make bench     against Ray, in one run; results in benchmarks/results/"
@@ -48,8 +49,15 @@ demo: need-java $(DEMO_READY)
 test: need-java $(DEV_READY)
 	$(PY) -m pytest -m "not slow and not chaos" $(AT_ONCE) $(ARGS)
 
+# Its tests run others beside each other, so nothing runs beside them.
+SYSTEMS := tests/test_other_systems.py
+
 test-all: need-java $(DEV_READY)
-	$(PY) -m pytest $(ARGS)
+	$(PY) -m pytest --ignore=$(SYSTEMS) $(AT_ONCE) $(ARGS)
+	$(if $(ARGS),,$(PY) -m pytest $(SYSTEMS))
+
+test-systems: $(DEV_READY)
+	$(PY) -m pytest $(SYSTEMS) $(ARGS)
 
 check: $(DEV_READY)
 	$(PY) -m ruff check

@@ -29,11 +29,13 @@ PORTABLE = [
     # This one counts on a worker that starts quickly, as only a forked one does.
     "--deselect=tests/api/test_actor_kinds.py::test_concurrency_groups_have_limits_of_their_own",
 ]
-# Not PySpark (400 MB, and the core does without), nor what judges code.
+# Of what pyproject.toml lists, not PySpark (400 MB, and the core does without), nor what judges code.
 NEEDED = re.compile(
-    r"(cloudpickle|numpy|pandas|psutil|pyarrow|pyzmq|setproctitle|typer|rich|prometheus|threadpoolctl)\b"
+    r"(cloudpickle|numpy|pandas|psutil|pyarrow|pyzmq|rich|setproctitle|threadpoolctl|tomli|typer"
+    r"|hypothesis|prometheus_client|pytest|pytest-timeout|pytest-xdist)[<>=]"
 )
-FOR_TESTS = ["pytest>=8.3", "pytest-timeout>=2.3", "hypothesis>=6.100", "joblib", "scikit-learn>=1.4"]
+FOR_TESTS = ["joblib", "scikit-learn>=1.4"]
+AT_ONCE = ["--numprocesses=3", "--dist=loadfile"]  # as `make test` does; it runs this file alone
 
 
 def _interpreter(version: str) -> str | None:
@@ -74,7 +76,7 @@ def _run_tests(
     limit: float,
     which: str = "not slow and not chaos and not spark",
 ) -> None:
-    command = [str(python), "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", which, *what]
+    command = [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", which, *what]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=limit)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
 
@@ -85,7 +87,7 @@ def _environment(**more: str) -> dict[str, str]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(1500)
 @pytest.mark.parametrize("version", VERSIONS)
 def test_the_core_runs_on_the_other_pythons(version: str, tmp_path: Path) -> None:
     if version == ".".join(map(str, sys.version_info[:2])):
@@ -96,13 +98,13 @@ def test_the_core_runs_on_the_other_pythons(version: str, tmp_path: Path) -> Non
     needed = [line for line in _dependencies() if NEEDED.match(line)]
     python = _virtual_environment(interpreter, tmp_path)
     _install(python, [*needed, *FOR_TESTS])
-    _run_tests(python, CORE, _environment(), 700)
+    _run_tests(python, [*CORE, *AT_ONCE], _environment(), 700)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_it_runs_without_what_only_linux_has() -> None:
-    _run_tests(sys.executable, PORTABLE, _environment(SPARKRAY_PORTABLE="1"), 590)
+    _run_tests(sys.executable, [*PORTABLE, *AT_ONCE], _environment(SPARKRAY_PORTABLE="1"), 590)
 
 
 @pytest.mark.slow
