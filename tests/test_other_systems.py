@@ -27,8 +27,6 @@ PORTABLE = [
     "tests/api/test_objects.py",
     "tests/api/test_kills.py",
     "tests/compat/test_semantics_waiting.py",
-    # This one counts on a worker that starts quickly, as only a forked one does.
-    "--deselect=tests/api/test_actor_kinds.py::test_concurrency_groups_have_limits_of_their_own",
 ]
 # Of what pyproject.toml lists, not PySpark (400 MB, and the core does without), nor what judges code.
 NEEDED = re.compile(

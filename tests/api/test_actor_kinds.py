@@ -124,18 +124,25 @@ def test_a_threaded_actor_runs_as_many_calls_at_once_as_it_may(ray: Any) -> None
 @pytest.mark.needs_workers
 def test_concurrency_groups_have_limits_of_their_own(ray: Any) -> None:
     class Grouped:
+        def __init__(self) -> None:
+            self.is_open = threading.Event()
+
         @ray.method(concurrency_group="io")
-        def read(self, seconds: float) -> str:
-            time.sleep(seconds)
+        def read(self) -> str:
+            assert self.is_open.wait(60)
             return threading.current_thread().name
+
+        def open(self) -> None:
+            self.is_open.set()
 
         def compute(self) -> str:
             return threading.current_thread().name
 
     grouped = ray.remote(concurrency_groups={"io": 2, "compute": 1})(Grouped).remote()
-    slow = [grouped.read.remote(1.0) for _ in range(2)]
-    assert "default" in ray.get(grouped.compute.remote(), timeout=0.9)
+    slow = [grouped.read.remote() for _ in range(2)]
+    assert "default" in ray.get(grouped.compute.remote(), timeout=30)
     assert "compute" in ray.get(grouped.compute.options(concurrency_group="compute").remote(), timeout=30)
+    ray.get(grouped.open.remote(), timeout=30)
     assert all("io" in name for name in ray.get(slow, timeout=30))
     with pytest.raises(ValueError, match="no concurrency group 'nothing'"):
         ray.get(grouped.compute.options(concurrency_group="nothing").remote(), timeout=30)
