@@ -139,9 +139,11 @@ def test_children_that_end_together_do_not_cost_the_grace_time(head: StartedNode
     """The keeper finds several at one look: those that it did not speak of yet are buried as well."""
     children = processes.children_of(head.pid)
     os.kill(head.pid, signal.SIGSTOP)
-    for child in children:
-        os.kill(child, signal.SIGKILL)
-    wait_until(lambda: not processes.children_of(head.pid), "all are dead, and nobody has reaped them")
-    os.kill(head.pid, signal.SIGCONT)
+    try:
+        for child in children:
+            os.kill(child, signal.SIGKILL)
+        wait_until(lambda: not processes.children_of(head.pid), "all are dead, and nobody has reaped them")
+    finally:
+        os.kill(head.pid, signal.SIGCONT)
 
     assert wait_until(lambda: not head.is_running(), "the keeper has ended") < GRACE_S * 0.8
