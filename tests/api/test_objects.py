@@ -122,7 +122,7 @@ def test_a_large_argument_s_object_lives_until_the_call_is_handed_in(ray: Any) -
     _, refs, _, made = pack(core, (np.ones(MIB, dtype=np.uint8),), {})
     core.kick()  # as another thread may do at any time: the object was freed here, its reference being gone
     assert refs is not None
-    assert refs[0][1].id in core.owner.refs.stored
+    assert refs[0][1].held
     del made
 
 

@@ -48,6 +48,9 @@ class References:
         self._gone: Recent[bytes, str] = Recent(_REMEMBERED)  # processes and nodes that died
         self.on_actor_freed: Callable[[Entry], None] = lambda entry: None  # calls.py knows
         self.on_unseen_failure: Callable[[Entry], None] = lambda entry: None  # the shell reports it
+        # An own value in the store that nobody knows of, its raylet included; the shell is told when that ends.
+        self.unsealed: Entry | None = None
+        self.on_unsealed: Callable[[Entry], None] = lambda entry: None
         self.lineage: Lineage | None = None  # which sets this itself; a raylet has none
         self._freed: dict[NodeId, list[ObjectId]] = {}
         self._given_away: list[Entry] = []  # to the keeper
@@ -80,6 +83,8 @@ class References:
 
     def export(self, entry: Entry) -> ObjectId:
         """The entry's id, from now on to be found by it."""
+        if entry is self.unsealed:
+            self.on_unsealed(entry)
         some = entry.id
         self.exported.setdefault(some, entry)
         if entry.registered == NOT_GIVEN:
@@ -311,7 +316,9 @@ class References:
         elif entry.index == ACTOR_INDEX:
             self._dropped.setdefault(HEAD, []).append((entry.id, self.me))
         elif type(entry.value) is tuple:
-            if is_stored(entry.value):
+            if entry is self.unsealed:
+                self.on_unsealed(entry)
+            elif is_stored(entry.value):
                 self.stored.pop(entry.id, None)
                 for node in place(entry.value)[1]:
                     self._freed.setdefault(node, []).append(entry.id)

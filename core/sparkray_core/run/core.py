@@ -45,6 +45,7 @@ from sparkray_core.run.object_ref import ObjectRef, remember
 from sparkray_core.run.output import Printer
 from sparkray_core.run.pump import Getter, now
 from sparkray_core.run.records import clock
+from sparkray_core.run.rooms import Rooms
 from sparkray_core.run.warmth import MapAhead, warm_bytes
 from sparkray_core.settings import Settings
 from sparkray_core.store.segment import pinned_file_view
@@ -87,6 +88,7 @@ class Core(LocalProcess):
         if not self.settings.ignore_unhandled_errors:
             self.owner.refs.on_unseen_failure = self._note_unhandled
         self._unmapped: MapAhead | None = None  # until there is a use for it
+        self._rooms: Rooms | None = None  # a driver's
         self.printer = Printer()
         if role == "driver":
             self.handlers[LogLines] = lambda sender, message: self.printer.add(message)
@@ -119,7 +121,14 @@ class Core(LocalProcess):
         object_ref.dropped.clear()
         object_ref.dropped_streams.clear()
         object_ref.current = self
+        if self.role == "driver" and not self.serial:
+            self._rooms = Rooms(self)
         forked.has_own_session()
+
+    def _on_alarm(self) -> None:
+        rooms = self._rooms
+        if rooms is not None and rooms.due is not None:
+            rooms.rest(now())
 
     def _give_up_asking(self) -> None:
         for reply in self._replies.values():
@@ -140,6 +149,7 @@ class Core(LocalProcess):
 
     def ask(self, to: ProcessId, what: str) -> Any:
         """A question to the raylet or the head, and its answer."""
+        self._let_go_of_rooms()  # it may be about the store, and nothing else uses what we hold ahead
         return self.request(to, lambda number: Ask(number, what))
 
     def request(self, to: ProcessId, message: Callable[[int], Message]) -> Any:
@@ -181,6 +191,8 @@ class Core(LocalProcess):
     def _on_inspect(self, sender: ProcessId, message: Inspect) -> None:
         from sparkray_core.run import inspection  # only where somebody looks
 
+        if self._rooms is not None:
+            self._rooms.seal()
         self._send(sender, Answer(message.request, inspection.answer(self, message.what, message.detail)))
 
     def _call(self, key: Any, to: ProcessId, message: Message, limit: float | None = None) -> Any:
@@ -428,6 +440,10 @@ class Core(LocalProcess):
         return self.put_serialized(values.serialize(value))
 
     def put_serialized(self, serialized: values.Serialized) -> ObjectRef[Any]:
+        if serialized.size > self.inline_bytes and self._rooms is not None and not serialized.refs:
+            ref = self._rooms.put(serialized)
+            if ref is not None:
+                return ref
         entry = self.owner.put_entry(next(self.counter))
         if serialized.size <= self.inline_bytes and not serialized.refs:
             entry.value = values.to_inline(serialized)
@@ -446,12 +462,16 @@ class Core(LocalProcess):
         begin = clock()
         room = self.room(some_object, size)
         with room as view:
-            if size < values.COPY_WITHOUT_GIL:
-                values.write_to(view, serialized)
-            else:
-                self._write_large(view, room.offset, serialized)
+            self.write(view, room.offset, serialized)
         self.records.span("put", begin, f"{size} bytes")
         return (STORED, size, (self.node,))
+
+    def write(self, view: memoryview, start: int, serialized: values.Serialized) -> None:
+        """Into this process's own block of the segment, which starts there."""
+        if len(view) < values.COPY_WITHOUT_GIL:
+            values.write_to(view, serialized)
+        else:
+            self._write_large(view, start, serialized)
 
     def _write_large(self, view: memoryview, start: int, serialized: values.Serialized) -> None:
         copier = self.copier or self._make_copier()
@@ -491,10 +511,21 @@ class Core(LocalProcess):
 
     def room(self, some_object: ObjectId, size: int) -> _Room:
         """Space in the segment to write one object to; sealed when the `with` block ends."""
+        offset = self.allocate(some_object, size)
+        return _Room(self, some_object, offset, self.segment.write_view(offset, size))
+
+    def allocate(self, some_object: ObjectId, size: int) -> int:
+        """Where in the segment so many bytes are this process's, until it seals them as this object."""
+        self._let_go_of_rooms()  # it may be the very room that is asked for
         answer = self._call((False, some_object), self.raylet_id, AllocateObject(some_object, size), ROOM_LIMIT_S)
         if isinstance(answer, ObjectRefused):
             raise errors.by_name(answer.error, answer.why)
-        return _Room(self, some_object, answer.offset, self.segment.write_view(answer.offset, size))
+        return int(answer.offset)
+
+    def _let_go_of_rooms(self) -> None:
+        if self._rooms is not None:
+            with self.lock:
+                self._rooms.let_go()
 
     def read(
         self,
@@ -564,6 +595,8 @@ class Core(LocalProcess):
     def pin(self, some_object: ObjectId, nodes: list[Any], held: bool = False) -> memoryview:
         with self.lock:
             self._check_open()
+            if self._rooms is not None and self.owner.refs.unsealed is not None:
+                self._rooms.seal()
             pin = self.pins.again(some_object)
         if pin is None:
             answer = self._call((True, some_object), self.raylet_id, PinObject(some_object, nodes), ROOM_LIMIT_S)

@@ -266,6 +266,7 @@ class LocalProcess:
             if alarm is not None and now() >= alarm:
                 self.pump.next_wake = None
                 self._perform(self.owner.tick(now()))
+                self._on_alarm()
         self.rest = None
         if self.on_quiet is not None:
             self.on_quiet()
@@ -449,6 +450,9 @@ class LocalProcess:
     def perform(self, effects: list[Effect]) -> None:
         with self.lock:
             self._perform(effects)
+
+    def _on_alarm(self) -> None:
+        """The owner's alarm rang, or another's. The lock is held."""
 
     def _become_current(self) -> None:
         """Connected: references of this process are ours from now on."""
