@@ -8,6 +8,7 @@ raises one of `classes`: b"*" for all, else a pickle of their tuple.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 ANY_EXCEPTION = b"*"
@@ -27,6 +28,7 @@ def encode(method: Method) -> bytes:
     return f"{name}\0{group}".encode() if group else name.encode()
 
 
+@lru_cache(maxsize=256)  # an actor is called by the same few names again and again
 def decode(wired: bytes) -> Method:
     name, *more = wired.split(b"\0", 3)
     if not more:

@@ -167,7 +167,10 @@ def _pack_yielded(
 def pack(core: Core, caller: ProcessId, count: int, index: int, result: Any) -> Value:
     """One returned value as it travels to the caller, who owns it."""
     serialized = values.serialize(result)
-    value = core.store(object_id(task_id(caller, count), index), serialized)
+    if serialized.size <= core.inline_bytes:
+        value = values.to_inline(serialized)
+    else:
+        value = core.store(object_id(task_id(caller, count), index), serialized)
     if serialized.refs:
         inner = tuple(ref._entry.id for ref in serialized.refs)
         effects: list[Effect] = []
