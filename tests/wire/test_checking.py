@@ -59,8 +59,10 @@ def test_a_field_of_another_type_is_refused_by_name(number: int, fields: tuple[A
 
 
 def test_every_message_has_its_tests() -> None:
-    assert set(checking._TESTS) == set(MESSAGES.values())
-    assert [name for name, _ in checking._TESTS[AllocateObject]] == ["object", "size"]
+    checking.know_all()
+
+    assert set(checking._known) == set(MESSAGES.values())
+    assert [name for name, _ in checking.tests_of(AllocateObject)] == ["object", "size"]
 
 
 BOMBS = [

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from sparkray_core.model.limits import HeadLimits, NodeLimits
+from typing import TYPE_CHECKING
+
 from sparkray_core.model.tasks import OwnerLimits
 from sparkray_core.settings import Settings
+
+if TYPE_CHECKING:  # where they are made they are imported: drivers and workers do without, and `import sparkray` too
+    from sparkray_core.model.limits import HeadLimits, NodeLimits
 
 # How much longer than the head a peer is patient: the head, which all nodes believe, shall be first to say who died.
 _PEER_PATIENCE_S = 2.0
 
 
 def head_limits(settings: Settings) -> HeadLimits:
+    from sparkray_core.model.limits import HeadLimits
+
     return HeadLimits(
         node_timeout_s=settings.node_timeout_s,
         infeasible_grace_s=settings.infeasible_grace_s,
@@ -27,6 +33,8 @@ def node_limits(settings: Settings, prestart: int | None) -> NodeLimits:
     Args:
         prestart: workers forked at the start; None: as many as CPUs.
     """
+    from sparkray_core.model.limits import NodeLimits
+
     return NodeLimits(
         warm_workers=prestart,
         keep_idle=settings.idle_workers,

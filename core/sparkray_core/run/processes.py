@@ -7,7 +7,6 @@ in its result, and the caller polls or relies on the closed pipe that every proc
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import os
 import signal
@@ -85,6 +84,8 @@ def watch(identity: Identity) -> int | None:
 def _prctl(option: int, argument: int | bytes) -> bool:
     if not LINUX:
         return False
+    import ctypes  # 5 ms, and a driver has no use for it
+
     value = ctypes.c_ulong(argument) if isinstance(argument, int) else ctypes.c_char_p(argument)
     return bool(ctypes.CDLL(None).prctl(option, value, 0, 0, 0) == 0)
 

@@ -92,6 +92,9 @@ def _import_ahead(config: NodeConfig) -> Callable[[NodeConfig, ProcessId], None]
     for name in HEAVY_IMPORTS:
         _import_if_there(name)
     from sparkray_core.run import worker_main  # here, because only this process and its workers need it
+    from sparkray_core.wire import checking
+
+    checking.know_all()
 
     gc.freeze()  # or the first collection in a worker would write to, and so copy, every page that it shares
     return worker_main.main

@@ -9,7 +9,6 @@ import contextlib
 import errno
 import mmap
 import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -178,6 +177,8 @@ def pinned_file_view(path: str, offset: int, size: int, on_release: Callable[[],
 
 
 def _unlinked_file(size: int, folder: str | Path) -> int:
+    import tempfile  # 8 ms, and Linux has no use for it
+
     fd, path = tempfile.mkstemp(prefix="sparkray-", dir=folder)
     os.unlink(path)
     disk = os.fstatvfs(fd)

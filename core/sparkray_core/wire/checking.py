@@ -65,7 +65,7 @@ def has_foreign_opcode(frame: bytes, start: int) -> bool:
 # ---- the fields ----
 def wrong_field(message: Message) -> str | None:
     """The name of the first field whose value is not of the type that `messages.py` gives it."""
-    for name, test in _TESTS[type(message)]:
+    for name, test in tests_of(type(message)):
         if not test(getattr(message, name)):
             return name
     return None
@@ -150,4 +150,18 @@ def _tests(kind: type[Message]) -> list[tuple[str, Test]]:
     return [(name, test) for name, test in tests if test is not None]
 
 
-_TESTS: Final = {kind: _tests(kind) for kind in MESSAGES.values()}
+_known: Final[dict[type, list[tuple[str, Test]]]] = {}
+
+
+def tests_of(kind: type[Message]) -> list[tuple[str, Test]]:
+    """The fields that are looked at, and how. Made when the first message of its kind comes: all of them take 6 ms."""
+    known = _known.get(kind)
+    if known is None:
+        known = _known[kind] = _tests(kind)
+    return known
+
+
+def know_all() -> None:
+    """Make them now: in a process from which others are forked."""
+    for kind in MESSAGES.values():
+        tests_of(kind)
