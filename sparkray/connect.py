@@ -126,7 +126,9 @@ class ConnectSpark:
         return self._look().slots
 
     def slots(self, but: str = "") -> Slots:
-        return Slots(self.total_slots(), None)
+        # Of a group of ours, whose tasks did not get their slots: a look would not get any, either.
+        seen = self._seen if but and self._seen is not None else self._look()
+        return Slots(seen.slots, None)
 
     def wait_for_executors(self, nodes: int, deadline: float) -> None:
         busy = " (one that other jobs keep busy all the time is not seen over Spark Connect)"

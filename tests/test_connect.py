@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -85,6 +86,9 @@ def test_executors_are_counted_by_those_that_tasks_have_seen() -> None:
     )
     found = ConnectSpark(spark, 5)
     assert (found.executors(), found.total_slots(), found.same_machine) == (2, 3, False)
+    assert found._seen is not None
+    found._seen = replace(found._seen, at=0.0)
+    assert found.slots("sparkray-a-start-that-is-late").total == 3
     assert spark.asked == [6]  # as many tasks as Spark has cores, and one look for the three questions
     assert spark.tags == []
 
