@@ -37,7 +37,7 @@ help:
 	@echo "make demo      real data through Spark, sparkray and back: a table and a picture"
 	@echo "make test      the tests but the slow ones"
 	@echo "make test-all  all tests; with ARGS, those that it names"
-	@echo "make test-systems  of these, the core's on each other Python that is found, and without what only Linux has"
+	@echo "make test-systems  the last part of these: on each other Python that is found, without Linux's own means, on PySpark 3.5"
 	@echo "make check     ruff, mypy, pyright, import contracts"
 	@echo "make format    let ruff mend what it can"
 	@echo "make bench     against Ray, in one run; results in benchmarks/results/"
