@@ -464,17 +464,22 @@ def by_name(name: str, sentence: str, *facts: Any) -> RayError:
 
     Args:
         facts: for errors of actors their `actor_id` and `actor_init_failed`; for those of objects `object_ref_hex` and,
-            if a task could have made it again, why it did not.
+            if a task could have made it again, why it did not; for a task that was cancelled while it ran its name, and
+            the pid and host of its process.
     """
     found = globals().get(name)
     if isinstance(found, builtins.type) and issubclass(found, RayError):
         if issubclass(found, ObjectLostError):
             return found(*facts, message=sentence)
         if issubclass(found, TaskCancelledError):
-            return found(error_message=sentence)
+            error = found(error_message=sentence)
+            if not facts:  # it had not begun
+                return error
+            name, pid, host = facts
+            return RayTaskError(name, f"{found.__name__}: {sentence}", error, pid=pid, ip=host).as_instanceof_cause()
         if found is RayActorError:
             return RayActorError(
                 error_msg=sentence, **dict(zip(("actor_id", "actor_init_failed"), facts, strict=False))
             )
-        return found(sentence, *facts)
+        return found(sentence, *facts) if issubclass(found, RayActorError) else found(sentence)
     return RaySystemError(f"{name}: {sentence}")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import pickle
 import time
 from typing import Any
 
 import pytest
 
-from sparkray.exceptions import TaskCancelledError
+from sparkray.exceptions import RayTaskError, TaskCancelledError
 
 LONG = 60
 
@@ -26,9 +27,13 @@ def test_a_running_task_is_interrupted_even_in_a_sleep(ray: Any, tmp_path: Any) 
     wait_for(mark.exists)
     begin = time.monotonic()
     ray.cancel(ref)
-    with pytest.raises(TaskCancelledError):
+    with pytest.raises(TaskCancelledError) as caught:
         ray.get(ref, timeout=20)
     assert time.monotonic() - begin < 5
+    assert isinstance(caught.value, RayTaskError)  # Ray's own examples catch that
+    assert type(caught.value).__name__ == "RayTaskError(TaskCancelledError)"
+    assert str(caught.value).startswith(f"ray::sleep() (pid={caught.value.pid}, ip=127.0.0.1)\n")
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 
     @ray.remote
     def after() -> str:
@@ -52,8 +57,9 @@ def test_a_waiting_task_is_dropped(ray: Any) -> None:
     waiting, dependent = never.remote(), depends.remote(first)
     for ref in (waiting, dependent, first):
         ray.cancel(ref)
-        with pytest.raises(TaskCancelledError):
+        with pytest.raises(TaskCancelledError) as caught:
             ray.get(ref, timeout=20)
+        assert ref is first or type(caught.value) is TaskCancelledError  # what had not begun is no error of a task
     assert ray.get(never.remote(), timeout=30) is None
 
 
@@ -157,8 +163,9 @@ def test_calls_of_actors_are_cancelled_and_the_actor_lives_on(ray: Any, tmp_path
         with pytest.raises(ValueError, match="kill"):
             ray.cancel(running, force=True)
         ray.cancel(running)
-        with pytest.raises(TaskCancelledError):
+        with pytest.raises(RayTaskError, match=rf"ray::{cls.__name__}.sleep\(\)") as caught:
             ray.get(running, timeout=20)
+        assert isinstance(caught.value, TaskCancelledError)
         assert ray.get(actor.ping.remote(), timeout=20) == "here"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import textwrap
@@ -94,6 +95,39 @@ def test_output_of_actors_and_nested_tasks_reaches_the_driver(tmp_path: Path) ->
     assert [(line.split()[0], line.split(") ")[1]) for line in out] == [
         ("(Outer", "outer line"),
         ("(inner", "inner line"),
+    ]
+
+
+def test_an_actor_with_a_repr_of_its_own_is_known_by_it(tmp_path: Path) -> None:
+    out, _ = run(
+        tmp_path,
+        """
+        @ray.remote
+        class Named:
+            def __init__(self, index):
+                self.index = index
+                print("made")
+            def talk(self):
+                print("hello")
+            def __repr__(self):
+                return f"Named(index={self.index})"
+
+        @ray.remote
+        class Broken:
+            def talk(self):
+                print("hello")
+            def __repr__(self):
+                raise ValueError("no repr")
+
+        for cls, args in ((Named, (1,)), (Named, (2,)), (Broken, ())):
+            ray.get(cls.remote(*args).talk.remote())  # one after the other, or the same lines are folded
+        """,
+    )
+    assert sorted({re.sub(r" pid=\d+", "", line) for line in out}) == [
+        "(<Broken, whose repr raised ValueError>) hello",
+        "(Named(index=1)) hello",
+        "(Named(index=2)) hello",
+        "(Named) made",
     ]
 
 

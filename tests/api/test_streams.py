@@ -36,7 +36,7 @@ def outcome(ray: Any, ref: Any) -> Any:
     try:
         return ray.get(ref, timeout=30)
     except RayError as error:
-        return type(error)
+        return TaskCancelledError if isinstance(error, TaskCancelledError) else type(error)
 
 
 @pytest.fixture(scope="module")

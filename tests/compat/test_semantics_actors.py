@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 import sparkray
-from sparkray.exceptions import ActorDiedError, TaskCancelledError
+from sparkray.exceptions import ActorDiedError, RayTaskError, TaskCancelledError
 
 
 class Log:
@@ -269,8 +269,9 @@ def test_cancel_interrupts_a_sleep_drops_what_waits_and_leaves_what_has_ended(
     pending = sleep.remote()
     for ref in (pending, running):
         ray.cancel(ref)
-        with pytest.raises(TaskCancelledError):
+        with pytest.raises(TaskCancelledError) as raised:
             ray.get(ref, timeout=20)
+        assert isinstance(raised.value, RayTaskError) == (ref is running)
     catching = catch.remote()
     wait_until(caught.exists)
     ray.cancel(catching)

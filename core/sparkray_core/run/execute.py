@@ -225,12 +225,15 @@ def _of_actor() -> dict[str, str]:
     start, instance = current_task.actor, current_task.instance
     if start is None or instance is None:
         return {}
+    return {"actor_id": start.actor.hex(), "actor_repr": repr_of(instance)}
+
+
+def repr_of(instance: object) -> str:
     try:
         told = repr(instance)
     except Exception as error:  # noqa: BLE001 - the user's __repr__
         told = f"<{type(instance).__name__}, whose repr raised {type(error).__name__}>"
-    told = told if len(told) <= REPR_LIMIT else told[:REPR_LIMIT] + "..."
-    return {"actor_id": start.actor.hex(), "actor_repr": told}
+    return told if len(told) <= REPR_LIMIT else told[:REPR_LIMIT] + "..."
 
 
 def _remote_traceback(error: BaseException) -> str:

@@ -7,6 +7,7 @@ generator is not resumed until enough of them were read.
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
 from collections import deque
@@ -28,16 +29,30 @@ from sparkray_core.messages import (
     TaskTuple,
     Value,
 )
-from sparkray_core.run import execute
+from sparkray_core.run import current_task, execute
 from sparkray_core.run.pump import Getter, now
 
 if TYPE_CHECKING:
+    from sparkray_core.run.core import Core
     from sparkray_core.run.worker_main import Worker
 
-CANCELLED: Value = (FAILED, "TaskCancelledError", "the task was cancelled while it ran")
+BEFORE_IT_RAN: Value = (FAILED, "TaskCancelledError", "the task was cancelled before it ran")
 FLUSH_S = 0.001  # an item waits this long for company
 FLUSH_ITEMS = 512  # or until there are so many
 FLUSH_BYTES = 1 << 20  # or so many bytes
+
+
+def while_it_ran(name: str = "task") -> Value:
+    """What a task returns that was cancelled while it ran. Its caller gets an instance of `RayTaskError`, too, as with
+    Ray: programs catch either."""
+    return FAILED, "TaskCancelledError", "the task was cancelled while it ran", name, os.getpid(), current_task.host
+
+
+def _title(core: Core, function: bytes) -> str:
+    start = current_task.actor
+    if start is None:
+        return core.name_of(function) if core.name_of is not None else ""
+    return f"{start.name}.{function.decode(errors='replace').partition(chr(0))[0]}"
 
 
 class Outlet:
@@ -149,7 +164,7 @@ class Outlet:
             if self._worker.running == key:
                 self._worker.running = None  # a cancellation comes too late from here on
             self._worker.streams.running.pop(key, None)
-            return [CANCELLED if self.cancelled else end, self._sent, *self._drain()]
+            return [while_it_ran() if self.cancelled else end, self._sent, *self._drain()]
 
     # ------------------------------------------------------------------ pauses
     def read(self, taken: int) -> None:
@@ -220,10 +235,11 @@ class Outlets:
 
         return run_stream.run(self._worker.core, sender, function, name, task, self.open(sender, task))
 
-    def cancelled(self, sender: ProcessId, task: TaskTuple) -> ResultTuple:
-        """The answer to a task, a stream or not, that was cancelled before or while it ran."""
+    def cancelled(self, sender: ProcessId, task: TaskTuple, ran: bool = True) -> ResultTuple:
+        """The answer to a task, a stream or not, that was cancelled while it ran, or before that."""
+        value = while_it_ran(_title(self._worker.core, task[1])) if ran else BEFORE_IT_RAN
         outlet = self.running.get((sender, task[0]))
-        values = [CANCELLED] * execute.answers(task[2]) if outlet is None else outlet.answer(CANCELLED)
+        values = [value] * execute.answers(task[2]) if outlet is None else outlet.answer(value)
         return task[0], values, None
 
     def cancel(self, sender: ProcessId, count: int) -> None:

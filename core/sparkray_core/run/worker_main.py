@@ -231,7 +231,7 @@ class Worker:
                 kept = self.core.records
                 kept.failed(sender, message.count, "TaskCancelledError")
                 kept.ran.append((sender, message.count, item[1][1], clock(), clock()))
-                self.results.append((sender, self.streams.cancelled(sender, item[1])))
+                self.results.append((sender, self.streams.cancelled(sender, item[1], ran=False)))
                 self._flush()
                 return
         self.core.records.cancelled.remember((sender, message.count), None)
@@ -579,6 +579,10 @@ class Worker:
             return
         core.records.ends(owner_of(start.actor), count_of(start.actor))
         current_task.instance = instance
+        if type(instance).__repr__ is not object.__repr__:  # it says by what name its output is to be known
+            with core.lock:
+                self.send_output()  # its constructor's
+                self.working_on = " ".join(execute.repr_of(instance).split())
         self.host = ActorHost(self, start, instance)
         self.host.save_state()
         core.send(HEAD, ActorReady(start.actor, start.incarnation))
