@@ -579,7 +579,7 @@ class Worker:
             return
         core.records.ends(owner_of(start.actor), count_of(start.actor))
         current_task.instance = instance
-        if type(instance).__repr__ is not object.__repr__:  # it says by what name its output is to be known
+        if any("__repr__" in vars(base) for base in type(instance).__mro__[:-1]):  # a name for its output
             with core.lock:
                 self.send_output()  # its constructor's
                 self.working_on = " ".join(execute.repr_of(instance).split())
