@@ -185,7 +185,8 @@ def list_things(
         with visiting(address, key_file):
             from sparkray.util import state
 
-            rows = [asdict(row) for row in getattr(state, f"list_{kind.name}")(filters=wanted, limit=limit)]
+            found = getattr(state, f"list_{kind.name}")(filters=wanted, limit=limit)
+            rows = [row if isinstance(row, dict) else asdict(row) for row in found]
     if as_json:
         show_json(rows)
         return

@@ -79,6 +79,7 @@ def _workers(node: Node, now: float) -> dict[str, Any]:
                 "state": worker.state.value,
                 "for_s": now - worker.since,
                 "actor": actor,
+                "env": worker.env,
                 "killed": worker.killed,
             }
         )

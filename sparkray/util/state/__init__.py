@@ -189,9 +189,8 @@ def list_runtime_envs(
     raise_on_missing_output: bool = True,
     _explain: bool = False,
 ) -> list[RuntimeEnvState]:
-    """None yet."""
-    reach(address, limit, filters, RuntimeEnvState)
-    return []
+    """Those that workers have, or take on now; one that could not be set up is told by what wanted it."""
+    return select(_things.runtime_envs(reach(address, limit, filters, RuntimeEnvState), timeout), filters, limit)
 
 
 def list_cluster_events(

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import Any
 
+from sparkray.environments import as_runtime_env
 from sparkray.util.state.schema import (
     ActorState,
     ClusterEventState,
     JobState,
     NodeState,
     PlacementGroupState,
+    RuntimeEnvState,
     WorkerState,
 )
 from sparkray_core.ids import HEAD, ProcessId, node_of
@@ -102,6 +105,15 @@ def nodes(core: Core, timeout: float) -> list[NodeState]:
         )
         for position, facts in enumerate(core.ask(HEAD, "nodes"))
     ]
+
+
+def runtime_envs(core: Core, timeout: float) -> list[RuntimeEnvState]:
+    """A row for each environment of each node; `ref_cnt` is of workers."""
+    counts: Counter[tuple[bytes, str]] = Counter()
+    for raylet, listed in ask_nodes(core, "workers", timeout).answers.items():
+        counts.update((node_of(raylet), facts["env"]) for facts in listed["alive"] if facts["env"])
+    rows = [(node, as_runtime_env(env), count) for (node, env), count in counts.items()]
+    return [RuntimeEnvState(dict(env), True, None, node.hex(), count) for node, env, count in rows if env]
 
 
 def workers(core: Core, timeout: float) -> list[WorkerState]:
