@@ -347,12 +347,13 @@ class OwnerDiedError(ObjectLostError):
 
 
 class ObjectReconstructionFailedError(ObjectLostError):
-    """No node has the object any more. A task had made it, and cannot or may not run again.
+    """No node has the object any more. A task, or Spark, had made it, and cannot or may not run again.
 
     Attributes:
         reason: "MAX_ATTEMPTS_EXCEEDED" (its retries are used up), "RETRIES_DISABLED" (it had none), "LINEAGE_EVICTED"
-            (beyond the setting lineage_bytes), "TASK_CANCELLED", "ACTOR_GONE" (ended with its last handle), or
-            "RUN_FAILED" (a generator yielded fewer items this time).
+            (beyond the setting lineage_bytes), "TASK_CANCELLED", "ACTOR_GONE" (ended with its last handle),
+            "RUN_FAILED" (a generator yielded fewer items this time), "MAKER_FAILED" (a block from Spark: the text says
+            why its partition could not be run again), or "NO_MAKER" (nobody could run it again).
     """
 
     def __init__(

@@ -10,6 +10,7 @@ from sparkray.data.blocks import schema_of
 from sparkray.data.build import wanted_blocks
 from sparkray.data.dataset import Dataset
 from sparkray.data.places import Places
+from sparkray.data.repeater import Answer, Rerun
 from sparkray.data.spark_job import job
 from sparkray.data.transfer import DEFAULT_BLOCK_BYTES, check_block_bytes, transferred
 
@@ -33,12 +34,13 @@ def from_rdd(
     check_block_bytes(target_block_bytes)
     count = wanted_blocks(parallelism, override_num_blocks, 0)
 
-    def run(where: Places, prefix: bytes) -> list[Any]:
+    def run(where: Places, prefix: bytes) -> tuple[list[Answer], Rerun]:
         from sparkray.data.spark_worker import StoreOrder
 
         order = StoreOrder(where, prefix, (), target_block_bytes)
-        return [SimpleNamespace(**answer) for answer in rdd.mapPartitions(job("store_rows", order)).collect()]
+        stored = rdd.mapPartitions(job("store_rows", order))
+        return [SimpleNamespace(**answer) for answer in stored.collect()], Rerun(rdd.context, lambda: stored)
 
-    blocks, schemas = transferred(run)
+    blocks, schemas = transferred("from_rdd", run)
     dataset = Dataset(blocks, tables.unite([schema_of(schema) for schema in schemas]))
     return dataset.repartition(count) if count and count != len(blocks) else dataset

@@ -11,6 +11,7 @@ from sparkray.data.blocks import Block, schema_of
 from sparkray.data.build import wanted_blocks
 from sparkray.data.dataset import Dataset
 from sparkray.data.places import Places
+from sparkray.data.repeater import Answer, Rerun
 from sparkray.data.spark_job import job
 from sparkray.data.spark_types import in_zone
 from sparkray.data.transfer import DEFAULT_BLOCK_BYTES, check_block_bytes, transferred
@@ -36,7 +37,9 @@ def from_spark(
 
     One Spark job; only ids and sizes come to the driver. A partition becomes one block or more, in order. A DataFrame
     without rows becomes one empty block, so that the schema is kept. Blocks are of attempts that ended well: what
-    retried, speculative and failed ones have stored is freed.
+    retried, speculative and failed ones have stored is freed. A block that is lost with its node is made again when
+    somebody wants it, by a Spark job that runs its partition and no other. For that the plan of the DataFrame is kept
+    for as long as a block is, or something that was computed of one.
 
     Args:
         override_num_blocks: exactly so many blocks, made in the stores of the blocks that Spark's partitions gave, in
@@ -57,14 +60,17 @@ def from_spark(
     count = wanted_blocks(parallelism, override_num_blocks, 0)
     _check_types(df)
 
-    def run(where: Places, prefix: bytes) -> list[Any]:
+    def run(where: Places, prefix: bytes) -> tuple[list[Answer], Rerun | None]:
         from sparkray.data.spark_worker import ANSWER, StoreOrder
 
         order = StoreOrder(where, prefix, tuple(df.columns), target_block_bytes)
-        answers: list[Any] = _renamed(df).mapInArrow(job("store", order), ANSWER).collect()
-        return answers
+        frame = _renamed(df).mapInArrow(job("store", order), ANSWER)
+        answers: list[Answer] = frame.collect()
+        # The plan as it was run, so that what its shuffles have written is used again. Spark Connect has no partitions.
+        sc = frame.sparkSession.sparkContext if hasattr(frame, "_jdf") else None
+        return answers, None if sc is None else Rerun(sc, lambda: frame.rdd)
 
-    blocks, schemas = transferred(run)
+    blocks, schemas = transferred("from_spark", run)
     if blocks:
         schema = schema_of(schemas[0])
     else:

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from sparkray.data import tables
 from sparkray.data.places import Places
+from sparkray.data.repeating import CHANGED, NO_NODE, Former, order_for, sample
 from sparkray_core.ids import NodeId, ObjectId, object_id
 from sparkray_core.run.guest import Guest
 from sparkray_core.wire import values
@@ -18,7 +19,10 @@ from sparkray_core.wire import values
 STORE_SHARE = 8
 
 # The answer of a task, a row per block. The schema comes with a task's first block, and where it changes.
-ANSWER = "object binary, rows long, bytes long, size long, node binary, schema binary"
+ANSWER = (
+    "object binary, rows long, bytes long, size long, node binary, schema binary, partition int, sample long, "
+    "note string"
+)
 _FIELDS: list[pa.Field[Any]] = [
     pa.field("object", pa.binary()),
     pa.field("rows", pa.int64()),
@@ -26,6 +30,9 @@ _FIELDS: list[pa.Field[Any]] = [
     pa.field("size", pa.int64()),  # in the store
     pa.field("node", pa.binary()),
     pa.field("schema", pa.binary()),
+    pa.field("partition", pa.int32()),
+    pa.field("sample", pa.int64()),  # where the partition has several blocks
+    pa.field("note", pa.string()),  # instead of a block: why it is not made again
 ]
 _ANSWER = pa.schema(_FIELDS)
 
@@ -59,14 +66,15 @@ def store(batches: Iterator[pa.RecordBatch], order: StoreOrder) -> Iterator[pa.R
         renamed = [pa.RecordBatch.from_arrays(batch.columns, schema=schema) for batch in gathered]
         return pa.Table.from_batches(renamed, schema)
 
-    with order.places.visit() as guest, _Writer(guest, order, join) as writer:
-        writer.add(first)
-        del first
-        for batch in batches:
-            writer.add(batch)
-            del batch  # or it lives on while the next one is read
-        writer.flush()
-    yield pa.RecordBatch.from_pylist(writer.answers, schema=_ANSWER)
+    with _Writer(order, join) as writer:
+        if writer.has_node:
+            writer.add(first)
+            del first
+            for batch in batches:
+                writer.add(batch)
+                del batch  # or it lives on while the next one is read
+        answers = writer.end()
+    yield pa.RecordBatch.from_pylist(answers, schema=_ANSWER)
 
 
 FIRST_ROWS, MOST_ROWS = 16, 1 << 16  # records that become a table at once
@@ -77,8 +85,8 @@ def store_rows(records: Iterable[Any], order: StoreOrder) -> Iterator[dict[str, 
     """As `store`, for the records of an RDD's partition."""
     rows: list[Mapping[Any, Any]] = []
     wanted = FIRST_ROWS
-    with order.places.visit() as guest, _Writer(guest, order, tables.concat) as writer:
-        for record in records:
+    with _Writer(order, tables.concat) as writer:
+        for record in records if writer.has_node else ():
             rows.append(_row(record))
             if len(rows) >= wanted:
                 table = tables.from_rows(rows)
@@ -88,8 +96,8 @@ def store_rows(records: Iterable[Any], order: StoreOrder) -> Iterator[dict[str, 
                 rows = []
         if rows:
             writer.add(tables.from_rows(rows))
-        writer.flush()
-    yield from writer.answers
+        answers = writer.end()
+    yield from answers
 
 
 def _row(record: Any) -> Mapping[Any, Any]:
@@ -106,9 +114,12 @@ def _row(record: Any) -> Mapping[Any, Any]:
 
 
 class _Writer:
-    """Gathers batches until they make a block. What it has written it takes back, if it is left by an error."""
+    """Gathers batches until they make a block. What it has written it takes back, if it is left by an error.
 
-    def __init__(self, guest: Guest, order: StoreOrder, join: Callable[[Sequence[Any]], pa.Table]) -> None:
+    A partition that is made again is cut where it was cut before, whatever its batches are like this time.
+    """
+
+    def __init__(self, order: StoreOrder, join: Callable[[Sequence[Any]], pa.Table]) -> None:
         """
         Args:
             join: makes one table of batches (or tables), in order.
@@ -117,25 +128,52 @@ class _Writer:
 
         context = TaskContext.get()
         assert context is not None
+        self._partition = context.partitionId()
         # Unlike a partition's number, an attempt's is of one attempt: retries and speculation never write to one id.
-        self._task = order.transfer + context.taskAttemptId().to_bytes(5, "big")
-        self._guest = guest
+        attempt = context.taskAttemptId()
+        self._former: Former | None = None
+        self._guest: Guest | None
+        again = order_for(context, order.transfer, order.places.token)
+        if again is None:
+            self._guest = order.places.visit()
+        else:  # under the ids that it had: attempts do write to one id then, and all write the same
+            places, self._former = again
+            attempt = self._former.attempt
+            self._guest = places.visit_living()
+        self._task = order.transfer + attempt.to_bytes(5, "big")
         self._join = join
-        self.limit = max(1, min(order.block_bytes, guest.store_bytes // STORE_SHARE))
+        self.limit = order.block_bytes
+        if self._guest is not None:
+            self.limit = max(1, min(order.block_bytes, self._guest.store_bytes // STORE_SHARE))
         self._gathered: list[Any] = []
         self._bytes = 0
+        self._rows = 0  # that are gathered
+        self._seen = 0  # rows, of all blocks
         self._schema: pa.Schema | None = None  # that was told last
         self._written: list[ObjectId] = []
-        self.answers: list[dict[str, Any]] = []
+        self._answers: list[dict[str, Any]] = []
 
     def __enter__(self) -> _Writer:
         return self
 
+    @property
+    def has_node(self) -> bool:
+        """False: nothing can be stored from here. (Only of what is made again; else that is an error.)"""
+        return self._guest is not None
+
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None:  # the task fails, or Spark kills it: nobody will hear of these objects
+        if self._guest is None:
+            return
+        if kind is not None and self._former is None:
+            # The task fails, or Spark kills it: nobody will hear of these objects. (Not where another attempt may have
+            # written the same: the driver sees to what is left then.)
             self._guest.free(self._written)
+        self._guest.close()
 
     def add(self, batch: pa.RecordBatch | pa.Table) -> None:
+        if self._former is not None:
+            self._cut(batch, self._former.rows)
+            return
         size = batch.nbytes
         if size > self.limit and batch.num_rows > 1:  # wide rows: one batch is several blocks
             rows = max(1, batch.num_rows * self.limit // size)
@@ -146,26 +184,61 @@ class _Writer:
 
     def _gather(self, batch: pa.RecordBatch | pa.Table) -> None:
         if self._gathered and self._bytes + batch.nbytes > self.limit:
-            self.flush()
+            self._flush(last=False)
         self._gathered.append(batch)
         self._bytes += batch.nbytes
 
-    def flush(self) -> None:
+    def _cut(self, batch: pa.RecordBatch | pa.Table, rows: tuple[int, ...]) -> None:
+        self._seen += batch.num_rows
+        if rows == (0,) and not self._written:
+            self._gathered.append(batch)
+            self._flush(last=True)
+        begin = 0
+        while begin < batch.num_rows and len(self._written) < len(rows):
+            part = batch.slice(begin, rows[len(self._written)] - self._rows)
+            begin += part.num_rows
+            self._gathered.append(part)
+            self._rows += part.num_rows
+            if self._rows == rows[len(self._written)]:
+                self._flush(last=len(rows) == 1)
+
+    def end(self) -> list[dict[str, Any]]:
+        """What the driver is to be told."""
+        if self._former is None:
+            self._flush(last=True)
+        elif self._guest is None:
+            return [self._note(NO_NODE)]
+        elif self._seen != sum(self._former.rows):
+            return [self._note(CHANGED)]
+        return self._answers
+
+    def _note(self, note: str) -> dict[str, Any]:
+        nothing: dict[str, Any] = dict.fromkeys(_ANSWER.names)
+        return nothing | {"rows": self._seen, "partition": self._partition, "note": note}
+
+    def _flush(self, last: bool) -> None:
+        """
+        Args:
+            last: nothing follows in this partition, as far as is known.
+        """
         if not self._gathered:
             return
+        assert self._guest is not None
         table = self._join(self._gathered)
         some = object_id(self._task, len(self._written))
+        only = last and not self._written  # the rows of one block are the same in any order
+        known = None if only else sample(table)
         size = self._guest.write(some, values.serialize(table))
         self._written.append(some)
         schema = None
         if self._schema is None or not self._schema.equals(table.schema, check_metadata=True):
             self._schema, schema = table.schema, table.schema.serialize().to_pybytes()
-        self.answers.append(
+        self._answers.append(
             {"object": some, "rows": table.num_rows, "bytes": table.nbytes, "size": size, "schema": schema}
-            | {"node": self._guest.node}
+            | {"node": self._guest.node, "partition": self._partition, "sample": known, "note": None}
         )
         self._gathered.clear()
-        self._bytes = 0
+        self._bytes = self._rows = 0
 
 
 # ------------------------------------------------------------------------------------------ out of the store

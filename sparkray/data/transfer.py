@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from sparkray import session
 from sparkray.data import lifetimes, places
 from sparkray.data.blocks import Block
 from sparkray.data.places import Places
+from sparkray.data.repeater import Answer, Repeater, Rerun, live_nodes, stored_value
 from sparkray.data.spark_job import own_error
 from sparkray_core.errors import NodeDiedError, ObjectStoreFullError, RayError
-from sparkray_core.ids import HEAD, NodeId, ObjectId, raylet_of
-from sparkray_core.messages import STORED, FreeTransfer
+from sparkray_core.ids import NodeId, ObjectId, count_of, raylet_of
+from sparkray_core.messages import FreeTransfer
 from sparkray_core.run.core import Core
 
 DEFAULT_BLOCK_BYTES = 64 << 20
@@ -24,22 +24,20 @@ _transfers = itertools.count()
 _TRANSFER_BIT, _TRANSFER_BITS, _ATTEMPT_BITS = 1 << 63, 23, 40
 
 
-# What the driver is told of a block: `object`, `rows`, `bytes` (as Arrow counts them), `size` (in the store), `node`,
-# `schema` (an IPC message; None: that of the block before). A Row of Spark's, or anything that has these.
-Answer = Any
-
-
 def check_block_bytes(target_block_bytes: int) -> None:
     if target_block_bytes < 1:
         raise ValueError(f"target_block_bytes must be at least 1, not {target_block_bytes}")
 
 
-def transferred(run: Callable[[Places, bytes], Sequence[Answer]]) -> tuple[list[Block], list[bytes]]:
+def transferred(
+    name: str, run: Callable[[Places, bytes], tuple[Sequence[Answer], Rerun | None]]
+) -> tuple[list[Block], list[bytes]]:
     """The blocks that a Spark job has stored, in order, and their schemas as far as they were told.
 
     Args:
+        name: of the function that the user has called, for errors.
         run: the job; is told where the nodes are, and what the ids of its objects begin with. Returns the answers of
-            the attempts that count, which are those of tasks that ended well.
+            the attempts that count, which are those of tasks that ended well; and what runs some partitions again.
 
     Raises:
         what `run` raises, or the error of ours that is inside it. Whatever is raised, nothing stays in the stores.
@@ -52,10 +50,10 @@ def transferred(run: Callable[[Places, bytes], Sequence[Answer]]) -> tuple[list[
     prefix = core.me + (counter >> _ATTEMPT_BITS).to_bytes(3, "big")
     kept: list[ObjectId] = []
     try:
-        answers = run(where, prefix)
+        answers, rerun = run(where, prefix)
         _check_nodes(core, {NodeId(bytes(answer.node)) for answer in answers})
         kept = [ObjectId(bytes(answer.object)) for answer in answers]
-        blocks = [_block(core, answer) for answer in answers]
+        blocks = _blocks(core, name, prefix, answers, rerun)
     except Exception as error:
         ours = own_error(error)
         if ours is None:
@@ -63,25 +61,26 @@ def transferred(run: Callable[[Places, bytes], Sequence[Answer]]) -> tuple[list[
         raise _explained(ours) from error
     finally:
         # Attempts that failed, that were too late, or that still run: what they store is of no use to anyone.
-        for node in _live_nodes(core):
+        for node in live_nodes(core):
             core.send(raylet_of(node), FreeTransfer(prefix, kept))
     return blocks, [bytes(answer.schema) for answer in answers if answer.schema is not None]
 
 
-def _block(core: Core, answer: Any) -> Block:
-    value = (STORED, answer.size, (NodeId(bytes(answer.node)),))
-    return Block(core.known_object(ObjectId(bytes(answer.object)), value), 0, answer.rows, answer.bytes)
-
-
-def _live_nodes(core: Core) -> set[NodeId]:
-    try:
-        return {NodeId(facts["node"]) for facts in core.ask(HEAD, "nodes") if facts["alive"]}
-    except RayError:  # the session has ended, and its stores with it
-        return set()
+def _blocks(core: Core, name: str, prefix: bytes, answers: Sequence[Answer], rerun: Rerun | None) -> list[Block]:
+    """Each partition's are one delivery: they have one number, that of the attempt which has stored them."""
+    again = None if rerun is None else Repeater(core, name, prefix, rerun)
+    blocks: list[Block] = []
+    for count, group in itertools.groupby(answers, lambda answer: count_of(bytes(answer.object))):
+        told = list(group)
+        if again is not None:
+            again.remember(count, told)
+        refs = core.deliver(count, name, [stored_value(answer) for answer in told], again)
+        blocks += [Block(ref, 0, answer.rows, answer.bytes) for ref, answer in zip(refs, told, strict=True)]
+    return blocks
 
 
 def _check_nodes(core: Core, used: set[NodeId]) -> None:
-    lost = used - _live_nodes(core)
+    lost = used - live_nodes(core)
     if lost:
         raise NodeDiedError(
             f"{len(lost)} of the {len(used)} nodes that the blocks were written to ended before all blocks "

@@ -13,7 +13,7 @@ import pytest
 
 from sparkray import session
 from sparkray.exceptions import NodeDiedError, ObjectLostError, ObjectStoreFullError
-from sparkray_core.ids import ObjectId, object_id, task_id
+from sparkray_core.ids import ObjectId, count_of, object_id, task_id
 from sparkray_core.messages import STORED
 from sparkray_core.run.guest import Guest
 from sparkray_core.wire import values
@@ -37,7 +37,7 @@ def test_what_a_guest_writes_the_driver_reads(ray: Any) -> None:
         size = visitor.write(some, values.serialize(TABLE))
 
     core = session.core()
-    ref = core.known_object(some, (STORED, size, (core.node,)))
+    (ref,) = core.deliver(count_of(some), "guest", [(STORED, size, (core.node,))], None)
     assert ray.get(ref) == TABLE
 
 
@@ -49,7 +49,8 @@ def test_a_guest_writes_what_is_no_table_too(ray: Any) -> None:
         read = visitor.read(some, [])
     assert read["text"] == value["text"]
     core = session.core()
-    assert np.array_equal(ray.get(core.known_object(some, (STORED, size, (core.node,))))["array"], np.arange(100_000))
+    (ref,) = core.deliver(count_of(some), "guest", [(STORED, size, (core.node,))], None)
+    assert np.array_equal(ray.get(ref)["array"], np.arange(100_000))
 
 
 def test_a_guest_reads_in_place_and_lets_go(ray: Any, wait_until_stored: Callable[[int], None]) -> None:

@@ -6,6 +6,7 @@ from collections import deque
 
 from sparkray_core.ids import ActorId, ProcessId
 from sparkray_core.messages import FAILED, TaskTuple, Value
+from sparkray_core.model.deliveries import Deliveries
 from sparkray_core.model.effects import Effect
 from sparkray_core.model.entries import bare
 from sparkray_core.model.lineage import Lineage
@@ -26,6 +27,7 @@ class Book:
         self.tasks: dict[int, Task] = {}  # submitted, not answered
         self.runnable: list[Task] = []  # their last argument came
         self.lineage = Lineage(self.refs, self.tasks, lineage_bytes)
+        self.deliveries = Deliveries(self.refs, self.lineage)
         self.now = 0.0  # of the event that is being handled
         # Tasks that ended without a worker's answer: (count, name, actor, class of the error, sentence, when)
         self.failed: deque[tuple[int, str, ActorId | None, str, str, float]] = deque(maxlen=FAILED_TASKS)

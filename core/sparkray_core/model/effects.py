@@ -128,6 +128,14 @@ class ForgetPeer:
 
 
 @frozen
+class MakeAgain:
+    """Owner: have the objects of this delivery made again. Answered by `Owner.made_again`."""
+
+    delivery: int
+    maker: object  # as the shell has given it
+
+
+@frozen
 class Stop:
     """Head or raylet: end this process, and with it the node."""
 
@@ -149,5 +157,6 @@ Effect = (
     | DropSpilled
     | ConnectPeer
     | ForgetPeer
+    | MakeAgain
     | Stop
 )

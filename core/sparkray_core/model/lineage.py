@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable
 
 from sparkray_core.ids import ActorId, NodeId, object_id, task_id
 from sparkray_core.messages import FAILED, Value
+from sparkray_core.model.deliveries import Deliveries, Delivery
 from sparkray_core.model.entries import Entry, bare, is_failure, is_stored, place
 from sparkray_core.model.references import ACTOR_INDEX, References, lost_for_good
 from sparkray_core.model.tasks import Actor, Task
@@ -34,6 +35,8 @@ LINEAGE_EVICTED = "LINEAGE_EVICTED"
 TASK_CANCELLED = "TASK_CANCELLED"
 ACTOR_GONE = "ACTOR_GONE"
 RUN_FAILED = "RUN_FAILED"
+NO_MAKER = "NO_MAKER"
+MAKER_FAILED = "MAKER_FAILED"  # what was delivered from outside: whoever was to make it again says why not
 
 _ADVICE = {
     MAX_ATTEMPTS_EXCEEDED: "all its retries are used up; raise max_retries (max_task_retries of an actor)",
@@ -44,6 +47,7 @@ _ADVICE = {
     TASK_CANCELLED: "it was cancelled, and what is cancelled is not run again",
     ACTOR_GONE: "its actor ended with its last handle; keep a handle for as long as its results are needed",
     RUN_FAILED: "the generator was run again and yielded fewer items; only what always yields the same can be repeated",
+    NO_MAKER: "nobody can run again the part of a job that made it; make all of it again",
 }
 
 
@@ -83,6 +87,7 @@ class Lineage:
         self._order: OrderedDict[int, Record] = OrderedDict()  # those that have bytes, the oldest first
         self._ended = False
         refs.lineage = self
+        self.deliveries: Deliveries  # which sets this itself
 
     # ------------------------------------------------------------------ what becomes of results
     def stored(self, entry: Entry) -> None:
@@ -94,6 +99,12 @@ class Lineage:
                 return  # `finished` comes, or it was put
             record = self.records[entry.count] = Record(task)
         record.alive.add(entry.index)
+
+    def delivered(self, delivery: Delivery) -> None:
+        """All its objects lie in stores."""
+        record = self.records[delivery.count] = Record(delivery)
+        record.alive.update(entry.index for entry in delivery.returns)
+        self._close(record, delivery)
 
     def let_go(self, entry: Entry) -> None:
         """Nobody holds it any more; its bytes are freed."""
@@ -111,7 +122,11 @@ class Lineage:
             entry.value = None
 
     def is_lost(self, entry: Entry) -> bool:
-        return entry.value is None and entry.count in self.records and entry.count not in self.tasks
+        return entry.value is None and entry.count in self.records and not self._comes(entry.count)
+
+    def _comes(self, count: int) -> bool:
+        """Whether these results are being made."""
+        return count in self.tasks or count in self.deliveries.making
 
     def lose(self, entry: Entry, story: str) -> None:
         """No node has it any more."""
@@ -148,7 +163,7 @@ class Lineage:
             return
         if entry.index and record.task is not None and record.task.stream is not None:
             record.task.stream.wanted[entry.index] = entry
-        if entry.count in self.tasks:
+        if self._comes(entry.count):
             return  # it comes, or `finished` sees to it
         reason = self.why_not(record)
         if reason:
@@ -158,6 +173,9 @@ class Lineage:
         assert task is not None
         task.lose_retry()
         self.rebuilt += 1
+        if isinstance(task, Delivery):
+            self.deliveries.want(task)
+            return
         self.tasks[task.count] = task
         self.again.append(task)
 
@@ -221,6 +239,9 @@ class Lineage:
 
     def _close(self, record: Record, task: Task) -> bool:
         record.closed = True
+        if isinstance(task, Delivery) and task.maker is None:
+            record.task, record.why = None, NO_MAKER
+            return False
         if task.retries == 0 or task.cancelled or self._ended:
             record.task = None
             record.why = TASK_CANCELLED if task.cancelled else RETRIES_DISABLED
@@ -301,7 +322,11 @@ class Lineage:
 
     def _free_strays(self, count: int, record: Record) -> None:
         strays, record.strays = record.strays, []
-        for node, index in strays:
+        self.free_unless_there(count, strays)
+
+    def free_unless_there(self, count: int, places: Iterable[tuple[NodeId, int]]) -> None:
+        """What lies in these places, and is not the object as it is known."""
+        for node, index in places:
             some = object_id(task_id(self.refs.me, count), index)
             entry = self.refs.stored.get(some)
             if entry is None or entry.value is None or node not in place(entry.value)[1]:
@@ -311,6 +336,7 @@ class Lineage:
         """The session is over: nothing is made again."""
         self._ended = True
         self.again.clear()
+        self.deliveries.end()
         for count, record in list(self._order.items()):
             self._make_stub(count, record)
 

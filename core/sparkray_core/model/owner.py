@@ -11,7 +11,7 @@ Events in, effects out; no clock, socket or thread. The hot path comes in batche
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 from sparkray_core.ids import GroupId, NodeId, ProcessId, count_of, node_of, raylet_of
@@ -46,6 +46,7 @@ from sparkray_core.messages import (
 )
 from sparkray_core.model.book import Book
 from sparkray_core.model.calls import Calls
+from sparkray_core.model.deliveries import Delivery
 from sparkray_core.model.effects import Effect, Send
 from sparkray_core.model.entries import NOT_GIVEN, Entry, is_stored
 from sparkray_core.model.leasing import Leasing
@@ -120,6 +121,24 @@ class Owner:
             self.refs.export(entry)
             self.refs.stored[entry.id] = entry
         return effects
+
+    def deliver(self, delivery: Delivery, values: Iterable[Value]) -> list[Effect]:
+        """Somebody outside has stored these for us."""
+        effects: list[Effect] = []
+        for entry, value in zip(delivery.returns, values, strict=True):
+            effects += self.put(entry, value, [])
+        self.lineage.delivered(delivery)
+        self.refs.flush(effects)
+        return effects
+
+    def made_again(
+        self, delivery: int, made: Sequence[Value] | tuple[str, str], nodes: Iterable[NodeId], now: float
+    ) -> list[Effect]:
+        """See `Deliveries.made_again`."""
+        effects: list[Effect] = []
+        self.book.now = now
+        self.book.deliveries.made_again(delivery, made, nodes, effects)
+        return self._dispatch(now, effects)
 
     def want(self, entries: Iterable[Entry], now: float) -> list[Effect]:
         """Somebody here waits for these: ask the owners of those that are not ours, and make again what is lost.

@@ -54,7 +54,7 @@ class References:
         self.lineage: Lineage | None = None  # which sets this itself; a raylet has none
         self._freed: dict[NodeId, list[ObjectId]] = {}
         self._given_away: list[Entry] = []  # to the keeper
-        self._late: list[Effect] = []  # what those are to be told who asked for what is lost
+        self._late: list[Effect] = []  # what follows from something that is lost: who is told, who makes it again
         self._dropped: dict[ProcessId, list[tuple[ObjectId, ProcessId]]] = {}
 
     # ------------------------------------------------------------------ looking up
@@ -128,6 +128,10 @@ class References:
     def settle_failed(self, entry: Entry, failure: Value) -> None:
         """As `settle`, of what is lost for good. Who asked from elsewhere is told with the next `flush`."""
         self.settle(entry, failure, self._late)
+
+    def late(self, effect: Effect) -> None:
+        """To be performed with the next `flush`."""
+        self._late.append(effect)
 
     def _doubled(self, entry: Entry, value: Value) -> None:
         """A task that made something lost again made this again, too, and it had not been lost."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sparkray_core import errors
-from sparkray_core.ids import GroupId, ObjectId, ProcessId
+from sparkray_core.ids import GroupId, NodeId, ObjectId, ProcessId
 from sparkray_core.messages import (
     DEPENDENT,
     ERROR,
@@ -33,6 +33,7 @@ from sparkray_core.messages import (
     UnpinObjects,
     Value,
 )
+from sparkray_core.model.deliveries import Delivery
 from sparkray_core.model.effects import Effect
 from sparkray_core.model.entries import Entry, bare, is_failure, place
 from sparkray_core.model.owner import Actor
@@ -40,7 +41,7 @@ from sparkray_core.model.streams import Stream
 from sparkray_core.model.where import NO_GROUP
 from sparkray_core.run import forked, modules, object_ref
 from sparkray_core.run.folders import spill_path
-from sparkray_core.run.local_process import LocalProcess
+from sparkray_core.run.local_process import LocalProcess, Maker
 from sparkray_core.run.object_ref import ObjectRef, remember
 from sparkray_core.run.output import Printer
 from sparkray_core.run.pump import Getter, now
@@ -656,12 +657,24 @@ class Core(LocalProcess):
             remember(ref)
             return ref
 
-    def known_object(self, some_object: ObjectId, value: Value) -> ObjectRef[Any]:
-        """A ref to an object that somebody wrote to a store on our behalf, under an id of ours."""
+    def deliver(self, count: int, name: str, values: Sequence[Value], maker: Maker | None) -> list[ObjectRef[Any]]:
+        """Refs to objects that somebody has written to stores on our behalf, under the ids of this number.
+
+        Args:
+            name: what made them, for errors.
+            maker: makes them again, should one get lost; None: nobody can.
+        """
+        entries = [Entry(self.me, count, index) for index in range(len(values))]
         with self.lock:
-            entry = Entry(self.me, int.from_bytes(some_object[16:24], "big"), int.from_bytes(some_object[24:], "big"))
-            self._perform(self.owner.put(entry, value, []))
-        return ObjectRef(entry)
+            self._perform(self.owner.deliver(Delivery(count, name, entries, maker), values))
+        return [ObjectRef(entry) for entry in entries]
+
+    def made_again(self, count: int, made: Sequence[Value] | tuple[str, str], nodes: Iterable[NodeId]) -> None:
+        """A maker's answer: see `Deliveries.made_again`."""
+        with self.lock:
+            if not self._closed:
+                self._perform(self.owner.made_again(count, made, nodes, now()))
+        self.pump.stir()
 
     def cancel(self, entry: Entry, force: bool, recursive: bool) -> None:
         self.refuse_foreign([entry])

@@ -37,7 +37,7 @@ from sparkray_core.messages import (
     TasksReturned,
     UnpinObjects,
 )
-from sparkray_core.model.effects import Effect, Send, WakeAt
+from sparkray_core.model.effects import Effect, MakeAgain, Send, WakeAt
 from sparkray_core.model.entries import Entry
 from sparkray_core.model.owner import Owner, Task
 from sparkray_core.run import object_ref
@@ -65,6 +65,8 @@ log = logging.getLogger(__name__)
 _HOT = frozenset({PushTasks, PushCalls, TaskResults, TasksReturned})
 _PUSHED = frozenset({PushTasks, PushCalls, SetGroup})  # what has to come in order, or quickly, to a worker of this node
 BATCH = 64  # submissions after which the submitting thread hands them in itself
+# Has the objects of this number made again, and calls `made_again` then. Called with the lock held: it only takes note.
+Maker = Callable[[int], None]
 BATCHES = 10_000  # of submissions whose time is remembered: 0.2 s of tasks one by one at their quickest, mostly hours
 
 
@@ -291,6 +293,8 @@ class LocalProcess:
             self._shake(fd, source)
         elif source is not None:
             self._accept()
+        else:
+            self.pump.calm(fd)
 
     def _read(self, connection: Connection) -> None:
         try:
@@ -408,6 +412,9 @@ class LocalProcess:
             elif type(effect) is WakeAt:
                 if self.pump.next_wake is None or effect.at < self.pump.next_wake:
                     self.pump.next_wake = effect.at
+            elif type(effect) is MakeAgain:
+                maker: Maker = effect.maker  # type: ignore[assignment]
+                maker(effect.delivery)
             else:
                 raise TypeError(f"an owner does not wish for {effect}")
 

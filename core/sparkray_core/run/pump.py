@@ -162,6 +162,17 @@ class Pump:
             return
         self._wake_side()
 
+    def stir(self) -> None:
+        """Have whoever reads look up: what its own wait is for may have come by another way than the sockets."""
+        with contextlib.suppress(OSError):  # as in `_wake_side`
+            os.write(self._signal_write, b"s")
+
+    def calm(self, fd: int) -> None:
+        """What `turn` found ready and is none of its sockets: the sleep that it was to end has ended."""
+        if fd == self._signal_read:
+            with contextlib.suppress(BlockingIOError):
+                os.read(fd, 4096)
+
     def _wake_side(self) -> None:
         with contextlib.suppress(OSError):  # full: it is awake anyhow. Closed: nobody is left to wake
             os.write(self._wake_write, b"w")

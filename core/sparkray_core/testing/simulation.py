@@ -21,6 +21,7 @@ from sparkray_core.model.effects import (
     Effect,
     ForgetPeer,
     KillWorker,
+    MakeAgain,
     PunchHole,
     RestoreObject,
     Send,
@@ -224,6 +225,8 @@ class Simulation:
                     host.forgotten.add(node)
                 case Stop(why):
                     self.kill_host(host, why)
+                case MakeAgain():
+                    raise TypeError(f"only owners wish for {effect}")
 
     def _disk(self, host: Host, effect: SpillObjects | RestoreObject | SendSpilled | DropSpilled) -> None:
         """One file after the other, as the raylet's thread does it; bytes are read when it comes to that."""
