@@ -44,7 +44,7 @@ def delivered(bench: Bench, blocks: int = 2, maker: object = MAKER, number: int 
     return delivery
 
 
-def made(bench: Bench, what: Sequence[Value] | tuple[str, str], nodes: Sequence[NodeId] = ()) -> list[Effect]:
+def made(bench: Bench, what: list[Value] | tuple[str, str], nodes: Sequence[NodeId] = ()) -> list[Effect]:
     return bench.owner.made_again(NUMBER, what, nodes, bench.now)
 
 

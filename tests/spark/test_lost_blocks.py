@@ -160,6 +160,7 @@ def prepared(ray: RayContext, spark: SparkSession, folder: Path) -> Lost:
     assert there, "Spark gave the other executor all of it"
     os.kill(first.jvm.pid, signal.SIGKILL)
     wait_until(lambda: lost(plain) == len(there) * per_partition, "the driver has heard that the node is gone")
+    wait_until(lambda: len(ray.executors) == 3, "Spark brings the executor back, and its node has joined")
     return made
 
 
@@ -204,7 +205,6 @@ def test_a_partition_that_is_not_the_same_again_is_an_error_that_says_so(data: L
 def test_a_new_transfer_uses_the_node_that_has_joined_in_its_place(
     data: Lost, ray: RayContext, spark: SparkSession
 ) -> None:
-    wait_until(lambda: len(ray.executors) == 3, "the new executor's node has joined")
     dataset = sparkray.data.from_spark(spark.range(0, ROWS, 1, 8))
     assert set(nodes_of(dataset)) == {one.node for one in ray.executors[1:]}
 

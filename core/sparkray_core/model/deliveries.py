@@ -7,7 +7,7 @@ that has one as argument. But no worker can run it again. When a lost block of i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from sparkray_core.ids import FunctionId, NodeId
@@ -51,7 +51,7 @@ class Deliveries:
         self.refs.late(MakeAgain(delivery.count, delivery.maker))
 
     def made_again(
-        self, count: int, made: Sequence[Value] | tuple[str, str], nodes: Iterable[NodeId], effects: list[Effect]
+        self, count: int, made: list[Value] | tuple[str, str], nodes: Iterable[NodeId], effects: list[Effect]
     ) -> None:
         """The shell's answer to `MakeAgain`.
 

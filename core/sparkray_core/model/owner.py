@@ -11,7 +11,7 @@ Events in, effects out; no clock, socket or thread. The hot path comes in batche
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from sparkray_core.ids import GroupId, NodeId, ProcessId, count_of, node_of, raylet_of
@@ -132,7 +132,7 @@ class Owner:
         return effects
 
     def made_again(
-        self, delivery: int, made: Sequence[Value] | tuple[str, str], nodes: Iterable[NodeId], now: float
+        self, delivery: int, made: list[Value] | tuple[str, str], nodes: Iterable[NodeId], now: float
     ) -> list[Effect]:
         """See `Deliveries.made_again`."""
         effects: list[Effect] = []

@@ -669,7 +669,7 @@ class Core(LocalProcess):
             self._perform(self.owner.deliver(Delivery(count, name, entries, maker), values))
         return [ObjectRef(entry) for entry in entries]
 
-    def made_again(self, count: int, made: Sequence[Value] | tuple[str, str], nodes: Iterable[NodeId]) -> None:
+    def made_again(self, count: int, made: list[Value] | tuple[str, str], nodes: Iterable[NodeId]) -> None:
         """A maker's answer: see `Deliveries.made_again`."""
         with self.lock:
             if not self._closed:
