@@ -24,6 +24,8 @@ class Rdd:
         self.partitions, self.attempts = partitions, attempts
         self.job: Callable[[Any], Iterator[Any]] = iter
         self.number = 0
+        self.partition = 0
+        self.context = None  # a SparkContext, that nothing is lost with
 
     def mapPartitions(self, job: Callable[[Any], Iterator[Any]]) -> Rdd:
         self.job = job
@@ -31,7 +33,7 @@ class Rdd:
 
     def collect(self) -> list[Any]:
         answers: list[Any] = []
-        for partition in self.partitions:
+        for self.partition, partition in enumerate(self.partitions):
             told: list[Any] = []
             for _ in range(self.attempts):
                 self.number += 1
@@ -41,6 +43,12 @@ class Rdd:
 
     def taskAttemptId(self) -> int:
         return self.number
+
+    def partitionId(self) -> int:
+        return self.partition
+
+    def getLocalProperty(self, name: str) -> None:
+        """This is a first run."""
 
 
 @pytest.fixture
