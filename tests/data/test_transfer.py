@@ -33,7 +33,8 @@ class Rdd:
 
     def collect(self) -> list[Any]:
         answers: list[Any] = []
-        for self.partition, partition in enumerate(self.partitions):
+        for number, partition in enumerate(self.partitions):
+            self.partition = number
             told: list[Any] = []
             for _ in range(self.attempts):
                 self.number += 1
