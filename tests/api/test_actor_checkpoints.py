@@ -361,6 +361,27 @@ def test_a_state_that_is_saved_now_and_then_is_saved_in_the_end(ray: Any, kind: 
     assert again(ray, some.get.remote) == 10
 
 
+@pytest.mark.needs_workers
+def test_a_call_that_ends_in_a_thread_while_nothing_else_happens_is_saved_in_the_end(ray: Any) -> None:
+    class Late(Counter):
+        def add_late(self, amount: int) -> int:
+            time.sleep(0.2)  # until the worker's main thread, which looks after the pace, sleeps without a limit
+            return self.add(amount)
+
+        def __ray_save__(self) -> Any:
+            return "x" * 1000 * self.count
+
+        def __ray_restore__(self, state: Any) -> None:
+            self.count = len(state) // 1000
+
+    from sparkray.util.state import get_actor
+
+    late = ray.remote(Late).options(max_restarts=-1, checkpoint_interval_s=1, max_concurrency=3).remote()
+    assert ray.get(late.add.remote()) == 1  # saved at once, as the first
+    assert ray.get(late.add_late.remote(9)) == 10
+    wait_for(lambda: (getattr(get_actor(late._actor.id.hex()), "saved_bytes", None) or 0) > 10_000)
+
+
 # ---------------------------------------------------------------------------------- several calls at once
 @pytest.mark.needs_workers
 @pytest.mark.parametrize("kind", ["threaded", "async"])
