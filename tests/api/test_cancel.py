@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import pickle
+import threading
 import time
 from typing import Any
 
@@ -61,6 +62,29 @@ def test_a_waiting_task_is_dropped(ray: Any) -> None:
             ray.get(ref, timeout=20)
         assert ref is first or type(caught.value) is TaskCancelledError  # what had not begun is no error of a task
     assert ray.get(never.remote(), timeout=30) is None
+
+
+def test_a_waiting_task_that_another_thread_drops_is_told_at_once(ray: Any, tmp_path: Any) -> None:
+    """No message comes that would wake the thread which waits: it hears from the other one."""
+    go = tmp_path / "go"
+
+    @ray.remote
+    def wait() -> None:
+        while not go.exists():
+            time.sleep(0.01)
+
+    @ray.remote
+    def after(done: None) -> None: ...
+
+    ref = after.remote(wait.remote())
+    timer = threading.Timer(0.3, lambda: ray.cancel(ref))
+    timer.start()
+    begin = time.monotonic()
+    with pytest.raises(TaskCancelledError):
+        ray.get(ref, timeout=60)
+    assert time.monotonic() - begin < 30
+    timer.join()
+    go.touch()
 
 
 def test_force_kills_the_worker_and_the_task_is_not_retried(ray: Any, tmp_path: Any) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 
-from sparkray_core.run.pump import QUIET_TURNS, Pump
+from sparkray_core.run.pump import QUIET_TURNS, Getter, Pump
 
 LIMIT_S = 20.0
 
@@ -32,5 +33,26 @@ def test_a_side_thread_that_sleeps_for_good_takes_up_looking_when_told() -> None
         before = len(turns)
         pump.look_every(0.001)
         wait_for(lambda: len(turns) > before + 2 * QUIET_TURNS, "it slept on")
+    finally:
+        pump.close()
+
+
+def test_who_reads_hears_that_another_thread_has_ended_its_wait() -> None:
+    def turn(timeout: float | None) -> bool:
+        for fd, _ in pump.poll(timeout):
+            pump.calm(fd)
+        return False
+
+    pump = Pump("test", turn)
+    pump.start()
+    try:
+        for end in ("entry_ready", "finish"):
+            getter = Getter(1)
+            timer = threading.Timer(0.2, getattr(getter, end), [None] if end == "entry_ready" else [])
+            timer.start()
+            begin = time.monotonic()
+            pump.lead(getter, begin + LIMIT_S, interruptible=False)
+            assert time.monotonic() - begin < LIMIT_S / 2
+            timer.join()
     finally:
         pump.close()

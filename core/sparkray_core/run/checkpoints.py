@@ -53,7 +53,6 @@ class Saver:
             self.policy.ended(done)
             if before is None and self.policy.every_s:
                 self._worker._extend(())  # the main thread may wait without a limit
-                self._core.pump.stir()
         if not self._batches:
             self.save_if_due()
 

@@ -674,7 +674,6 @@ class Core(LocalProcess):
         with self.lock:
             if not self._closed:
                 self._perform(self.owner.made_again(count, made, nodes, now()))
-        self.pump.stir()
 
     def cancel(self, entry: Entry, force: bool, recursive: bool) -> None:
         self.refuse_foreign([entry])

@@ -49,27 +49,28 @@ LEAD_WAIT_S = 0.001  # a thread that has to wait gives the present leader this l
 class Getter:
     """One thread's wait for some entries. `entry_ready` is called with the core's lock held."""
 
-    __slots__ = ("fail_fast", "failed", "gate", "missing")
+    __slots__ = ("fail_fast", "failed", "gate", "missing", "reader", "stir")
 
     def __init__(self, missing: int, fail_fast: Callable[[Any], bool] | None = None) -> None:
         self.missing = missing  # entries to come until the wait is over
         self.fail_fast = fail_fast
         self.failed: Any = None  # the first entry that `fail_fast` said ends the wait
         self.gate: threading.Lock | None = None  # held while a follower waits
+        self.reader = 0  # the thread, if it reads the sockets meanwhile
+        self.stir: Callable[[], None] | None = None  # and what ends its sleep
 
     def entry_ready(self, entry: Any) -> None:
         self.missing -= 1
         if self.fail_fast is not None and self.failed is None and self.fail_fast(entry):
             self.failed = entry
             self.missing = 0
-        if self.missing <= 0 and self.gate is not None and self.gate.locked():
-            self.gate.release()
+        if self.missing <= 0:
+            self._wake()
 
     def pause(self) -> None:
         """End the wait for now, though something is missing; what comes meanwhile is counted."""
         self.missing += PAUSED
-        if self.gate is not None and self.gate.locked():
-            self.gate.release()
+        self._wake()
 
     def resume(self) -> None:
         if self.is_paused:  # and did not end meanwhile
@@ -82,8 +83,14 @@ class Getter:
     def finish(self) -> None:
         """Over, whatever is missing."""
         self.missing = 0
-        if self.gate is not None and self.gate.locked():
-            self.gate.release()
+        self._wake()
+
+    def _wake(self) -> None:
+        if self.gate is not None:
+            if self.gate.locked():
+                self.gate.release()
+        elif self.stir is not None and self.reader != threading.get_ident():
+            self.stir()  # not something that it has read has ended its wait, but what another thread did
 
 
 class Pump:
@@ -162,8 +169,8 @@ class Pump:
             return
         self._wake_side()
 
-    def stir(self) -> None:
-        """Have whoever reads look up: what its own wait is for may have come by another way than the sockets."""
+    def _stir(self) -> None:
+        """Have whoever reads look up."""
         with contextlib.suppress(OSError):  # as in `_wake_side`
             os.write(self._signal_write, b"s")
 
@@ -273,6 +280,7 @@ class Pump:
             self._leader.release()
 
     def _turn_until(self, getter: Getter, deadline: float | None, interrupts: _Interrupts | None) -> None:
+        getter.reader, getter.stir = threading.get_ident(), self._stir
         while getter.missing > 0 and not self._closed:
             timeout = None
             if deadline is not None or self.next_wake is not None:
