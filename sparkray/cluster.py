@@ -32,6 +32,7 @@ from sparkray.options import thousandths
 from sparkray.preflight import STOPPED, LaunchPlan, look, look_or_wait
 from sparkray.runtime_env import checked
 from sparkray.sizing import Wishes, is_local, memory_bytes, show_bytes
+from sparkray.spark_facts import ctrl_c_is_told
 from sparkray.sparks import ClassicSpark, spark_of
 from sparkray_core.run.core import Core
 from sparkray_core.run.settings_sources import resolve
@@ -204,7 +205,7 @@ class RayContext:
         warn_of_obsolete(obsolete, "RayContext.init", stacklevel=3)
         if isinstance(driver_cores, bool) or not isinstance(driver_cores, int) or driver_cores < 0:
             raise ValueError(f"driver_cores must be a whole number of 0 or more, not {driver_cores!r}")
-        with self._lock:
+        with self._lock, ctrl_c_is_told():
             if self.initialized:
                 return self.address_info
             self.stop()  # the remains, if the session ended by itself

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from sparkray.sizing import UnfitSpark
@@ -20,6 +21,20 @@ _SHOWN_CHARACTERS = 2000  # of an error that we know nothing about
 def wait_for_executors(sc: SparkContext, nodes: int, deadline: float) -> None:
     """As `wait_until_there`."""
     wait_until_there(lambda: registered_executors(sc), lambda: total_slots(sc), nodes, deadline)
+
+
+@contextlib.contextmanager
+def ctrl_c_is_told() -> Iterator[None]:
+    """A Ctrl-C in the middle of a call to the JVM breaks that call's connection, and py4j raises the consequence."""
+    try:
+        yield
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, KeyboardInterrupt):
+                raise KeyboardInterrupt from error
+            cause = cause.__cause__ or cause.__context__
+        raise
 
 
 def wait_until_there(

@@ -110,7 +110,7 @@ def test_all_ends_with_the_master_but_not_with_one_worker(played: Played) -> Non
     master, worker, other = sorted(children_of(started.pid))
     os.kill(worker, signal.SIGKILL)
     log = Path(started.folder, "logs", "keeper.log")
-    wait_until(lambda: "the others go on" in log.read_text(), "the worker's end is noticed")
+    wait_until(lambda: log.exists() and "the others go on" in log.read_text(), "the worker's end is noticed")
     assert started.is_up
     os.kill(master, signal.SIGKILL)
     wait_until(lambda: not started.is_up, "the keeper ends with the master")

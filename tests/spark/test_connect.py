@@ -133,6 +133,7 @@ def moved(spark: Any) -> list[tuple[int, int]]:
     return [(row["a.b"], row["count"]) for row in back.groupBy("`a.b`").count().orderBy("`a.b`").collect()]
 
 
+@pytest.mark.slow
 def test_the_server_s_jvm_has_a_node_that_works_on_dataframes(
     local_server: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -53,6 +53,7 @@ def test_submitted_script_leaves_its_forecasts_as_parquet(tmp_path: Path) -> Non
     assert f"{len(forecasts)} forecasts" in said
 
 
+@pytest.mark.slow
 def test_job_on_a_spark_of_its_own_labels_what_was_kept_back(tmp_path: Path) -> None:
     said, _ = run([sys.executable, str(EXAMPLES / "job_digits.py"), "--master", "local[2]"], tmp_path)
 

@@ -28,7 +28,7 @@ from sparkray_core.messages import STORED
 
 from .conftest import START_S
 
-pytestmark = pytest.mark.timeout(2 * START_S)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2 * START_S)]
 WAIT_S = 60.0
 ROWS = 40_000
 

@@ -22,6 +22,8 @@ def gather(core: Core, timeout: float) -> list[ObjectState]:
         for some, size, *_ in store["stored"]:
             where.setdefault(some, []).append(node_of(raylet).hex())
             sizes[some] = size
+    for process, facts in survey.answers.items():  # a store may have given it more room than it needs
+        sizes.update((row[0], row[4]) for row in facts["objects"] if owner_of(row[0]) == process and row[4] >= 0)
     found: list[ObjectState] = []
     held: set[bytes] = set()
     for process, facts in survey.answers.items():
@@ -34,7 +36,8 @@ def gather(core: Core, timeout: float) -> list[ObjectState]:
                 state.object_size = sizes.get(some, -1)
             found.append(state)
     for raylet, store in stores.items():
-        for some, size, _copy, _pins, readers in store["stored"]:
+        for some, _room, _copy, _pins, readers in store["stored"]:
+            size = sizes[some]
             for reader in readers:
                 told = survey.answers.get(reader)
                 found.append(_in_store(some, size, reader, told, hosts, "PINNED_IN_MEMORY", where[some]))
