@@ -6,8 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,8 +18,8 @@ from sparkray.standalone import Shape, Standalone
 from sparkray_core.run.config import default_base_folder
 from sparkray_core.run.folders import sweep
 from sparkray_core.run.processes import children_of, identify
+from tests.waiting import wait_until
 
-LIMIT_S = 20.0
 PLAYED = """\
 #!/bin/sh
 echo "$@" >> {calls}
@@ -56,13 +55,6 @@ def played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Played]:
     monkeypatch.setattr("pyspark.find_spark_home._find_spark_home", lambda: str(tmp_path))
     yield Played(tmp_path)
     standalone.stop_spark_standalone()
-
-
-def wait_until(condition: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + LIMIT_S
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.02)
 
 
 def folders() -> list[str]:

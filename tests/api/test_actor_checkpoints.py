@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from sparkray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError, RayTaskError
+from tests.waiting import wait_until
 
 LOCAL_MODE_TOO = True
 LIMIT_S = 30.0
@@ -52,14 +53,6 @@ class Counter:
         self.restored += 1
 
 
-def wait_for(condition: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + LIMIT_S
-    while not (seen := condition()):
-        assert time.monotonic() < deadline, f"not so within {LIMIT_S:g} s; last seen: {seen!r}"
-        time.sleep(0.005)
-    return seen
-
-
 def answered(ray: Any, ref: Any) -> Any:
     """The value; None if the actor died over it."""
     try:
@@ -70,7 +63,7 @@ def answered(ray: Any, ref: Any) -> Any:
 
 def again(ray: Any, call: Callable[[], Any]) -> Any:
     """The value of a call, made until it is answered: an actor that restarts refuses some."""
-    return wait_for(lambda: answered(ray, call()))
+    return wait_until(lambda: answered(ray, call()))
 
 
 # ---------------------------------------------------------------------------------- nothing that was told is lost
@@ -141,7 +134,9 @@ def test_a_kill_that_restarts_keeps_the_state_and_says_that_it_is_a_restart(ray:
 
     ray.kill(curious, no_restart=False)
 
-    wait_for(lambda: again(ray, curious.told.remote) == [("init", True), ("restore", True)])  # the kill takes its time
+    wait_until(
+        lambda: again(ray, curious.told.remote) == [("init", True), ("restore", True)]
+    )  # the kill takes its time
     assert ray.get(curious.get.remote()) == 7
 
 
@@ -262,10 +257,10 @@ def test_states_that_took_each_other_s_place_are_freed(ray: Any) -> None:
 
     large = ray.remote(Large).options(max_restarts=1, max_task_retries=-1).remote()
     ray.get([large.add.remote() for _ in range(20)])
-    wait_for(lambda: len(set(sizes())) <= 1 and len(sizes()) <= 2)  # its raylet's, and the head holds it
+    wait_until(lambda: len(set(sizes())) <= 1 and len(sizes()) <= 2)  # its raylet's, and the head holds it
     os.kill(ray.get(large.pid.remote()), signal.SIGKILL)
     assert ray.get(large.get.remote()) == 20
-    wait_for(lambda: not sizes())  # no further life would need it
+    wait_until(lambda: not sizes())  # no further life would need it
 
 
 # ---------------------------------------------------------------------------------- hooks that fail
@@ -305,7 +300,7 @@ def test_a_state_that_cannot_be_restored_ends_the_actor_with_the_reason(ray: Any
             return str(error)
         return ""
 
-    text = wait_for(told)
+    text = wait_until(told)
     assert "Forgets.__ray_restore__" in text
     assert "what was 1?" in text
 
@@ -356,7 +351,7 @@ def test_a_state_that_is_saved_now_and_then_is_saved_in_the_end(ray: Any, kind: 
     options = {"max_concurrency": 3} if kind == "threaded" else {}
     some = ray.remote(Now).options(max_restarts=-1, checkpoint_interval_s=0.5, **options).remote()
     assert sorted(ray.get([some.add.remote() for _ in range(10)])) == list(range(1, 11))
-    wait_for(lambda: (getattr(get_actor(some._actor.id.hex()), "saved_bytes", None) or 0) > 10_000)
+    wait_until(lambda: (getattr(get_actor(some._actor.id.hex()), "saved_bytes", None) or 0) > 10_000)
     os.kill(again(ray, some.pid.remote), signal.SIGKILL)
     assert again(ray, some.get.remote) == 10
 
@@ -379,7 +374,7 @@ def test_a_call_that_ends_in_a_thread_while_nothing_else_happens_is_saved_in_the
     late = ray.remote(Late).options(max_restarts=-1, checkpoint_interval_s=1, max_concurrency=3).remote()
     assert ray.get(late.add.remote()) == 1  # saved at once, as the first
     assert ray.get(late.add_late.remote(9)) == 10
-    wait_for(lambda: (getattr(get_actor(late._actor.id.hex()), "saved_bytes", None) or 0) > 10_000)
+    wait_until(lambda: (getattr(get_actor(late._actor.id.hex()), "saved_bytes", None) or 0) > 10_000)
 
 
 # ---------------------------------------------------------------------------------- several calls at once
@@ -436,4 +431,4 @@ def test_raising_calls_change_the_state_too(ray: Any) -> None:
     with pytest.raises(RayTaskError):
         ray.get(raises.fail.remote())
     ray.kill(raises, no_restart=False)
-    assert wait_for(lambda: [seen for seen in [again(ray, raises.seen.remote)] if seen[1]]) == [(5, 1)]
+    assert wait_until(lambda: [seen for seen in [again(ray, raises.seen.remote)] if seen[1]]) == [(5, 1)]

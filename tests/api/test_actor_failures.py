@@ -19,6 +19,7 @@ from sparkray.exceptions import (
     RayActorError,
     TaskCancelledError,
 )
+from tests.waiting import wait_until
 
 
 def by_value(cls: type) -> type:
@@ -35,13 +36,6 @@ def note(path: Any, what: object) -> int:
 
 def lines(path: Path) -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
-
-
-def wait_for(condition: Any, limit: float = 30.0) -> None:
-    deadline = time.monotonic() + limit
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        time.sleep(0.01)
 
 
 class _Fragile:
@@ -179,7 +173,7 @@ def test_calls_made_while_it_restarts_wait_if_they_have_a_retry_and_fail_if_not(
     pid = ray.get(actor.pid.remote(), timeout=60)
     gate.touch()
     os.kill(pid, signal.SIGKILL)
-    wait_for(lambda: actor._actor.state == "restarting")
+    wait_until(lambda: actor._actor.state == "restarting")
 
     waiting = actor.add.options(max_task_retries=1).remote()
     with pytest.raises(ActorUnavailableError):
@@ -204,7 +198,7 @@ def test_kill_that_allows_a_restart_uses_one_up_and_retries_what_runs(ray: Any, 
     first = ray.get(actor.pid.remote(), timeout=60)
     running = actor.wait_for_file.remote(str(found))
     ray.kill(actor, no_restart=False)
-    wait_for(lambda: actor._actor.incarnation == 1)  # else it is found in the first life, before the kill gets there
+    wait_until(lambda: actor._actor.incarnation == 1)  # else it is found in the first life, before the kill gets there
     found.touch()
 
     assert ray.get(running, timeout=60) == "found"
@@ -222,7 +216,7 @@ def test_an_actor_that_ends_itself_is_not_restarted(ray: Any, fragile: Any, how:
     else:
         with pytest.raises(ActorDiedError):
             ray.get(actor.exit.remote(how), timeout=60)
-    wait_for(lambda: ray.wait([actor.add.remote()], timeout=30)[0] and actor._actor.state == "dead")
+    wait_until(lambda: ray.wait([actor.add.remote()], timeout=30)[0] and actor._actor.state == "dead")
     with pytest.raises(ActorDiedError):
         ray.get(actor.add.remote(), timeout=60)
 

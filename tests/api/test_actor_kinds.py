@@ -11,15 +11,9 @@ from typing import Any
 import pytest
 
 from sparkray.exceptions import ActorAlreadyExistsError, ActorDiedError, RayActorError
+from tests.waiting import wait_until
 
 LOCAL_MODE_TOO = True
-
-
-def wait_for(condition: Any, limit: float = 10.0) -> None:
-    deadline = time.monotonic() + limit
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        time.sleep(0.01)
 
 
 @pytest.mark.needs_workers
@@ -238,7 +232,7 @@ def test_a_named_actor_goes_with_its_last_handle_and_a_detached_one_stays(ray: A
             return True
         return False
 
-    wait_for(is_gone)
+    wait_until(is_gone)
     stays = ray.get_actor("stays")
     assert ray.get(stays.get.remote(), timeout=30) == 5
     ray.kill(stays)
@@ -257,7 +251,7 @@ def test_an_actor_that_ends_itself_is_not_restarted(ray: Any, named_class: Any, 
             return True
         return False
 
-    wait_for(is_dead)
+    wait_until(is_dead)
 
 
 def test_an_async_actor_can_end_itself_too(ray: Any) -> None:
@@ -297,7 +291,7 @@ def test_shutdown_hook_runs_when_an_actor_ends_gently(ray: Any, tmp_path: Any) -
     hooked = ray.remote(Hooked).remote()
     ray.get(hooked.ping.remote(), timeout=30)
     del hooked
-    wait_for(mark.exists)
+    wait_until(mark.exists)
 
 
 def test_sys_exit_in_a_task_is_a_crashed_worker(ray: Any) -> None:

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,9 @@ import numpy as np
 import pytest
 
 from sparkray.exceptions import ActorDiedError, ActorUnavailableError, RayError, TaskCancelledError
+from tests.waiting import wait_until
 
 LONG = 60
-
-
-def wait_for(condition: Callable[[], Any], limit: float = 20) -> None:
-    deadline = time.monotonic() + limit
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def outcome(ray: Any, ref: Any) -> Any:
@@ -74,7 +68,7 @@ class Plain:
 
     def dies(self, mark: Path) -> Iterator[int]:
         yield 1
-        wait_for(mark.exists)
+        wait_until(mark.exists)
         os.kill(os.getpid(), signal.SIGKILL)
         yield 2
 
@@ -156,9 +150,9 @@ def test_the_limit_of_a_class_and_of_a_method(ray: Any, tmp_path: Path) -> None:
     logs = ray.remote(Logs).options(_actor_generator_backpressure_num_objects=2, max_concurrency=3).remote()
     first, second = logs.log.remote("first"), logs.more.remote("second")
     third = logs.log.options(_generator_backpressure_num_objects=3).remote("third")
-    wait_for(lambda: (made("first"), made("second"), made("third")) == (2, 5, 3))
+    wait_until(lambda: (made("first"), made("second"), made("third")) == (2, 5, 3))
     assert ray.get(next(first)) == 0
-    wait_for(lambda: made("first") == 3)
+    wait_until(lambda: made("first") == 3)
     assert (made("first"), made("second"), made("third")) == (3, 5, 3)
     assert [outcomes(ray, one) for one in (second, third)] == [list(range(20))] * 2
 
@@ -175,7 +169,7 @@ def test_letting_go_ends_the_producer(ray: Any, actor: Any) -> None:
 def test_cancel(ray: Any, kind: Any, tmp_path: Path) -> None:
     actor = kind.remote()
     generator = actor.hangs.remote(tmp_path / "hangs")
-    wait_for((tmp_path / "hangs").exists)
+    wait_until((tmp_path / "hangs").exists)
     ray.cancel(generator)
     first = next(generator)
     assert ray.get(first) == 1
@@ -238,4 +232,4 @@ def test_a_paused_producer_whose_reader_died_ends(ray: Any, tmp_path: Path) -> N
 
     source = ray.remote(Source).remote()
     assert outcome(ray, reads_and_dies.remote(source)) is not None
-    wait_for((tmp_path / "closed").exists)
+    wait_until((tmp_path / "closed").exists)

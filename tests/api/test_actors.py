@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from sparkray.exceptions import ActorDiedError, RayActorError
+from tests.waiting import is_running, wait_until
 
 LOCAL_MODE_TOO = True
 
@@ -35,21 +36,6 @@ class Counter:
 
     def sleep(self, seconds: float) -> None:
         time.sleep(seconds)
-
-
-def wait_for(condition: Any, limit: float = 10.0) -> None:
-    deadline = time.monotonic() + limit
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        time.sleep(0.01)
-
-
-def is_running(pid: int) -> bool:
-    try:
-        with open(f"/proc/{pid}/stat") as stat:
-            return stat.read().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 @pytest.fixture
@@ -133,7 +119,7 @@ def test_kill_ends_the_actor_and_fails_its_calls(ray: Any, counter_class: Any) -
         ray.get(running, timeout=30)
     with pytest.raises(ActorDiedError, match=r"ray\.kill"):
         ray.get(counter.increment.remote(), timeout=30)
-    wait_for(lambda: not is_running(pid))
+    wait_until(lambda: not is_running(pid))
     with pytest.raises(ValueError, match="actor handle"):
         ray.kill("counter")
 
@@ -151,7 +137,7 @@ def test_an_actor_whose_worker_is_killed_is_restarted_as_often_as_allowed(ray: A
         except RayActorError:
             return int(first)
 
-    wait_for(lambda: answer() != first, limit=30)
+    wait_until(lambda: answer() != first, limit=30)
     assert ray.get(counter.increment.remote()) == 6  # the constructor ran again
     os.kill(ray.get(counter.pid.remote()), signal.SIGKILL)
     with pytest.raises(RayActorError):
@@ -168,7 +154,7 @@ def test_an_actor_ends_with_its_last_handle_after_the_calls_made(ray: Any, count
     del counter
 
     assert ray.get(last) == 1
-    wait_for(lambda: not is_running(pid))
+    wait_until(lambda: not is_running(pid))
     assert ray.get(counter_class.remote(7).increment.remote(), timeout=30) == 8
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from sparkray.exceptions import RayTaskError, TaskCancelledError
+from tests.waiting import wait_until
 
 LONG = 60
 
@@ -25,7 +26,7 @@ def test_a_running_task_is_interrupted_even_in_a_sleep(ray: Any, tmp_path: Any) 
         time.sleep(LONG)
 
     ref = sleep.remote()
-    wait_for(mark.exists)
+    wait_until(mark.exists)
     begin = time.monotonic()
     ray.cancel(ref)
     with pytest.raises(TaskCancelledError) as caught:
@@ -99,7 +100,7 @@ def test_force_kills_the_worker_and_the_task_is_not_retried(ray: Any, tmp_path: 
                 time.sleep(LONG)
 
     ref = stubborn.remote()
-    wait_for(lambda: mark.exists() and mark.read_text())
+    wait_until(lambda: mark.exists() and mark.read_text())
     ray.cancel(ref, force=True)
     with pytest.raises(TaskCancelledError):
         ray.get(ref, timeout=20)
@@ -119,7 +120,7 @@ def test_a_task_that_catches_the_interrupt_returns_its_value(ray: Any, tmp_path:
         return "slept"
 
     ref = catching.remote()
-    wait_for(mark.exists)
+    wait_until(mark.exists)
     ray.cancel(ref)
     assert ray.get(ref, timeout=20) == "caught"
 
@@ -140,11 +141,11 @@ def test_children_are_cancelled_with_their_parent(ray: Any, tmp_path: Any) -> No
         ray.get(child.remote())
 
     ref = parent.remote()
-    wait_for(mark.exists)
+    wait_until(mark.exists)
     ray.cancel(ref)
     with pytest.raises(TaskCancelledError):
         ray.get(ref, timeout=20)
-    wait_for(lambda: mark.read_text() == "ended")
+    wait_until(lambda: mark.read_text() == "ended")
 
 
 def test_a_finished_task_keeps_its_value(ray: Any) -> None:
@@ -183,7 +184,7 @@ def test_calls_of_actors_are_cancelled_and_the_actor_lives_on(ray: Any, tmp_path
         mark.unlink(missing_ok=True)
         actor = ray.remote(cls).remote()
         running = actor.sleep.remote()
-        wait_for(mark.exists)
+        wait_until(mark.exists)
         with pytest.raises(ValueError, match="kill"):
             ray.cancel(running, force=True)
         ray.cancel(running)
@@ -200,10 +201,3 @@ def test_an_async_def_task_runs_on_a_loop_of_its_own(ray: Any) -> None:
         return x + 1
 
     assert ray.get([task.remote(i) for i in range(5)], timeout=30) == [1, 2, 3, 4, 5]
-
-
-def wait_for(condition: Any, limit: float = 10.0) -> None:
-    deadline = time.monotonic() + limit
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        time.sleep(0.01)

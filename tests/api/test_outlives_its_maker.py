@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from sparkray_core.run import object_ref
+from tests.waiting import is_running
 
 MIB = 1 << 20
 
@@ -31,18 +32,9 @@ def wait_until(holds: Callable[[], object], limit: float = 20.0) -> None:
         time.sleep(0.02)
 
 
-def gone(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    with open(f"/proc/{pid}/stat") as file:
-        return file.read().rsplit(")", 1)[1].split()[0] == "Z"
-
-
 def kill(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: gone(pid))
+    wait_until(lambda: not is_running(pid))
 
 
 @pytest.fixture
@@ -101,7 +93,7 @@ def test_a_value_outlives_the_normal_end_of_an_actor(ray: Any, maker: Any) -> No
     pid = ray.get(maker.pid.remote())
     (ref,) = ray.get(maker.make.remote(MIB))
     ray.kill(maker)
-    wait_until(lambda: gone(pid))
+    wait_until(lambda: not is_running(pid))
     assert ray.get(ref).sum() == 7 * MIB
 
 

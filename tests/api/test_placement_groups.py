@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -19,6 +19,7 @@ from sparkray.util.placement_group import PlacementGroup, PlacementGroupID
 from sparkray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from sparkray.util.state import get_placement_group as get_state
 from sparkray.util.state import list_actors, list_placement_groups
+from tests.waiting import wait_until
 
 LOCAL_MODE_TOO = True
 
@@ -30,13 +31,6 @@ def within(group: PlacementGroup, index: int = -1, captures: bool | None = None)
 def actor(cls: Any) -> Any:
     """To a type checker a class that was made remote is still the class."""
     return cls
-
-
-def wait_until(condition: Callable[[], object], limit: float = 20.0) -> None:
-    deadline = time.monotonic() + limit
-    while not (seen := condition()):
-        assert time.monotonic() < deadline, f"not so within {limit:g} s; last seen: {seen!r}"
-        time.sleep(0.01)
 
 
 @pytest.fixture

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gc
-import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,6 +11,7 @@ import pytest
 from sparkray_core.ids import ProcessId
 from sparkray_core.messages import AllocateObject, Message
 from sparkray_core.run import object_ref
+from tests.waiting import wait_until
 
 MIB = 1 << 20
 
@@ -25,13 +24,6 @@ def stored_bytes() -> int:
     core = object_ref.core()
     core.kick()
     return int(core.ask(core.raylet_id, "status")["store_used"])
-
-
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline, f"after 10 s still not: {what}"
-        time.sleep(0.01)
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,9 @@ import pytest
 
 import sparkray
 from sparkray.exceptions import RayTaskError, TaskCancelledError, WorkerCrashedError
+from sparkray.util.state import list_workers
 from sparkray_core.run.nested import MOST_LEVELS
+from tests.waiting import wait_until
 
 LIMIT_S = 60
 
@@ -37,19 +38,13 @@ def below(levels: int, scenario: Callable[..., Any], *args: Any) -> Any:
 
 
 def deep(scenario: Callable[..., Any], *args: Any) -> Any:
-    return below.remote(4, scenario, *args)
+    """Below as many waiting tasks as there are workers: one that still idles would be given what is to run here."""
+    return below.remote(len(list_workers(filters=[("is_alive", "=", True)])), scenario, *args)
 
 
 @sparkray.remote
 def pid() -> int:
     return os.getpid()
-
-
-def wait_for(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + LIMIT_S
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.01)
 
 
 @sparkray.remote
@@ -212,7 +207,7 @@ def test_cancelling_the_parent_while_its_child_runs(ray: Any, tmp_path: Path, re
     @ray.remote
     def child() -> None:
         (tmp_path / "child").write_text(str(os.getpid()))
-        wait_for((tmp_path / "go").exists)
+        wait_until((tmp_path / "go").exists)
         (tmp_path / "ended").touch()
 
     @ray.remote
@@ -226,7 +221,7 @@ def test_cancelling_the_parent_while_its_child_runs(ray: Any, tmp_path: Path, re
         ref = parent.remote()
 
         def cancels() -> None:
-            wait_for((tmp_path / "child").exists)
+            wait_until((tmp_path / "child").exists)
             sparkray.cancel(ref, recursive=recursive)
             if not recursive:
                 (tmp_path / "go").touch()

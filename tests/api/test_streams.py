@@ -8,7 +8,7 @@ import pickle
 import signal
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +16,9 @@ import numpy as np
 import pytest
 
 from sparkray.exceptions import RayError, RayTaskError, TaskCancelledError, WorkerCrashedError
+from tests.waiting import wait_until
 
 LONG = 60
-
-
-def wait_for(condition: Callable[[], Any], limit: float = 20) -> None:
-    deadline = time.monotonic() + limit
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def outcomes(ray: Any, generator: Any) -> list[Any]:
@@ -66,7 +60,7 @@ def test_an_item_is_there_before_the_next_is_made(ray: Any, tmp_path: Path) -> N
     def slow() -> Iterator[str]:
         yield "first"
         yield "second, right behind it"
-        wait_for((tmp_path / "go on").exists)
+        wait_until((tmp_path / "go on").exists)
         yield "third"
 
     generator = slow.remote()
@@ -77,7 +71,7 @@ def test_an_item_is_there_before_the_next_is_made(ray: Any, tmp_path: Path) -> N
     assert generator._next_sync(timeout_s=0.01) is None
     (tmp_path / "go on").touch()
     assert ray.get(next(generator)) == "third"
-    wait_for(generator.is_finished)
+    wait_until(generator.is_finished)
 
 
 def test_it_runs_whether_somebody_reads_or_not(ray: Any, tmp_path: Path) -> None:
@@ -89,11 +83,11 @@ def test_it_runs_whether_somebody_reads_or_not(ray: Any, tmp_path: Path) -> None
         mark.touch()
 
     generator = eager.remote()
-    wait_for(mark.exists)
+    wait_until(mark.exists)
     assert [ray.get(ref) for ref in generator] == list(range(1000))
     mark.unlink()
     eager.remote()  # its generator object dies at once
-    wait_for(mark.exists)
+    wait_until(mark.exists)
 
 
 def test_an_error_is_the_last_item(ray: Any) -> None:
@@ -183,7 +177,7 @@ def test_wait_takes_generators(ray: Any, tmp_path: Path) -> None:
     @ray.remote
     def stepwise(name: str) -> Iterator[int]:
         for step in range(2):
-            wait_for((tmp_path / f"{name}{step}").exists)
+            wait_until((tmp_path / f"{name}{step}").exists)
             yield step
 
     @ray.remote
@@ -314,7 +308,7 @@ def test_a_generator_that_is_let_go_of_ends_at_its_next_yield(ray: Any, tmp_path
     assert ray.get(next(generator)) == 1
     assert not (tmp_path / "closed").exists()
     del generator
-    wait_for((tmp_path / "closed").exists)
+    wait_until((tmp_path / "closed").exists)
 
 
 def test_unread_items_are_freed(ray: Any) -> None:
@@ -339,7 +333,7 @@ def test_cancel(ray: Any, tmp_path: Path) -> None:
         time.sleep(LONG)
 
     generator = sleepy.remote()
-    wait_for((tmp_path / "asleep").exists)
+    wait_until((tmp_path / "asleep").exists)
     ray.cancel(generator)
     assert outcomes(ray, generator) == [1, TaskCancelledError]
     with pytest.raises(TaskCancelledError):
@@ -366,7 +360,7 @@ def test_a_killed_worker_is_replayed_and_each_item_comes_once(ray: Any, tmp_path
         for number in range(100):
             if number == 57 and not (tmp_path / f"died{size}").exists():
                 (tmp_path / f"died{size}").touch()
-                wait_for((tmp_path / f"read{size}").exists)
+                wait_until((tmp_path / f"read{size}").exists)
                 os.kill(os.getpid(), signal.SIGKILL)
             yield np.full(size, number)
 
@@ -429,10 +423,10 @@ def test_the_generator_pauses_at_so_many_unread_items(ray: Any, tmp_path: Path) 
         return len(log.read_text()) if log.exists() else 0
 
     generator = counted.remote()
-    wait_for(lambda: made() == 3)
+    wait_until(lambda: made() == 3)
     for read in range(1, 8):
         assert ray.get(next(generator)) == read - 1
-        wait_for(lambda read=read: made() >= 3 + read)  # type: ignore[misc]
+        wait_until(lambda read=read: made() >= 3 + read)  # type: ignore[misc]
         assert made() == 3 + read
     assert [ray.get(ref) for ref in generator] == [7, 8, 9]
 
@@ -477,7 +471,7 @@ def test_a_paused_generator_ends_with_its_reader(ray: Any, tmp_path: Path) -> No
     generator = paused.remote("unread")
     assert ray.wait([generator], timeout=20) == ([generator], [])
     del generator
-    wait_for((tmp_path / "unread").exists)
+    wait_until((tmp_path / "unread").exists)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

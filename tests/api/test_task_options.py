@@ -3,27 +3,12 @@
 from __future__ import annotations
 
 import os
-import time
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 import sparkray
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def wait_for(condition: Any, limit: float = 30.0) -> None:
-    deadline = time.monotonic() + limit
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        time.sleep(0.01)
+from tests.waiting import is_running, wait_until
 
 
 # ---------------------------------------------------------------------------------- max_calls
@@ -35,7 +20,7 @@ def test_a_worker_ends_after_max_calls_of_the_function(ray: Any) -> None:
     pids = ray.get([pid.remote() for _ in range(12)], timeout=60)
     assert max(pids.count(one) for one in pids) <= 2
     full = [one for one in pids if pids.count(one) == 2]  # the others wait for their second call
-    wait_for(lambda: not any(map(is_running, full)))
+    wait_until(lambda: not any(map(is_running, full)))
 
     @ray.remote(max_calls=1)
     def single() -> int:
@@ -43,7 +28,7 @@ def test_a_worker_ends_after_max_calls_of_the_function(ray: Any) -> None:
 
     pids = [ray.get(single.remote(), timeout=60) for _ in range(4)]
     assert len(set(pids)) == 4
-    wait_for(lambda: not any(map(is_running, pids)))
+    wait_until(lambda: not any(map(is_running, pids)))
     with pytest.raises(ValueError, match="max_calls belongs to the function"):
         single.options(max_calls=2)
 
@@ -56,7 +41,7 @@ def test_what_such_a_worker_made_outlives_its_last_call(ray: Any) -> None:
     ref, pid = ray.get(make.remote(), timeout=60)
     assert ray.get(ref, timeout=60) == "kept"
     del ref
-    wait_for(lambda: not is_running(pid))
+    wait_until(lambda: not is_running(pid))
 
 
 # ---------------------------------------------------------------------------------- resources

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,15 +15,9 @@ from sparkray.node_command import started_nodes
 from sparkray_core.ids import HEAD, raylet_of
 from sparkray_core.run.processes import is_alive
 from tests.cluster.conftest import Driver, program
+from tests.waiting import wait_until
 
 LIMIT_S = 10.0  # for what a dead driver leaves
-
-
-def wait_until(condition: Callable[[], object], what: str, limit: float = LIMIT_S) -> None:
-    deadline = time.monotonic() + limit
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {limit:g} s: {what}"
-        time.sleep(0.05)
 
 
 def status() -> dict[str, Any]:
@@ -91,6 +84,7 @@ def test_actors_are_found_by_namespace_and_detached_ones_outlive_their_driver(
     wait_until(
         lambda: "Failed to look up" in second.attempt("ray.get_actor('shared', namespace='team')").get("error", ""),
         "the actor of the driver that left is gone",
+        limit=LIMIT_S,
     )
     assert second.do("result = ray.get(kept.add.remote())") == 3
     assert second.do("result = ray.get(kept.job.remote())") == "01000000"  # it works on for its own job
@@ -171,9 +165,9 @@ def test_the_end_of_one_driver_leaves_the_other_alone_and_nothing_of_its_own(
     else:
         other.do("ray.shutdown()")
 
-    wait_until(lambda: status()["store_used"] == before["store_used"], "its objects are freed")
-    wait_until(lambda: not any(worker.is_running() for worker in workers), "its workers are gone")
-    wait_until(lambda: sparkray.available_resources() == free, "what it held is free")
+    wait_until(lambda: status()["store_used"] == before["store_used"], "its objects are freed", limit=LIMIT_S)
+    wait_until(lambda: not any(worker.is_running() for worker in workers), "its workers are gone", limit=LIMIT_S)
+    wait_until(lambda: sparkray.available_resources() == free, "what it held is free", limit=LIMIT_S)
     jobs = {job["job"]: job["ended"] for job in sparkray.session.core().ask(HEAD, "jobs")}
     assert jobs["01000000"] is None
     assert jobs["02000000"] is not None
@@ -194,7 +188,7 @@ def test_when_the_head_dies_every_driver_hears_of_it_and_nothing_is_left(
 
     for driver in both:
         assert "RaySystemError: the sparkray session ended" in driver.attempt("ray.get(ref, timeout=30)")["error"]
-    wait_until(lambda: not is_alive(node.keeper) and not list(base_folder.glob("*/*")), "all is gone")
+    wait_until(lambda: not is_alive(node.keeper) and not list(base_folder.glob("*/*")), "all is gone", limit=LIMIT_S)
 
 
 def test_a_driver_elsewhere_brings_a_node_that_is_for_it_alone(
@@ -226,8 +220,10 @@ def test_a_driver_elsewhere_brings_a_node_that_is_for_it_alone(
 
     far.end()
 
-    wait_until(lambda: not list(base.glob("*/*")), "its node is gone")
-    wait_until(lambda: len([found for found in sparkray.nodes() if found["Alive"]]) == 1, "the head knows")
+    wait_until(lambda: not list(base.glob("*/*")), "its node is gone", limit=LIMIT_S)
+    wait_until(
+        lambda: len([found for found in sparkray.nodes() if found["Alive"]]) == 1, "the head knows", limit=LIMIT_S
+    )
     assert sparkray.get(anywhere.remote().node.remote()) == node.node.hex()
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -23,18 +22,12 @@ from sparkray.util.scheduling_strategies import (
     PlacementGroupSchedulingStrategy,
 )
 from tests.cluster.conftest import program, sparkray_command
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow  # three nodes are started, and one more
 
 STORE = "--object-store-memory=134217728"
 HEAD_LABELS, EU_LABELS, US_LABELS = {"role": "head"}, {"zone": "eu", "disk": "fast"}, {"zone": "us"}
-
-
-def wait_until(condition: Callable[[], object], limit: float = 20.0) -> None:
-    deadline = time.monotonic() + limit
-    while not (seen := condition()):
-        assert time.monotonic() < deadline, f"not so within {limit:g} s; last seen: {seen!r}"
-        time.sleep(0.01)
 
 
 def start(*words: str) -> str:

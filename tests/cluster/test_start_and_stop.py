@@ -9,7 +9,6 @@ import socket
 import stat
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -18,15 +17,9 @@ from sparkray.node_command import started_nodes
 from sparkray_core.run.processes import Identity, is_alive
 from sparkray_core.run.published import BadKey, SessionKey
 from tests.cluster.conftest import program, sparkray_command
+from tests.waiting import wait_until
 
 LIMIT_S = 10.0
-
-
-def wait_until(condition: object, what: str, limit: float = LIMIT_S) -> None:
-    deadline = time.monotonic() + limit
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < deadline, f"not within {limit:g} s: {what}"
-        time.sleep(0.02)
 
 
 def keepers() -> list[Identity]:
@@ -68,7 +61,7 @@ def test_a_further_node_brings_what_it_offers_and_leaves_alone(head: str) -> Non
     (further,) = [node for node in started_nodes() if not node.is_head]
 
     os.kill(further.keeper.pid, signal.SIGTERM)
-    wait_until(lambda: program(source) == ["2.0 None 1"] or None, "the head has noticed")
+    wait_until(lambda: program(source) == ["2.0 None 1"] or None, "the head has noticed", limit=LIMIT_S)
 
     report = sparkray_command("stop")
     assert report.returncode == 0
@@ -93,7 +86,7 @@ def test_without_its_head_the_session_ends_on_all_nodes(head: str, base_folder: 
 
     os.kill(first.keeper.pid, signal.SIGKILL)
 
-    wait_until(lambda: not list(base_folder.glob("*/*")), "all nodes are gone")
+    wait_until(lambda: not list(base_folder.glob("*/*")), "all nodes are gone", limit=LIMIT_S)
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
@@ -109,7 +102,7 @@ def test_a_blocking_start_ends_with_its_command(base_folder: Path, how: signal.S
         (keeper,) = keepers()
         command.send_signal(how)
         assert command.wait(LIMIT_S) == (0 if how is signal.SIGTERM else -how)
-    wait_until(lambda: not is_alive(keeper) and not list(base_folder.glob("*/*")), "the node is gone")
+    wait_until(lambda: not is_alive(keeper) and not list(base_folder.glob("*/*")), "the node is gone", limit=LIMIT_S)
 
 
 def test_what_init_started_is_not_for_stop_and_dies_with_its_driver(base_folder: Path) -> None:
@@ -127,7 +120,7 @@ def test_what_init_started_is_not_for_stop_and_dies_with_its_driver(base_folder:
         assert "No node" in stopped.stdout
         assert program("import sparkray as r; r.init('auto'); print(r.cluster_resources()['CPU'])") == ["1.0"]
         driver.kill()
-    wait_until(lambda: not list(base_folder.glob("*/*")), "its session has gone with it")
+    wait_until(lambda: not list(base_folder.glob("*/*")), "its session has gone with it", limit=LIMIT_S)
 
 
 @pytest.mark.parametrize(

@@ -13,13 +13,7 @@ from collections.abc import Callable
 import pytest
 
 from sparkray_core.run import processes
-
-
-def wait_until(condition: Callable[[], bool], what: str, limit: float = 5.0) -> None:
-    deadline = time.monotonic() + limit
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {limit} s: {what}"
-        time.sleep(0.005)
+from tests.waiting import wait_until
 
 
 def sleeper() -> int:

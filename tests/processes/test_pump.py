@@ -4,18 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 
 from sparkray_core.run.pump import QUIET_TURNS, Getter, Pump
+from tests.waiting import wait_until
 
 LIMIT_S = 20.0
-
-
-def wait_for(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + LIMIT_S
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.005)
 
 
 def test_a_side_thread_that_sleeps_for_good_takes_up_looking_when_told() -> None:
@@ -29,10 +22,10 @@ def test_a_side_thread_that_sleeps_for_good_takes_up_looking_when_told() -> None
     pump = Pump("test", turn)
     pump.start()
     try:
-        wait_for(lambda: pump.asleep, "the side thread never slept")
+        wait_until(lambda: pump.asleep, "the side thread never slept")
         before = len(turns)
         pump.look_every(0.001)
-        wait_for(lambda: len(turns) > before + 2 * QUIET_TURNS, "it slept on")
+        wait_until(lambda: len(turns) > before + 2 * QUIET_TURNS, "it slept on")
     finally:
         pump.close()
 

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from sparkray import RayContext
 from sparkray.ending import NodeWatch
 from sparkray.launch import StartFailed
 from sparkray.spark_facts import wait_for_executors
+from tests.waiting import wait_until
 
 from .conftest import SETTINGS, START_S, remove_work_folder
 from .test_ray_context import busy
@@ -38,20 +39,13 @@ def context(sc: SparkContext, **arguments: Any) -> RayContext:
     return RayContext(sc, **{"object_store_memory": "64m", "start_timeout": START_S, "elastic": True, **arguments})
 
 
-def wait_until(condition: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + JOIN_S
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.05)
-
-
 @pytest.fixture(autouse=True)
 def spark_is_whole(cluster_sc: SparkContext) -> Iterator[None]:
     """Both executors are there before a test and after it, and no slot is taken then."""
     wait_for_executors(cluster_sc, 2, time.monotonic() + START_S)
     yield
     wait_for_executors(cluster_sc, 2, time.monotonic() + START_S)
-    wait_until(lambda: not cluster_sc.statusTracker().getActiveJobsIds(), "jobs go on")
+    wait_until(lambda: not cluster_sc.statusTracker().getActiveJobsIds(), "jobs go on", limit=JOIN_S)
 
 
 def test_with_dynamic_allocation_the_nodes_meet_at_the_driver(
@@ -65,7 +59,7 @@ def test_with_dynamic_allocation_the_nodes_meet_at_the_driver(
         assert sparkray.cluster_resources()["CPU"] == 2.0
         ran_on = sparkray.get([where.remote(0.05) for _ in range(20)], timeout=START_S)
         assert set(ran_on) == {node.node.hex() for node in ctx.executors}
-        wait_until(lambda: not cluster_sc.statusTracker().getActiveJobsIds(), "Spark has its slots back")
+        wait_until(lambda: not cluster_sc.statusTracker().getActiveJobsIds(), "Spark has its slots back", limit=JOIN_S)
         assert cluster_sc.parallelize(range(100), 4).sum() == 4950
     assert ctx.last_stop.clean
     assert len(ctx.last_stop.nodes) == 3
@@ -115,7 +109,7 @@ def test_a_session_begins_with_a_quorum_and_the_rest_joins(cluster_sc: SparkCont
             assert len(ctx.executors) == 1
             assert sparkray.get(where.remote(0), timeout=START_S) == ctx.executors[0].node.hex()
             (tmp_path / "over").touch()
-            wait_until(lambda: len(ctx.executors) == 2, "the other executor's node has joined")
+            wait_until(lambda: len(ctx.executors) == 2, "the other executor's node has joined", limit=JOIN_S)
             assert sparkray.cluster_resources()["CPU"] == 2.0
         finally:
             ctx.stop()
@@ -131,8 +125,8 @@ def test_an_executor_that_spark_brings_back_is_joined_again(cluster_sc: SparkCon
         os.kill(first.jvm.pid, signal.SIGKILL)
 
         assert len(sparkray.get(refs, timeout=START_S)) == 20
-        wait_until(gone.is_gone, "the lost executor's node is gone")
-        wait_until(lambda: len(ctx.executors) == 3, "the new executor's node has joined")
+        wait_until(gone.is_gone, "the lost executor's node is gone", limit=JOIN_S)
+        wait_until(lambda: len(ctx.executors) == 3, "the new executor's node has joined", limit=JOIN_S)
         new = ctx.executors[2].node.hex()
         alive = {node["NodeID"] for node in sparkray.nodes() if node["Alive"]}
         assert {new, second.node.hex()} <= alive

@@ -8,7 +8,6 @@ from __future__ import annotations
 import gc
 import os
 import signal
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from sparkray.data import Dataset, lifetimes
 from sparkray.exceptions import ObjectReconstructionFailedError
 from sparkray_core.ids import NodeId, raylet_of
 from sparkray_core.messages import STORED
+from tests.waiting import wait_until
 
 from .conftest import START_S
 
@@ -97,13 +97,6 @@ class Lost:
     partitions: set[int]  # of `plain`, that were lost
 
 
-def wait_until(condition: Any, what: str) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.05)
-
-
 @pytest.fixture(scope="module")
 def ray(cluster_sc: SparkContext) -> Iterator[RayContext]:
     with RayContext(cluster_sc, object_store_memory="128m", start_timeout=START_S, elastic=True) as ctx:
@@ -114,7 +107,9 @@ def ray(cluster_sc: SparkContext) -> Iterator[RayContext]:
         core.kick()
         alive = [NodeId(bytes.fromhex(node["NodeID"])) for node in sparkray.nodes() if node["Alive"]]
         wait_until(
-            lambda: not any(core.ask(raylet_of(node), "status")["objects"] for node in alive), "objects are left"
+            lambda: not any(core.ask(raylet_of(node), "status")["objects"] for node in alive),
+            "objects are left",
+            limit=WAIT_S,
         )
 
 
@@ -159,8 +154,10 @@ def prepared(ray: RayContext, spark: SparkSession, folder: Path) -> Lost:
     made.partitions |= there
     assert there, "Spark gave the other executor all of it"
     os.kill(first.jvm.pid, signal.SIGKILL)
-    wait_until(lambda: lost(plain) == len(there) * per_partition, "the driver has heard that the node is gone")
-    wait_until(lambda: len(ray.executors) == 3, "Spark brings the executor back, and its node has joined")
+    wait_until(
+        lambda: lost(plain) == len(there) * per_partition, "the driver has heard that the node is gone", limit=WAIT_S
+    )
+    wait_until(lambda: len(ray.executors) == 3, "Spark brings the executor back, and its node has joined", limit=WAIT_S)
     return made
 
 
@@ -214,4 +211,4 @@ def test_datasets_let_go_of_what_they_need_to_be_made_again(kept: list[Lost]) ->
     gc.collect()
     core = session.core()
     core.kick()
-    wait_until(lambda: not core.owner.lineage.records, f"{core.owner.lineage.records} are kept")
+    wait_until(lambda: not core.owner.lineage.records, f"{core.owner.lineage.records} are kept", limit=WAIT_S)

@@ -15,6 +15,7 @@ import pytest
 from sparkray.exceptions import ActorDiedError, RayActorError, RayError, RayTaskError
 from sparkray.util.multiprocessing import Pool, TimeoutError
 from sparkray.util.multiprocessing.pool import PoolTaskError
+from tests.waiting import is_running
 
 pytestmark = pytest.mark.usefixtures("ray")
 
@@ -25,14 +26,6 @@ def pool(ray: Any) -> Iterator[Pool]:
     yield made
     made.terminate()
     made.join()
-
-
-def is_running(pid: int) -> bool:
-    try:
-        with open(f"/proc/{pid}/stat") as stat:
-            return stat.read().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 # ------------------------------------------------------------------ its size and its actors
