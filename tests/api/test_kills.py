@@ -18,6 +18,7 @@ import pytest
 
 import sparkray
 from sparkray.exceptions import RaySystemError
+from tests.marks import slow
 
 LIMIT_S = 10.0
 
@@ -74,9 +75,17 @@ def test_without_any_one_of_its_processes_the_whole_session_ends(session: Any, t
     sparkray.get(slow.remote(0), timeout=LIMIT_S)
 
 
-@pytest.mark.parametrize("load", [False, True], ids=["idle", "loaded"])
-@pytest.mark.parametrize("end", ["kill", "exit", "exception"])
-def test_nothing_is_left_when_the_driver_ends_in_whatever_way(tmp_path: Path, load: bool, end: str) -> None:
+@pytest.mark.parametrize(
+    ("end", "load"),
+    [
+        ("kill", False),
+        ("kill", True),
+        ("exit", False),
+        ("exception", True),
+        *slow(("exit", True), ("exception", False)),
+    ],
+)
+def test_nothing_is_left_when_the_driver_ends_in_whatever_way(tmp_path: Path, end: str, load: bool) -> None:
     script = tmp_path / "driver.py"
     script.write_text(
         textwrap.dedent(

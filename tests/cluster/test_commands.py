@@ -148,6 +148,7 @@ def test_logs_are_listed_and_shown_by_name_and_by_actor(driver: Driver) -> None:
     assert "no living node" in run("logs", "--node-id", "ff" * 8, code=1)
 
 
+@pytest.mark.slow
 def test_stacks_show_where_sleepers_and_native_code_are(driver: Driver) -> None:
     driver.do("ref = nap.remote(60)")
     wait_for(lambda: "in nap" in run("stack"), "the sleeper is seen")

@@ -19,6 +19,7 @@ from sparkray.exceptions import ObjectLostError
 from sparkray.node_command import started_nodes
 from sparkray_core.ids import NodeId, raylet_of
 from tests.cluster.conftest import sparkray_command
+from tests.marks import slow
 
 LARGE = 300_000  # bytes: it lies in a store
 WAIT_S = 60.0
@@ -139,7 +140,7 @@ def test_what_lay_on_a_killed_node_is_made_again(nodes: Nodes) -> None:
         sparkray.get(put_there, timeout=WAIT_S)
 
 
-@pytest.mark.parametrize("victim", [pytest.param("raylet", marks=pytest.mark.slow), "keeper"])
+@pytest.mark.parametrize("victim", slow("raylet", "keeper"))
 def test_a_node_that_is_killed_under_load_costs_no_result(nodes: Nodes, victim: str) -> None:
     lost = nodes.add()
     nodes.add()
@@ -154,6 +155,7 @@ def test_a_node_that_is_killed_under_load_costs_no_result(nodes: Nodes, victim: 
     assert values == [bytes([n]) * LARGE + bytes([n, (n - 1) % 8]) for n in range(8)]
 
 
+@pytest.mark.slow
 def test_what_was_made_again_is_freed_with_its_last_reference_and_what_it_took(
     nodes: Nodes, wait_until: Callable[..., None]
 ) -> None:

@@ -12,11 +12,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from sparkray.cli import app
 from sparkray.node_command import started_nodes
 from sparkray_core.run.processes import Identity, is_alive
 from sparkray_core.run.published import BadKey, SessionKey
 from tests.cluster.conftest import program, sparkray_command
+from tests.marks import slow
 from tests.waiting import wait_until
 
 LIMIT_S = 10.0
@@ -68,6 +71,7 @@ def test_a_further_node_brings_what_it_offers_and_leaves_alone(head: str) -> Non
     assert keepers() == []
 
 
+@pytest.mark.slow
 def test_stop_by_force_leaves_nothing_either(head: str, base_folder: Path) -> None:
     assert sparkray_command("start", f"--address={head}", "--num-cpus=1").returncode == 0
     found = keepers()
@@ -89,7 +93,7 @@ def test_without_its_head_the_session_ends_on_all_nodes(head: str, base_folder: 
     wait_until(lambda: not list(base_folder.glob("*/*")), "all nodes are gone", limit=LIMIT_S)
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("how", [signal.SIGKILL, *slow(signal.SIGTERM)])
 def test_a_blocking_start_ends_with_its_command(base_folder: Path, how: signal.Signals) -> None:
     command = subprocess.Popen(
         [sys.executable, "-m", "sparkray", "start", "--head", "--port=0", "--num-cpus=1", "--block"],
@@ -137,9 +141,9 @@ def test_what_init_started_is_not_for_stop_and_dies_with_its_driver(base_folder:
     ],
 )
 def test_a_wrong_command_line_is_refused_with_the_reason(base_folder: Path, words: list[str], said: str) -> None:
-    done = sparkray_command("start", *words)
+    done = CliRunner().invoke(app, ["start", *words])
 
-    assert done.returncode == 2
+    assert done.exit_code == 2
     assert said in done.stderr
     assert "Traceback" not in done.stderr
     assert keepers() == []

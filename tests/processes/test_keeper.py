@@ -50,6 +50,7 @@ from sparkray_core.run.start import NodeStartError, StartedNode, new_session_nam
 from sparkray_core.settings import Settings
 from sparkray_core.wire import codec, hello
 from sparkray_core.wire.frames import LENGTH, ConnectionLost
+from tests.marks import slow
 
 GONE_S = 5.0  # for a node whose own process was killed
 PEER_GONE_S = 10.0  # for nodes that have to notice the silence of another
@@ -251,7 +252,7 @@ def test_head_node_is_gone_whichever_process_is_killed(start: Start, victim: str
     tree.wait_until_gone()
 
 
-@pytest.mark.parametrize("victim", ["keeper", "raylet", "zygote"])
+@pytest.mark.parametrize("victim", ["raylet", *slow("keeper", "zygote")])
 def test_only_the_node_of_the_killed_process_is_gone(start: Start, process: Connect, victim: str) -> None:
     first = start(a_config())
     second = start(another(first))
@@ -273,7 +274,7 @@ def test_only_the_node_of_the_killed_process_is_gone(start: Start, process: Conn
     assert first.is_running()
 
 
-@pytest.mark.parametrize("victim", ["keeper", "raylet", "head", "zygote"])
+@pytest.mark.parametrize("victim", ["head", *slow("keeper", "raylet", "zygote")])
 def test_other_nodes_end_with_the_head_s_node(start: Start, victim: str) -> None:
     first = start(a_config())
     second = start(another(first))

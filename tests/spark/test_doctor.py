@@ -24,6 +24,7 @@ def doctor(contexts: Contexts, *words: str) -> Result:
     return CliRunner().invoke(app, ["doctor", "--start-timeout", str(START_S), *words])
 
 
+@pytest.mark.slow
 def test_every_step_is_told_and_nothing_is_left(contexts: Contexts) -> None:
     done = doctor(contexts, "--master", "local[2]")
 

@@ -48,6 +48,7 @@ def spark_is_whole(cluster_sc: SparkContext) -> Iterator[None]:
     wait_until(lambda: not cluster_sc.statusTracker().getActiveJobsIds(), "jobs go on", limit=JOIN_S)
 
 
+@pytest.mark.slow
 def test_with_dynamic_allocation_the_nodes_meet_at_the_driver(
     cluster_sc: SparkContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -39,6 +39,7 @@ def run(command: list[str], folder: Path) -> tuple[str, str]:
     return done.stdout, done.stderr
 
 
+@pytest.mark.slow
 def test_submitted_script_leaves_its_forecasts_as_parquet(tmp_path: Path) -> None:
     settings = [word for setting in QUIET for word in ("--conf", setting)]
 

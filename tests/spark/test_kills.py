@@ -22,6 +22,7 @@ from sparkray.ending import NodeWatch
 from sparkray.exceptions import RaySystemError
 from sparkray.spark_facts import wait_for_executors
 from sparkray_core.run.processes import Identity, identify
+from tests.marks import slow
 
 GONE_S = 10.0
 START_S = 240.0
@@ -95,7 +96,7 @@ def test_the_tasks_of_a_killed_worker_are_run_again_and_right(ctx: RayContext) -
     assert len([node for node in sparkray.nodes() if node["Alive"]]) == 3
 
 
-@pytest.mark.parametrize("victim", ["raylet", "keeper", "zygote", "executor"])
+@pytest.mark.parametrize("victim", ["raylet", "executor", *slow("keeper", "zygote")])
 def test_the_session_goes_on_without_a_killed_node(ctx: RayContext, victim: str) -> None:
     lost, kept = other_node(ctx), head_node(ctx)
     gone = watch(lost)
@@ -134,7 +135,7 @@ def test_blocks_of_a_killed_executor_are_made_again(ctx: RayContext) -> None:
     assert [value[0] for value in sparkray.get(again, timeout=60)] == [*range(12), *expected]
 
 
-@pytest.mark.parametrize("victim", ["head", "raylet", "keeper", "executor"])
+@pytest.mark.parametrize("victim", ["head", "executor", *slow("raylet", "keeper")])
 def test_the_session_ends_with_its_head(ctx: RayContext, victim: str) -> None:
     head = head_node(ctx)
     gone = [watch(node) for node in ctx.executors]
@@ -193,10 +194,10 @@ sparkray.get(refs)
 @pytest.mark.parametrize(
     ("master", "how"),
     [
-        ("local[2]", signal.SIGTERM),
         ("local-cluster[2,1,1024]", signal.SIGKILL),
-        pytest.param("local[2]", signal.SIGKILL, marks=pytest.mark.slow),
         pytest.param("local-cluster[2,1,1024]", signal.SIGTERM, marks=pytest.mark.slow),
+        pytest.param("local[2]", signal.SIGKILL, marks=pytest.mark.slow),
+        pytest.param("local[2]", signal.SIGTERM, marks=pytest.mark.slow),
     ],
 )
 def test_nothing_is_left_of_a_killed_driver(master: str, how: signal.Signals) -> None:

@@ -24,6 +24,7 @@ from sparkray.sizing import UnfitSpark
 from sparkray.spark_facts import registered_executors, slots_of, total_slots, wait_for_executors
 from sparkray_core.run.config import default_base_folder
 from sparkray_core.run.processes import identify, is_alive
+from tests.marks import slow
 
 START_S = 240.0
 
@@ -145,7 +146,7 @@ def busy(sc: SparkContext, tasks: int, over: Path) -> Iterator[None]:
         thread.join(60)
 
 
-@pytest.mark.parametrize("tasks", [1, 2])
+@pytest.mark.parametrize("tasks", [1, *slow(2)])
 def test_busy_slots_are_waited_for_and_then_told(cluster_sc: SparkContext, tasks: int, tmp_path: Path) -> None:
     with busy(cluster_sc, tasks, tmp_path / "over"):
         with pytest.raises(StartFailed, match=rf"Of 2 slots it uses {tasks} by .* raise start_timeout"):

@@ -20,6 +20,7 @@ from sparkray.ending import StopReport
 from sparkray.sizing import UnfitSpark
 from sparkray.spark_session import SparkNotStarted
 from sparkray_core.run.processes import identify
+from tests.marks import slow
 
 
 @sparkray.remote
@@ -290,31 +291,30 @@ def test_a_missing_java_is_told_in_one_sentence(tmp_path: Path) -> None:
     assert f"Spark needs Java (17 or newer for Spark 4), and there is none: JAVA_HOME is {tmp_path}" in done.stderr
 
 
-def test_stopping_spark_stops_the_session_first() -> None:
-    """In a process of its own: it stops the SparkContext, in all the ways there are."""
+@pytest.mark.parametrize("how", ["sc.stop()", *slow("SparkSession(sc).stop()", "sc.__exit__(None, None, None)")])
+def test_stopping_spark_stops_the_session_first(how: str) -> None:
+    """In a process of its own: it stops the SparkContext."""
     done = run_script(
         """
         import concurrent.futures, os, sparkray, time
         from pyspark.sql import SparkSession
-        threads = concurrent.futures.ThreadPoolExecutor()
-        stops = lambda sc: sc.stop(), lambda sc: SparkSession(sc).stop(), lambda sc: sc.__exit__(None, None, None)
-        for stop in stops:
-            sc = sparkray.init_spark_on_local(1, {"spark.ui.enabled": "false"}, spark_log_level="ERROR")
-            ctx = sparkray.RayContext(sc, object_store_memory="64m", start_timeout=100)
-            folder = ctx.init()["session_dir"]
-            assert os.path.exists(folder)
-            waiting = threads.submit(sparkray.get, sparkray.remote(time.sleep).remote(600))
-            time.sleep(0.3)
-            stop(sc)
-            assert isinstance(waiting.exception(5), sparkray.exceptions.RaySystemError), waiting
-            assert not os.path.exists(folder), folder
-            assert not sparkray.is_initialized()
-            try:
-                ctx.init()
-            except RuntimeError as error:
-                assert "SparkContext is stopped" in str(error), error
+        sc = sparkray.init_spark_on_local(1, {"spark.ui.enabled": "false"}, spark_log_level="ERROR")
+        ctx = sparkray.RayContext(sc, object_store_memory="64m", start_timeout=100)
+        folder = ctx.init()["session_dir"]
+        assert os.path.exists(folder)
+        waiting = concurrent.futures.ThreadPoolExecutor().submit(sparkray.get, sparkray.remote(time.sleep).remote(600))
+        time.sleep(0.3)
+        exec(os.environ["HOW"])
+        assert isinstance(waiting.exception(5), sparkray.exceptions.RaySystemError), waiting
+        assert not os.path.exists(folder), folder
+        assert not sparkray.is_initialized()
+        try:
+            ctx.init()
+        except RuntimeError as error:
+            assert "SparkContext is stopped" in str(error), error
         print("fine")
-        """
+        """,
+        HOW=how,
     )
 
     assert done.stdout == "fine\n", done.stderr

@@ -142,6 +142,7 @@ def test_arguments_that_cannot_be_sent_are_told() -> None:
         joblib.Parallel()(joblib.delayed(str)(threading.Lock()) for _ in range(3))
 
 
+@pytest.mark.slow
 def test_scikit_learn_runs_on_it() -> None:
     pytest.importorskip("sklearn")
     from sklearn.datasets import load_iris
