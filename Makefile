@@ -12,7 +12,7 @@ ARGS ?=
 # Files of tests run beside each other: a third of a test's time is waiting for processes.
 AT_ONCE ?= --numprocesses=3 --dist=loadfile
 
-RAY := ray==2.60.0 numpy
+RAY := ray[default]==2.60.0 numpy pandas pyarrow
 
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check
@@ -72,7 +72,7 @@ format: $(DEV_READY)
 
 bench: need-java $(DEMO_READY) $(RAY_READY)
 	$(PY) benchmarks/micro.py --against ray --ray-python $(RAY_VENV)/bin/python $(ARGS)
-	$(PY) benchmarks/spark.py
+	$(PY) benchmarks/spark.py --ray-python $(RAY_VENV)/bin/python
 
 clean:
 	rm -rf $(VENV) $(RAY_VENV) build dist sparkray.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis \
@@ -94,11 +94,12 @@ $(DEV_READY): pyproject.toml | $(PY)
 	$(PIP) --editable ".[demo,dev]"
 	@touch $(DEMO_READY) $@
 
-# Ray lives apart, so that its dependencies and ours never have to agree.
-$(RAY_READY): Makefile | need-python
-	@echo "Making $(RAY_VENV) for $(RAY)."
+# Ray lives apart, so that its dependencies and ours never have to agree. All but Spark: both go to the same one.
+$(RAY_READY): Makefile $(DEMO_READY) | need-python
+	@echo "Making $(RAY_VENV) for $(RAY), and the PySpark that $(VENV) has."
 	$(PYTHON) -m venv $(RAY_VENV)
-	$(RAY_VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(RAY)
+	$(RAY_VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(RAY) \
+	    "pyspark==$$($(PY) -c 'from importlib.metadata import version; print(version("pyspark"))')"
 	@touch $@
 
 # Each says what to install, in one line, before anything is made. Spark takes JAVA_HOME before PATH, so do we.
