@@ -86,6 +86,7 @@ def environment(python: str, scratch: str) -> dict[str, str]:
         "PYTHONWARNINGS": "ignore",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "RAY_AUTH_MODE": "disabled",  # else a head takes the token of any earlier Ray here, and who joins it does not
         "RAY_ON_SPARK_WORKER_CPU_CORES": "1",
         "TMPDIR": scratch,
     }

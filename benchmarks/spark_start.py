@@ -21,7 +21,7 @@ from micro_process import Outcome
 from micro_report import OURS, RIVAL, Cell, Table, grid, note_lines, number
 from spark_process import Child, adopt_orphans, beyond, kill, wait_until_gone
 
-LEFT_S = 10.0  # after the call has returned; what lives longer is said to be left behind, and killed
+LEFT_S = 30.0  # after the call has returned; what lives longer is said to be left behind, and killed
 EXECUTORS = 2
 MEMORY_MIB = 1024  # of an executor
 
@@ -80,6 +80,7 @@ def order(master: str, secret: str) -> dict[str, Any]:
         "spark.executor.memory": f"{MEMORY_MIB}m",
         "spark.executorEnv.RAY_ON_SPARK_WORKER_CPU_CORES": "1",  # else it takes all of the host's for one node
         "spark.executorEnv.RAY_USAGE_STATS_ENABLED": "0",
+        "spark.executorEnv.RAY_AUTH_MODE": "disabled",  # as the driver has it
         "spark.scheduler.minRegisteredResourcesRatio": "1.0",
         "spark.authenticate": "true",
         "spark.driver.host": own_address(),
@@ -130,5 +131,10 @@ def new_table(systems: list[str]) -> Table:
 def lines(table: Table, systems: list[str]) -> tuple[list[list[str]], list[str]]:
     """The table as text cells, and notes."""
     header, *body = grid(ROWS, systems, table)
-    body = [line if row.unit or len(systems) == 1 else [*line[:-1], ""] for row, line in zip(ROWS, body, strict=True)]
+    if len(systems) > 1:
+        for row, line in zip(ROWS, body, strict=True):
+            if not row.unit:
+                line[-1] = ""
+            elif any(outcome.leftovers for outcome in table[row.name][RIVAL].outcomes):
+                line[-1] = f"> {line[-1]}"  # it was not waited for any longer
     return [header, *body], note_lines(ROWS, systems, table)
