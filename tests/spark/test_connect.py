@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import re
@@ -93,6 +94,9 @@ def client(address: str) -> Iterator[Any]:
         yield spark
     finally:
         spark.stop()
+        # PySpark 4.3 has threads for each job, which end when the job's iterator is collected: what a failed job
+        # raises holds it in a cycle.
+        gc.collect()
 
 
 @pytest.fixture(scope="module")
