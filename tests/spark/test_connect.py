@@ -26,6 +26,7 @@ from sparkray.launch import StartFailed
 from sparkray.sizing import UnfitSpark
 from sparkray_core.run.config import default_base_folder
 from sparkray_core.run.processes import Identity, identify
+from tests.pages import python_of, run_program
 
 from .conftest import CLUSTER, LOCAL, SETTINGS, START_S, remove_work_folder
 
@@ -159,6 +160,19 @@ def test_the_server_s_jvm_has_a_node_that_works_on_dataframes(
         assert ctx.last_stop.clean, ctx.last_stop
         assert len(ctx.last_stop.nodes) == 2  # the driver's, too
         assert spark.range(7).count() == 7
+
+
+@pytest.mark.slow
+def test_the_program_of_the_document_runs(local_server: str, tmp_path: Path) -> None:
+    (program,) = python_of("docs/spark.md")
+    shown = '"sc://spark.example.org"'
+    assert shown in program
+
+    printed = run_program(
+        program.replace(shown, repr(local_server)), tmp_path, {"SPARKRAY_START_LIMIT_S": str(START_S)}
+    )
+
+    assert printed == "1000000\n"
 
 
 @pytest.mark.slow
