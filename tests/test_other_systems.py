@@ -34,6 +34,7 @@ NEEDED = re.compile(
     r"|hypothesis|prometheus_client|pytest|pytest-timeout|pytest-xdist)[<>=]"
 )
 FOR_TESTS = ["joblib", "scikit-learn>=1.4"]
+FOR_NOTEBOOKS = ["ipykernel>=6.29", "matplotlib>=3.8", "nbclient>=0.10", "nbformat>=5.10", "vega_datasets>=0.9"]
 AT_ONCE = ["--numprocesses=3", "--dist=loadfile"]  # as `make test` does; it runs this file alone
 
 
@@ -114,7 +115,7 @@ def test_spark_s_tests_pass_on_the_newest_pyspark_3_5(tmp_path: Path) -> None:
         pytest.skip(f"there is none of Python {', '.join(PYTHONS_OF_SPARK_3)} with venv, on PATH or in pyenv")
     python = _virtual_environment(interpreter, tmp_path)
     needed = [line for line in _dependencies() if NEEDED.match(line)]
-    _install(python, ["pyspark==3.5.*", *needed, *FOR_TESTS])
+    _install(python, ["pyspark==3.5.*", *needed, *FOR_TESTS, *FOR_NOTEBOOKS])
     own = {"PYSPARK_PYTHON": str(python), "PYSPARK_DRIVER_PYTHON": str(python)}
     # Of its own make are sockets that it does not close, and what it imports of distutils.
     leniently = [f"-W=ignore::{name}" for name in ("ResourceWarning", "DeprecationWarning", UNRAISABLE)]
