@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -181,7 +182,12 @@ def main() -> None:
         system = (Ray if order["system"] == "ray" else Sparkray)(spark, order["scratch"])
     answers.write(json.dumps({"version": system.version, "python": sys.version.split()[0]}) + "\n")
     for line in sys.stdin:
-        answers.write(json.dumps(getattr(system, json.loads(line)["do"])()) + "\n")
+        try:
+            answer = getattr(system, json.loads(line)["do"])()
+        except Exception as error:  # noqa: BLE001 (the parent is told)
+            traceback.print_exc()
+            answer = {"error": f"{type(error).__name__}: {error}".strip().partition("\n")[0][:200]}
+        answers.write(json.dumps(answer) + "\n")
     if spark is None:
         system.end()
     else:

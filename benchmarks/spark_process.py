@@ -57,6 +57,8 @@ class Child:
         if not line:
             raise RuntimeError(f"the child of {self.system} ended, {self._process.wait()}:\n{self._last_words()}")
         answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            raise RuntimeError(f"{answer['error']}\n{self._last_words()}")
         return answer
 
     def _last_words(self) -> str:
