@@ -39,9 +39,9 @@ QUIET_TURNS = 50  # looks in vain, after which it sleeps until it is woken
 EMBEDDED_TURN_S = 0.05  # an event loop that does not turn for so long is told again
 # A CPU that falls asleep takes some 50 us to wake, twice per call and answer. So who waits looks on for so long
 # first, as long as that pays: after a few times in vain it sleeps at once, until a sleep turns out to be short.
-SPIN_S = 0.0001
+SPIN_S = 0.0003
 SPINS = 4
-SHORT_SLEEP_S = 0.0003
+SHORT_SLEEP_S = SPIN_S
 PAUSED = -(1 << 60)  # added to what is missing to a wait that is paused
 LEAD_WAIT_S = 0.001  # a thread that has to wait gives the present leader this long to finish its turn
 
