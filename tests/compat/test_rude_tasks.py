@@ -25,6 +25,7 @@ from sparkray.exceptions import (
     TaskCancelledError,
     WorkerCrashedError,
 )
+from tests.waiting import is_running
 
 
 @pytest.fixture(autouse=True)
@@ -256,7 +257,7 @@ def test_what_a_task_leaves_running_neither_holds_its_answer_nor_outlives_the_wo
     assert psutil.pid_exists(worker)
     with contextlib.suppress(psutil.NoSuchProcess):  # its worker may have been one too many by now
         os.kill(psutil.Process(child).ppid(), signal.SIGKILL)
-    wait_until(lambda: not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE)
+    wait_until(lambda: not is_running(child))
 
 
 def test_a_fork_of_a_task_that_returns_like_its_parent_breaks_nothing(ray: Any) -> None:

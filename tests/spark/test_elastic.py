@@ -100,6 +100,7 @@ def test_dynamic_allocation_gives_executors_for_the_nodes_that_are_wanted() -> N
     assert (jvms, clean) == (2, True)
 
 
+@pytest.mark.slow
 def test_a_session_begins_with_a_quorum_and_the_rest_joins(cluster_sc: SparkContext, tmp_path: Path) -> None:
     with busy(cluster_sc, 1, tmp_path / "over"):
         with pytest.raises(StartFailed, match=r"[01] of 2 nodes were up .* slots it uses 1 by .*min_ray_nodes"):

@@ -67,6 +67,7 @@ def test_notebook_lies_here_without_outputs(path: Path) -> None:
     assert [cell for cell in cells_of(path) if cell["outputs"] or cell["execution_count"] is not None] == []
 
 
+@pytest.mark.slow
 def test_quickstart_runs_and_shows_tables_and_a_picture(tmp_path: Path) -> None:
     end(start(QUICKSTART, tmp_path), tmp_path)
 
