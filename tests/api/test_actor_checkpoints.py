@@ -134,9 +134,8 @@ def test_a_kill_that_restarts_keeps_the_state_and_says_that_it_is_a_restart(ray:
 
     ray.kill(curious, no_restart=False)
 
-    wait_until(
-        lambda: again(ray, curious.told.remote) == [("init", True), ("restore", True)]
-    )  # the kill takes its time
+    # The kill takes its time.
+    wait_until(lambda: again(ray, curious.told.remote) == [("init", True), ("restore", True)])
     assert ray.get(curious.get.remote()) == 7
 
 

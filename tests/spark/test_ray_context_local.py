@@ -312,6 +312,8 @@ def test_stopping_spark_stops_the_session_first(how: str) -> None:
             ctx.init()
         except RuntimeError as error:
             assert "SparkContext is stopped" in str(error), error
+        else:
+            raise AssertionError("it has started")
         print("fine")
         """,
         HOW=how,
