@@ -27,7 +27,6 @@ import psutil
 import pyspark
 import spark_child
 from micro import say
-from micro_process import why_not_importable
 from micro_report import number
 from pyspark import cloudpickle
 from pyspark.sql import DataFrame, SparkSession
@@ -166,14 +165,13 @@ def to_arrow(df: DataFrame, found: dict[str, float]) -> None:
 @contextmanager
 def rival(args: argparse.Namespace) -> Iterator[tuple[Child | None, list[str]]]:
     """RayDP's process, or why there is none."""
-    there = Path(args.raydp_python).exists()
-    if why := why_not_importable(args.raydp_python, "raydp, ray, pyspark") if there else "no such file":
-        yield None, [f"RayDP was not measured, {args.raydp_python} lacks it: {why}"]
+    if not args.raydp_python:
+        yield None, ["RayDP was not measured: no interpreter that has it was named (--raydp-python)."]
         return
     order = {
         "mb": args.mb,
         "partitions": PARTITIONS,
-        "memory": f"{1024 + args.mb}m",  # its blocks are made in the heap, and pass through Spark's cache
+        "memory": "1g",
         "conf": {"spark.ui.enabled": "false", "spark.log.level": "ERROR"},
     }
     try:

@@ -41,11 +41,7 @@ class Child:
             cwd=self.scratch,
             start_new_session=True,
         )
-        try:
-            self.facts = self._ask({"system": system, "scratch": self.scratch, **order})
-        except BaseException:
-            self.end()
-            raise
+        self.facts = self._ask({"system": system, "scratch": self.scratch, **order})
         self.before = descendants()
 
     def do(self, what: str) -> dict[str, float]:

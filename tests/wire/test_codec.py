@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import marshal
 import os
 import pickle
 import random
@@ -17,6 +18,7 @@ from sparkray_core.frozen import field_names
 from sparkray_core.messages import MESSAGES, LeaseGranted, Message, WorkerBlocked
 from sparkray_core.wire.codec import (
     ENVELOPE_BYTES,
+    HOT,
     BadFrame,
     addressed_to,
     decode,
@@ -54,7 +56,7 @@ def test_every_message_comes_out_as_it_went_in(number: int, kind: type[Message])
     message = a_message(kind, lambda: dice.choice([None, b"x", "y", 3, 0.5, True, [1, (b"z", None)], {"CPU": 1000}]))
 
     assert decode(encode(message)) == message
-    assert pickle.loads(encode(message))[0] == number
+    assert (marshal if kind in HOT else pickle).loads(encode(message))[0] == number
 
 
 @settings(deadline=None, max_examples=40)
@@ -108,6 +110,11 @@ NO_MESSAGES = {
     "a frame of a frame": b"\x80\x05\x95\x10\x00\x00\x00\x00\x00\x00\x00K\x01.",
     "a state for a number": b"\x80\x05K\x01}b.",
     "a deep nest": b"\x80\x05" + b"(" * 5000 + b"." + b"t" * 5000,
+    "a marshalled list": marshal.dumps([21, b"lease", b"worker"], 4),
+    "a marshalled tuple without a number": marshal.dumps(("21", b"lease", b"worker"), 4),
+    "a marshalled tuple, cut short": marshal.dumps((21, b"lease", b"worker"), 4)[:-2],
+    "a marshalled tuple in itself": b"\xa9\x01r\x00\x00\x00\x00",
+    "a marshalled nest": b")\x01" * 5000 + b"N",
 }
 
 
@@ -119,13 +126,14 @@ def test_what_is_no_message_is_refused(body: bytes) -> None:
 
 
 # These opcodes (PUT, LONG_BINPUT, BYTEARRAY8) take memory for as much as the bytes behind them say, gigabytes at times,
-# before anything else is looked at. A peer that has the token can do as much without pickle.
+# before anything else is looked at; so does a marshalled tuple of many. A peer that has the token can do so anyhow.
 GREEDY = frozenset(b"pr\x96")
+GREEDY_MARSHALLED = frozenset(b"(\xa8")
 
 
 def is_refused_or_read(body: bytes) -> bool:
     """Whether `decode` keeps its promise: a message, or `BadFrame`, and no other error."""
-    if not GREEDY.isdisjoint(body):
+    if not (GREEDY_MARSHALLED if body[:1] in (b")", b"\xa9") else GREEDY).isdisjoint(body):
         return True
     try:
         return type(decode(body)) in MESSAGES.values()
@@ -138,6 +146,7 @@ def is_refused_or_read(body: bytes) -> bool:
 def test_random_bytes_raise_nothing_but_bad_frame(body: bytes) -> None:
     assert is_refused_or_read(body)
     assert is_refused_or_read(b"\x80\x05" + body + b".")
+    assert is_refused_or_read(b")" + body)
 
 
 def test_damaged_messages_raise_nothing_but_bad_frame() -> None:

@@ -48,6 +48,11 @@ class Calls:
         book.refs.on_actor_freed = self._forget
         book.lineage.actor_of = self.actors.get
 
+    @property
+    def busy(self) -> bool:
+        """Whether there is anything to dispatch."""
+        return bool(self.calling or self.created or self.refused)
+
     def dispatch(self, effects: list[Effect]) -> None:
         while self.created:
             effects.append(Send(HEAD, self.created.pop(0)))
@@ -128,6 +133,14 @@ class Calls:
         if actor.waiting and actor.waiting.pop(task.count, None) is not None:
             actor.queue.append(task)
         self.calling[actor] = None
+
+    def answered(self, task: Task) -> None:
+        """By its actor. What waits behind it may go now; mostly nothing does."""
+        actor = task.actor
+        assert actor is not None
+        actor.inflight.pop(task.count, None)
+        if actor.queue or not actor.hungry:
+            self.calling[actor] = None
 
     def withdraw(self, task: Task) -> ProcessId | None:
         """Take a call out of its actor's queue; or say which worker has it."""

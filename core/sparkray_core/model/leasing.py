@@ -58,15 +58,15 @@ class Leasing:
         self.own: dict[int, Task] = {}  # that this process runs itself; see `own_tasks`
         self.removed: Recent[GroupId, Value] = Recent(_REMEMBERED)  # what becomes of tasks of these groups
         self._count = 0  # of leases asked for
-        self._touched: dict[Queue, None] = {}  # something happened to them. A set would forget the order
+        self.touched: dict[Queue, None] = {}  # something happened to them. A set would forget the order
         self._wake: float | None = None
         self._oom_kills: dict[int, int] = {}  # task -> how often its worker was ended to save memory
 
     # ------------------------------------------------------------------ from the owner
     def dispatch(self, now: float, effects: list[Effect]) -> None:
         """Act on every queue that something happened to."""
-        while self._touched:
-            queue, _ = self._touched.popitem()
+        while self.touched:
+            queue, _ = self.touched.popitem()
             for lease in [lease for lease in queue.leases if (lease.reclaimed or lease.left == 0) and lease.idle]:
                 self._give_back(lease, effects)
             if queue.shape.refused is not None:
@@ -83,7 +83,7 @@ class Leasing:
 
     def ticked(self) -> None:
         self._wake = None
-        self._touched.update(dict.fromkeys(lease.queue for lease in self.leases.values()))
+        self.touched.update(dict.fromkeys(lease.queue for lease in self.leases.values()))
 
     def answered(self, lease: Lease, shape: Shape, tasks: int, busy_s: float, now: float) -> None:
         """A worker on lease sent results."""
@@ -92,7 +92,7 @@ class Leasing:
         lease.heard = now
         if not lease.inflight:
             lease.idle_since = now
-        self._touched[lease.queue] = None
+        self.touched[lease.queue] = None
 
     def clear(self) -> None:
         for shape in self.shapes.values():
@@ -127,7 +127,7 @@ class Leasing:
         for shape in self.shapes.values():
             if group_of(shape.where) == group:
                 shape.refused = failure
-                self._touched.update(dict.fromkeys(shape.queues.values()))
+                self.touched.update(dict.fromkeys(shape.queues.values()))
 
     def queue(self, task: Task) -> None:
         """All its arguments are there: it runs as soon as a worker has room."""
@@ -138,7 +138,7 @@ class Leasing:
         if queue is None:
             queue = shape.queues[prefer] = Queue(shape, prefer)
         queue.tasks.append(task)
-        self._touched[queue] = None
+        self.touched[queue] = None
 
     def withdraw(self, task: Task) -> ProcessId | None:
         """Take a task out of its queue; or say which worker has it. One that waits for arguments is in neither."""
@@ -151,12 +151,12 @@ class Leasing:
                     return lease.worker
             if task in queue.tasks:
                 queue.tasks.remove(task)
-                self._touched[queue] = None
+                self.touched[queue] = None
         return None
 
     def touch(self, queue: Queue) -> None:
         """Something happened to it: `dispatch` acts on that."""
-        self._touched[queue] = None
+        self.touched[queue] = None
 
     @staticmethod
     def _where(task: Task) -> NodeId | None:
@@ -294,7 +294,7 @@ class Leasing:
                 lease.queue.leases.remove(lease)
                 lease.queue = sibling
                 sibling.leases.append(lease)
-                self._touched[sibling] = None
+                self.touched[sibling] = None
                 return True
         return False
 
@@ -317,7 +317,7 @@ class Leasing:
         del self.leases[lease.id]
         self.by_worker.pop(lease.worker, None)
         lease.queue.leases.remove(lease)
-        self._touched[lease.queue] = None
+        self.touched[lease.queue] = None
 
     def _wake_at(self, at: float, effects: list[Effect]) -> None:
         if self._wake is None or at < self._wake:
@@ -340,7 +340,7 @@ class Leasing:
             lease.left = queue.shape.per_lease
         self.leases[lease.id] = self.by_worker[lease.worker] = lease
         queue.leases.append(lease)
-        self._touched[queue] = None
+        self.touched[queue] = None
         group = membership(queue.shape.where)
         if self.groups.get(lease.worker, NO_GROUP) != group:
             self.groups[lease.worker] = group
@@ -353,7 +353,7 @@ class Leasing:
         if queue is None:
             return
         queue.requests.discard(message.lease)
-        self._touched[queue] = None  # its shape is hungry again
+        self.touched[queue] = None  # its shape is hungry again
         self._refuse(queue, (FAILED, message.kind, message.why), effects)
 
     def _drop_if_done(self, shape: Shape) -> None:
@@ -371,13 +371,13 @@ class Leasing:
             lease = self.leases.get(lease_id)
             if lease is not None:
                 lease.reclaimed = True
-                self._touched[lease.queue] = None
+                self.touched[lease.queue] = None
 
     def lost(self, message: LeaseLost, effects: list[Effect]) -> None:
         queue = self.requests.pop(message.lease, None)
         if queue is not None:  # its grant is still on the way to us
             queue.requests.discard(message.lease)
-            self._touched[queue] = None
+            self.touched[queue] = None
         lease = self.leases.get(message.lease)
         if lease is not None:
             self.lose(lease, message.why, effects, message.kind)
@@ -443,7 +443,7 @@ class Leasing:
         lease.queue.tasks.extendleft(reversed(back))
         if lease.left >= 0:
             lease.left += len(back)
-        self._touched[lease.queue] = None
+        self.touched[lease.queue] = None
 
     def node_gone(self, node: NodeId, why: str, effects: list[Effect]) -> None:
         for lease in [lease for lease in self.leases.values() if node_of(lease.worker) == node]:

@@ -88,8 +88,11 @@ class Owner:
         book, queue = self.book.tasks, self.leasing.queue
         for task in tasks:
             book[task.count] = task
-            if task.refs is None and task.nested is None and task.actor is None:
-                queue(task)
+            if task.refs is None and task.nested is None:
+                if task.actor is None:
+                    queue(task)
+                else:
+                    self.calls.queue(task)
             else:
                 self._await_arguments(task, effects)
         if self.ended is not None:
@@ -290,15 +293,13 @@ class Owner:
 
     def _dispatch(self, now: float, effects: list[Effect]) -> list[Effect]:
         again = self.lineage.again
-        while True:
+        while again or self._runnable or self.leasing.touched or self.calls.busy:
             while again:
                 self._await_arguments(again.pop(), effects, again=True)
             self._settle_runnable(effects)
             self.leasing.dispatch(now, effects)
             self.calls.dispatch(effects)
-            # Else a call failed, and with it what waited for its result; or arguments got lost since they were there.
-            if not (self._runnable or again):
-                break
+            # Perhaps a call failed, and with it what waited for its result; or arguments got lost since they came.
         self.refs.flush(effects)
         return effects
 
@@ -359,8 +360,7 @@ class Owner:
             if task.actor is not None:
                 if task.actor.worker != sender:
                     continue  # a former life's: the call was made again, or waits for that
-                task.actor.inflight.pop(count, None)
-                self.calls.calling[task.actor] = None
+                self.calls.answered(task)
             elif lease is not None and lease.inflight.pop(count, None) is not None:
                 shape = task.shape
             else:

@@ -23,7 +23,6 @@ from sparkray_core.messages import (
     Inspect,
     LogLines,
     Message,
-    NodeGone,
     ObjectAllocated,
     ObjectGone,
     ObjectPinned,
@@ -41,7 +40,6 @@ from sparkray_core.model.owner import Actor
 from sparkray_core.model.streams import Stream
 from sparkray_core.model.where import NO_GROUP
 from sparkray_core.run import forked, modules, object_ref
-from sparkray_core.run.failures import error_of
 from sparkray_core.run.folders import spill_path
 from sparkray_core.run.local_process import LocalProcess, Maker
 from sparkray_core.run.object_ref import ObjectRef, remember
@@ -92,12 +90,10 @@ class Core(LocalProcess):
             self.owner.refs.on_unseen_failure = self._note_unhandled
         self._unmapped: MapAhead | None = None  # until there is a use for it
         self._rooms: Rooms | None = None  # a driver's
-        self.on_node_gone: Callable[[], None] | None = None  # a driver's; what was lost is known by then. Lock held
         self.printer = Printer()
         if role == "driver":
             self.handlers[LogLines] = lambda sender, message: self.printer.add(message)
             self.on_quiet = self.printer.show
-            self.handlers[NodeGone] = self._on_node_gone
         self.handlers |= {
             Answer: self._on_answer,
             ObjectAllocated: self._on_reply,
@@ -186,11 +182,6 @@ class Core(LocalProcess):
                 if not waiting:
                     del self._asked[reply.asked]
         return reply.missing <= 0, reply.messages[0] if reply.messages else None
-
-    def _on_node_gone(self, sender: ProcessId, message: NodeGone) -> None:
-        self._perform(self.owner.handle(sender, message, now()))
-        if self.on_node_gone is not None:
-            self.on_node_gone()
 
     def _on_process_gone(self, sender: ProcessId, message: ProcessGone) -> None:
         """The owner's, and nobody waits for its answers any more."""
@@ -352,6 +343,8 @@ class Core(LocalProcess):
                 self.pump.wake()
 
     def _unwait(self, getter: Getter, entries: list[Entry]) -> None:
+        if all(entry.value is not None for entry in entries):
+            return
         with self.lock:
             for entry in entries:
                 if entry.waiters and entry.value is None:
@@ -408,6 +401,9 @@ class Core(LocalProcess):
             deadline: if it turns out to be lost, how long to wait for it to be made again (monotonic seconds).
         """
         try:
+            value = entry.value
+            if type(value) is bytes:
+                return values.from_inline(value)
             return self._load(entry, deadline)
         except errors.RayError:  # what the task raised is one, too
             raise
@@ -416,8 +412,6 @@ class Core(LocalProcess):
 
     def _load(self, entry: Entry, deadline: float | None) -> Any:
         value = entry.value
-        if type(value) is bytes:
-            return values.from_inline(value)
         while value is None:  # it was there, and got lost since the caller looked
             self._wait_again(entry, deadline)
             value = entry.value
@@ -433,7 +427,14 @@ class Core(LocalProcess):
         kind = value[0] if type(value) is tuple else None
         if kind in (FAILED, ERROR, DEPENDENT):
             entry.seen = True
-            raise error_of(value)
+        if kind == FAILED:
+            raise errors.by_name(*value[1:])  # type: ignore[arg-type,unused-ignore]
+        if kind == ERROR:
+            error = values.from_inline(value)
+            raise error.as_instanceof_cause() if isinstance(error, errors.RayTaskError) else error
+        if kind == DEPENDENT:
+            error = values.from_inline(value[1])  # type: ignore[arg-type]
+            raise errors.of_argument(error, value[2]).as_instanceof_cause()  # type: ignore[arg-type]
         return values.from_inline(value, on_ref)
 
     def put(self, value: object) -> ObjectRef[Any]:

@@ -33,8 +33,6 @@ from sparkray_core.messages import (
     Registered,
     RegisterProcess,
     SetGroup,
-    TaskResults,
-    TasksReturned,
     UnpinObjects,
 )
 from sparkray_core.model.effects import Effect, MakeAgain, Send, WakeAt
@@ -51,7 +49,7 @@ from sparkray_core.settings import Settings
 from sparkray_core.store.segment import Segment
 from sparkray_core.wire import hello
 from sparkray_core.wire.checking import wrong_field
-from sparkray_core.wire.codec import ENVELOPE_BYTES, MALFORMED, BadFrame, decode, encode
+from sparkray_core.wire.codec import ENVELOPE_BYTES, HOT, MALFORMED, BadFrame, decode, encode
 from sparkray_core.wire.frames import Connection, ConnectionLost
 
 if TYPE_CHECKING:
@@ -60,9 +58,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Not looked into before they are handled: it would cost as much as handling them. What they say counts only if it is
-# about tasks that their sender has from us, or calls of ours.
-_HOT = frozenset({PushTasks, PushCalls, TaskResults, TasksReturned})
 _PUSHED = frozenset({PushTasks, PushCalls, SetGroup})  # what has to come in order, or quickly, to a worker of this node
 BATCH = 64  # submissions after which the submitting thread hands them in itself
 # Has the objects of this number made again, and calls `made_again` then. Called with the lock held: it only takes note.
@@ -322,7 +317,9 @@ class LocalProcess:
             ):  # which relays what others sent, and checks whose it is
                 log.warning("%s of %s in the name of %s is dropped", kind.__name__, peer.hex(), sender.hex())
                 continue
-            if kind not in _HOT and (wrong := wrong_field(message)) is not None:
+            # Those are not looked into: it would cost as much as handling them. What they say counts only if it is
+            # about tasks that their sender has from us, or calls of ours.
+            if kind not in HOT and (wrong := wrong_field(message)) is not None:
                 log.warning("%s of %s is dropped: its %s is not of its type", kind.__name__, sender.hex(), wrong)
                 continue
             try:

@@ -35,6 +35,8 @@ _yield: Callable[[], None] = getattr(os, "sched_yield", lambda: None)
 _SEVERAL_CPUS = (os.cpu_count() or 1) > 1  # on one, looking on would keep the other side from running
 
 QUIET_POLL_S = 0.002  # how often the side thread looks while there is something under way that nobody waits for
+LED_POLL_S = 0.01  # and while somebody leads again and again: each look costs a switch and a fight for the interpreter
+OFTEN_S = 0.001  # again and again: once per so many seconds, or more often
 QUIET_TURNS = 50  # looks in vain, after which it sleeps until it is woken
 EMBEDDED_TURN_S = 0.05  # an event loop that does not turn for so long is told again
 # A CPU that falls asleep takes some 50 us to wake, twice per call and answer. So who waits looks on for so long
@@ -308,8 +310,9 @@ class Pump:
 
     def _side(self) -> None:
         quiet = leads = 0
+        pause = QUIET_POLL_S
         while not self._closed:
-            timeout: float | None = QUIET_POLL_S
+            timeout: float | None = pause
             if quiet >= QUIET_TURNS:
                 self.asleep = True
                 self._open_gate_unless_led()
@@ -332,8 +335,10 @@ class Pump:
                 embedder_wake()
                 self._turned.wait(EMBEDDED_TURN_S)  # or what is ready would be found again at once
             elif leads != self._leads:  # somebody reads every now and then: no need to get into their way
+                pause = LED_POLL_S if self._leads - leads >= pause / OFTEN_S else QUIET_POLL_S
                 leads = self._leads
                 quiet = 0
+                continue
             elif self._leader.acquire(blocking=False):
                 try:
                     busy = self._turn(0)
@@ -343,6 +348,7 @@ class Pump:
                 quiet = 0 if busy else quiet + 1
             else:
                 quiet += 1
+            pause = QUIET_POLL_S
 
     def abandon(self) -> None:
         """In a forked child, which has no side thread: close what would keep the parent's sockets from ending."""

@@ -167,10 +167,10 @@ class Worker:
         if self._blocked and self.host is None:  # the running task waits, perhaps for just these
             self.core._send(sender, TasksReturned([task[0] for task in message.tasks], blocked=True))
             return
-        self._extend((sender, task) for task in message.tasks)
+        self._extend([(sender, task) for task in message.tasks])
 
     def _on_calls(self, sender: ProcessId, message: PushCalls) -> None:
-        self._extend((sender, call) for call in message.calls)
+        self._extend([(sender, call) for call in message.calls])
 
     def _on_group(self, sender: ProcessId, message: SetGroup) -> None:
         """Of what this owner pushes after it; nothing that it pushed before is left."""
