@@ -18,7 +18,7 @@ def python_of(page: str) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
 
 
-def run_program(source: str, folder: Path, environment: Mapping[str, str] | None = None) -> str:
+def run_program(source: str, folder: Path, environment: Mapping[str, str] | None = None, limit: float = LIMIT_S) -> str:
     """What it prints as a script of its own, in that folder. It fails the test when it fails."""
     script = folder / "program.py"
     script.write_text(source)
@@ -26,7 +26,7 @@ def run_program(source: str, folder: Path, environment: Mapping[str, str] | None
         [sys.executable, str(script)],
         capture_output=True,
         text=True,
-        timeout=LIMIT_S,
+        timeout=limit,
         cwd=folder,
         env={**os.environ, **(environment or {})},
         check=False,

@@ -163,14 +163,17 @@ def test_the_server_s_jvm_has_a_node_that_works_on_dataframes(
 
 
 @pytest.mark.slow
-def test_the_program_of_the_document_runs(local_server: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("server", ["that is there", "of its own"])
+def test_the_program_of_the_document_runs(server: str, local_server: str, tmp_path: Path) -> None:
+    """PySpark starts one for a client that names a master, which is what the program's comment proposes."""
     (program,) = python_of("docs/spark.md")
     shown = '"sc://spark.example.org"'
     assert shown in program
+    assert f'remote("{LOCAL}")' in program
+    address = LOCAL if server == "of its own" else local_server
 
-    printed = run_program(
-        program.replace(shown, repr(local_server)), tmp_path, {"SPARKRAY_START_LIMIT_S": str(START_S)}
-    )
+    environment = {"SPARKRAY_START_LIMIT_S": str(START_S), "PYSPARK_PYTHON": sys.executable}
+    printed = run_program(program.replace(shown, repr(address)), tmp_path, environment, START_S)
 
     assert printed == "1000000\n"
 
