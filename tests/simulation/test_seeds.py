@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from sparkray_core.testing.storm import CALM, DEADLY, ROUGH, run_storm
+from sparkray_core.testing.storm import CALM, DEADLY, DEADLY_SPARK, ROUGH, ROUGH_SPARK, Weather, run_storm
 
 SEEDS = int(os.environ.get("SPARKRAY_SEEDS", "40"))
 
@@ -29,6 +29,18 @@ def test_every_wish_is_fulfilled_when_nothing_goes_wrong(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(SEEDS // 10))
 def test_every_value_is_right_when_nodes_die_and_what_was_on_them_can_be_made_again(seed: int) -> None:
     run_storm(seed, DEADLY)
+
+
+def test_blocks_of_spark_that_are_lost_are_made_again_and_have_their_values() -> None:
+    storm = run_storm(11, DEADLY_SPARK)
+    assert sum(len(driver.spark.repeated) for driver in storm.drivers if driver.spark is not None) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("weather", [ROUGH_SPARK, DEADLY_SPARK], ids=["rough", "deadly"])
+@pytest.mark.parametrize("seed", range(SEEDS // 4))
+def test_what_is_asked_of_every_session_holds_with_blocks_of_spark(weather: Weather, seed: int) -> None:
+    run_storm(seed, weather)
 
 
 def test_same_seed_gives_the_same_trace_whatever_the_order_of_sets() -> None:

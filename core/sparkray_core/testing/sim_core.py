@@ -35,7 +35,7 @@ from sparkray_core.messages import (
     UnpinObjects,
     Value,
 )
-from sparkray_core.model.effects import Effect, Send, WakeAt
+from sparkray_core.model.effects import Effect, MakeAgain, Send, WakeAt
 from sparkray_core.model.entries import Entry, bare, is_stored, place, root
 from sparkray_core.model.invariants import check_owner
 from sparkray_core.model.owner import Actor, Function, Owner, Task
@@ -261,6 +261,8 @@ class SimCore:
                 self._out.append(effect)
             elif isinstance(effect, Send):
                 self.send(effect.to, effect.message)
+            elif isinstance(effect, MakeAgain):
+                effect.maker(effect.delivery)  # type: ignore[operator] # `sim_spark.deliver`'s
             else:
                 raise TypeError(f"an owner does not wish for {effect}")
 
@@ -441,7 +443,7 @@ class SimCore:
                     yield signal
             unblock()
         for entry in waiting:
-            if entry.waiters and entry.value is None:
+            if entry.waiters and signal in entry.waiters:  # not if it came, and got lost again
                 entry.waiters.remove(signal)
 
     def on_block(self, whole: Signal | None, entries: Sequence[Entry]) -> Callable[[], None]:

@@ -12,6 +12,7 @@ from sparkray_core.model.resources import from_floats
 from sparkray_core.model.where import ANY_BUNDLE, GROUP, NODE, SPREAD
 from sparkray_core.testing.sim_core import Code, Got, Ledger, Memory, Ref, SimCore
 from sparkray_core.testing.sim_programs import ACTOR, Expected, Program, expect, expect_items
+from sparkray_core.testing.sim_spark import SimSpark, deliver
 from sparkray_core.testing.sim_streams import call_generator
 
 SIZES = [0, 0, 0, 10, 5000, 30_000]  # bytes; 0: inline
@@ -78,6 +79,7 @@ class SimDriver(SimCore):
         self.dice = dice
         self.actors = actors  # it makes some
         self.nodes: list[NodeId] = []  # if it is particular about where its tasks run; and makes placement groups
+        self.spark: SimSpark | None = None  # if it has blocks from there
         self.busy = 0  # pieces of user code that are not done
 
     def begin(self, at: float, steps: int) -> None:
@@ -93,6 +95,9 @@ class SimDriver(SimCore):
         for _ in range(steps):
             if self.owner.ended is not None:
                 break
+            if self.spark is not None and dice.random() < 0.15:
+                yield from self._blocks(self.spark, pool)
+                continue
             kind = dice.random()
             if kind < 0.10 and self.nodes:
                 self._group(pool)
@@ -187,6 +192,17 @@ class SimDriver(SimCore):
             made_by = f"task {refs[0].entry.count} {program}"
             pool += [Known(ref, one, made_by, True) for ref, one in zip(refs, expected, strict=True)]
         self.at(self.now + dice.choice([0.0, 0.01, 0.3, 2.0]), lambda: self.remove_group(group))
+
+    def _blocks(self, spark: SimSpark, pool: list[Known]) -> Code[None]:
+        """A partition of Spark."""
+        dice = self.dice
+        outcomes = [f"value {dice.getrandbits(32)}" for _ in range(dice.choice([1, 1, 2, 4]))]
+        refs = yield from deliver(self, spark, outcomes, dice.choice([2000, 5000, 30_000]))
+        pool += [
+            Known(ref, Expected(outcome), f"a block of Spark {ref.entry.id.hex()}")
+            for ref, outcome in zip(refs, outcomes, strict=False)  # there are none where they found no room
+        ]
+        refs.clear()
 
     def _stream(self, pool: list[Known]) -> Code[None]:
         """A task or a call that yields: read some or all of it, and let go of the rest."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 from sparkray_core.ids import HEAD, HEAD_NODE, NodeId, ProcessId
@@ -24,6 +24,7 @@ from sparkray_core.testing.builders import node_id, node_info, process_id
 from sparkray_core.testing.network import PERFECT, Conditions
 from sparkray_core.testing.sim_core import SimCore
 from sparkray_core.testing.sim_driver import Oracle, SimDriver
+from sparkray_core.testing.sim_spark import SimSpark
 from sparkray_core.testing.simulation import Host, Simulation
 
 WISHES_S = 6.0  # within which things go wrong; user code begins in its first half
@@ -51,12 +52,15 @@ class Weather:
     faults: int  # things that go wrong: a worker or node killed, a link cut
     bad_starts: float = 0.0
     bad_disks: float = 0.0
+    spark: bool = False  # some objects are blocks that Spark has written
     deaths: int = 0  # of nodes without a driver, while all that is made there may be made again: all has to be right
 
 
 CALM = Weather(PERFECT, 0)
 ROUGH = Weather(Conditions(), 6, bad_starts=0.05, bad_disks=0.05)
 DEADLY = Weather(Conditions(), 0, deaths=5)
+ROUGH_SPARK = replace(ROUGH, spark=True)
+DEADLY_SPARK = replace(DEADLY, spark=True)
 
 
 class Storm:
@@ -82,6 +86,8 @@ class Storm:
             host = sim.hosts[_node_of(name)]
             dice, durable = Random(self.dice.random()), self.weather.deaths > 0
             driver = SimDriver(name, host.segment, sim.ledger, self.oracle, dice, actors, durable)
+            if self.weather.spark:
+                driver.spark = SimSpark(sim)
             if groups:
                 driver.nodes = self.nodes
             self.drivers.append(driver)
@@ -253,9 +259,11 @@ def main() -> None:
     parser.add_argument("--seeds", nargs=2, type=int, metavar=("FIRST", "BEHIND"), required=True)
     parser.add_argument("--calm", action="store_true", help="nothing goes wrong, so all has to be right")
     parser.add_argument("--deadly", action="store_true", help="nodes die, and what was on them can be made again")
+    parser.add_argument("--spark", action="store_true", help="some objects are blocks of Spark's")
     given = parser.parse_args()
     for seed in range(*given.seeds):
-        storm = run_storm(seed, CALM if given.calm else DEADLY if given.deadly else ROUGH)
+        weather = CALM if given.calm else DEADLY if given.deadly else ROUGH
+        storm = run_storm(seed, replace(weather, spark=given.spark))
         sys.stdout.write(f"{seed}: {storm.sim.steps} steps, {storm.oracle.judged} values looked at\n")
 
 
@@ -263,4 +271,4 @@ if __name__ == "__main__":
     main()
 
 
-__all__ = ["CALM", "DEADLY", "ROUGH", "Host", "Storm", "Weather", "node_id", "run_storm"]
+__all__ = ["CALM", "DEADLY", "DEADLY_SPARK", "ROUGH", "ROUGH_SPARK", "Host", "Storm", "Weather", "node_id", "run_storm"]
