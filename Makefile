@@ -8,17 +8,20 @@
 PYTHON ?= python3
 VENV ?= .venv
 RAY_VENV ?= .venv-ray
+RAYDP_VENV ?= .venv-raydp
 ARGS ?=
 # Files of tests run beside each other: a third of a test's time is waiting for processes.
 AT_ONCE ?= --numprocesses=3 --dist=loadfile
 
 RAY := ray[default]==2.60.0 numpy pandas pyarrow
+RAYDP := raydp==1.7.0b20260911.dev0 ray[default,data]==2.60.0
 
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 DEMO_READY := $(VENV)/.demo-ready
 DEV_READY := $(VENV)/.dev-ready
 RAY_READY := $(RAY_VENV)/.ray-ready
+RAYDP_READY := $(RAYDP_VENV)/.raydp-ready
 
 # Executors start `python3` from PATH unless told otherwise, and then lack everything that is installed here.
 export PYSPARK_PYTHON := $(CURDIR)/$(PY)
@@ -70,12 +73,12 @@ format: $(DEV_READY)
 	$(PY) -m ruff check --fix
 	$(PY) -m ruff format
 
-bench: need-java $(DEMO_READY) $(RAY_READY)
+bench: need-java $(DEMO_READY) $(RAY_READY) $(RAYDP_READY)
 	$(PY) benchmarks/micro.py --against ray --ray-python $(RAY_VENV)/bin/python $(ARGS)
-	$(PY) benchmarks/spark.py --ray-python $(RAY_VENV)/bin/python
+	$(PY) benchmarks/spark.py --ray-python $(RAY_VENV)/bin/python --raydp-python $(RAYDP_VENV)/bin/python
 
 clean:
-	rm -rf $(VENV) $(RAY_VENV) build dist sparkray.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis \
+	rm -rf $(VENV) $(RAY_VENV) $(RAYDP_VENV) build dist sparkray.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis \
 	       .import_linter_cache spark-warehouse metastore_db derby.log
 	find . -name .git -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -100,6 +103,13 @@ $(RAY_READY): Makefile $(DEMO_READY) | need-python
 	$(PYTHON) -m venv $(RAY_VENV)
 	$(RAY_VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(RAY) \
 	    "pyspark==$$($(PY) -c 'from importlib.metadata import version; print(version("pyspark"))')"
+	@touch $@
+
+# It brings the newest PySpark that it takes, 4.2; it is measured against the floor of that one.
+$(RAYDP_READY): Makefile | need-python
+	@echo "Making $(RAYDP_VENV) for $(RAYDP)."
+	$(PYTHON) -m venv $(RAYDP_VENV)
+	$(RAYDP_VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(RAYDP)
 	@touch $@
 
 # Each says what to install, in one line, before anything is made. Spark takes JAVA_HOME before PATH, so do we.

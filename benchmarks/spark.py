@@ -141,7 +141,11 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--ray-python", default=str(HERE.parent / ".venv-ray/bin/python"), help="an interpreter with Ray and PySpark"
     )
-    parser.add_argument("--raydp-python", help="an interpreter with RayDP, its Ray and its PySpark")
+    parser.add_argument(
+        "--raydp-python",
+        default=str(HERE.parent / ".venv-raydp/bin/python"),
+        help="an interpreter with RayDP, its Ray and its PySpark",
+    )
     args = parser.parse_args()
     args.parts = [part for part in PARTS if args.parts is None or part in args.parts.split(",")]
     if not args.parts:
@@ -153,7 +157,7 @@ def parse_arguments() -> argparse.Namespace:
     args.rounds = args.rounds or (1 if args.quick else 3)
     args.start_rounds = args.start_rounds or (1 if args.quick else 3)
     args.ray_python = os.path.abspath(args.ray_python)  # children start elsewhere. Not resolved: a venv is its link
-    args.raydp_python = os.path.abspath(args.raydp_python) if args.raydp_python else None
+    args.raydp_python = os.path.abspath(args.raydp_python)
     return args
 
 

@@ -75,6 +75,11 @@ class Ray:
         return {"stop": time.perf_counter() - began}
 
 
+# What the serializer of Ray's Java looks into. Java 17 and newer do not let it, unless told to, and the actor whose
+# answer it was to write dies. What Spark opens in the JVMs that it starts is not enough.
+OPENED = ("java.io", "java.lang", "java.math", "java.net", "java.text", "java.util", "java.util.concurrent")
+
+
 class RayDP:
     """Ray on this machine, and in it RayDP's Spark: the same DataFrame, its `from_spark`, and the floor there."""
 
@@ -84,7 +89,9 @@ class RayDP:
 
         self.version = raydp.__version__
         size = order["mb"] * 1_000_000
-        ray.init(num_cpus=3, object_store_memory=3 * size, _temp_dir=scratch, logging_level="ERROR")
+        # By the environment, or each of four kinds of JVM has to be told by a setting of its own.
+        os.environ["JDK_JAVA_OPTIONS"] = " ".join(f"--add-opens=java.base/{name}=ALL-UNNAMED" for name in OPENED)
+        ray.init(num_cpus=3, object_store_memory=max(3 * size, STORE_BYTES), _temp_dir=scratch, logging_level="ERROR")
         spark = raydp.init_spark("floor", 2, 1, order["memory"], configs=order["conf"])
         self._ray, self._raydp = ray, raydp
         self._df = frame(spark, order["mb"], order["partitions"])

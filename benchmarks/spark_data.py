@@ -27,6 +27,7 @@ import psutil
 import pyspark
 import spark_child
 from micro import say
+from micro_process import why_not_importable
 from micro_report import number
 from pyspark import cloudpickle
 from pyspark.sql import DataFrame, SparkSession
@@ -165,13 +166,14 @@ def to_arrow(df: DataFrame, found: dict[str, float]) -> None:
 @contextmanager
 def rival(args: argparse.Namespace) -> Iterator[tuple[Child | None, list[str]]]:
     """RayDP's process, or why there is none."""
-    if not args.raydp_python:
-        yield None, ["RayDP was not measured: no interpreter that has it was named (--raydp-python)."]
+    there = Path(args.raydp_python).exists()
+    if why := why_not_importable(args.raydp_python, "raydp, ray, pyspark") if there else "no such file":
+        yield None, [f"RayDP was not measured, {args.raydp_python} lacks it: {why}"]
         return
     order = {
         "mb": args.mb,
         "partitions": PARTITIONS,
-        "memory": "1g",
+        "memory": f"{1024 + args.mb}m",  # its blocks are made in the heap, and pass through Spark's cache
         "conf": {"spark.ui.enabled": "false", "spark.log.level": "ERROR"},
     }
     try:

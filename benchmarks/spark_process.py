@@ -41,7 +41,11 @@ class Child:
             cwd=self.scratch,
             start_new_session=True,
         )
-        self.facts = self._ask({"system": system, "scratch": self.scratch, **order})
+        try:
+            self.facts = self._ask({"system": system, "scratch": self.scratch, **order})
+        except BaseException:
+            self.end()
+            raise
         self.before = descendants()
 
     def do(self, what: str) -> dict[str, float]:
