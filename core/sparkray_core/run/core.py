@@ -40,6 +40,7 @@ from sparkray_core.model.owner import Actor
 from sparkray_core.model.streams import Stream
 from sparkray_core.model.where import NO_GROUP
 from sparkray_core.run import forked, modules, object_ref
+from sparkray_core.run.failures import error_of
 from sparkray_core.run.folders import spill_path
 from sparkray_core.run.local_process import LocalProcess, Maker
 from sparkray_core.run.object_ref import ObjectRef, remember
@@ -427,14 +428,7 @@ class Core(LocalProcess):
         kind = value[0] if type(value) is tuple else None
         if kind in (FAILED, ERROR, DEPENDENT):
             entry.seen = True
-        if kind == FAILED:
-            raise errors.by_name(*value[1:])  # type: ignore[arg-type,unused-ignore]
-        if kind == ERROR:
-            error = values.from_inline(value)
-            raise error.as_instanceof_cause() if isinstance(error, errors.RayTaskError) else error
-        if kind == DEPENDENT:
-            error = values.from_inline(value[1])  # type: ignore[arg-type]
-            raise errors.of_argument(error, value[2]).as_instanceof_cause()  # type: ignore[arg-type]
+            raise error_of(value)
         return values.from_inline(value, on_ref)
 
     def put(self, value: object) -> ObjectRef[Any]:

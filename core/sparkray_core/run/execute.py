@@ -16,6 +16,7 @@ from sparkray_core.model.effects import Effect
 from sparkray_core.model.entries import Entry
 from sparkray_core.run import current_task, modules
 from sparkray_core.run.current_task import ExitActor, set_running
+from sparkray_core.run.failures import error_of
 from sparkray_core.wire import values
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def arguments(
                 if type(value) is tuple and value[0] == STORED:
                     loaded = core.read(some_object, list(value[2]), found.append)
                 elif type(value) is tuple and value[0] in (ERROR, FAILED):
-                    raise _why_failed(value)  # a constructor's; a task or call is not even sent then
+                    raise error_of(value)  # a constructor's; a task or call is not even sent then
                 else:
                     loaded = values.from_inline(value, found.append)
                 if isinstance(where, str):
@@ -54,13 +55,6 @@ def arguments(
     except ModuleNotFoundError as error:
         raise modules.not_found(error, "an argument") from None
     return args, kwargs
-
-
-def _why_failed(value: tuple[Any, ...]) -> Exception:
-    if value[0] == FAILED:
-        return errors.by_name(*value[1:])
-    error = values.from_inline(value)
-    return error.as_instanceof_cause() if isinstance(error, errors.RayTaskError) else error
 
 
 def run(core: Core, caller: ProcessId, function: Callable[..., Any], name: str, task: TaskTuple) -> ResultTuple:
