@@ -178,6 +178,14 @@ class Settings:
         least=0,
         ray=("max_lineage_bytes", "RAY_max_lineage_bytes"),
     )
+    lost_block_wait_s: float = _setting(
+        30.0,
+        "seconds",
+        "how long a Spark task that reads a DataFrame of to_spark() waits for a lost block to be made again before it "
+        "fails, four times as a rule; it keeps its slot meanwhile, and while all slots wait, none is left to make the "
+        "block. Where partitions take minutes to compute it should be longer",
+        least=0,
+    )
     infeasible_grace_s: float = _setting(
         30.0,
         "seconds",

@@ -1,17 +1,22 @@
-"""Blocks live as long as a Spark DataFrame that reads them, although Spark knows nothing of references.
+"""Blocks live as long as a Spark DataFrame that reads them, although Spark knows nothing of references or of losses.
 
 A DataFrame is computed whenever Spark likes, and so are those that are derived from it, after Python has forgotten the
 first one. What all of them have in common is, in the JVM, the function that reads the blocks. A weak reference there
 tells when the JVM's collector has taken that function away; then the blocks may go too.
+
+Those that are lost are made again at once, not when a task of Spark's wants them: it would wait in a slot, and the job
+that makes them needs one. A job that comes later is behind that one in Spark's queue.
 """
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sparkray_core.errors import RayError
 from sparkray_core.run import object_ref
 from sparkray_core.run.core import Core
 from sparkray_core.run.object_ref import ObjectRef
@@ -25,6 +30,7 @@ class _Kept:
     core: Core
     refs: Sequence[ObjectRef[Any]]
     is_gone: Callable[[], bool]
+    at_once: bool  # what is lost is made again
 
 
 _kept: list[_Kept] = []
@@ -37,8 +43,10 @@ def keep_alive(frame: DataFrame, refs: Sequence[ObjectRef[Any]]) -> None:
     Where the JVM cannot be asked (Spark Connect), until the session ends.
     """
     let_go()
+    core = object_ref.core()
+    core.on_node_gone = lambda: _on_node_gone(core)
     with _lock:
-        _kept.append(_Kept(object_ref.core(), refs, _watch(frame)))
+        _kept.append(_Kept(core, refs, _watch(frame), _is_worth_it(frame)))
 
 
 def let_go() -> None:
@@ -46,6 +54,30 @@ def let_go() -> None:
     with _lock:
         here = object_ref.current
         _kept[:] = [kept for kept in _kept if kept.core is here and not kept.is_gone()]
+
+
+def _on_node_gone(core: Core) -> None:
+    """With the core's lock held; the JVM, which `let_go` asks, may take long."""
+    threading.Thread(target=_make_again, args=(core,), daemon=True, name="sparkray-lost").start()
+
+
+def _make_again(core: Core) -> None:
+    let_go()
+    with _lock:
+        entries = [ref._entry for kept in _kept if kept.core is core and kept.at_once for ref in kept.refs]
+    with contextlib.suppress(RayError):  # the session ends
+        core.wait(entries, len(entries), 0)  # which has lost ones made again
+
+
+def _is_worth_it(frame: DataFrame) -> bool:
+    """Not where the JVM cannot be asked: the DataFrame may be long gone.
+
+    Nor with dynamic allocation: Spark takes executors away because nobody uses them, and would have to start one again
+    for this, over and over.
+    """
+    if not hasattr(frame, "_jdf"):
+        return False
+    return frame.sparkSession.sparkContext.getConf().get("spark.dynamicAllocation.enabled", "false") != "true"
 
 
 def _watch(frame: DataFrame) -> Callable[[], bool]:

@@ -7,9 +7,11 @@ Spark cannot:                 whoever wants them is told why
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -19,8 +21,9 @@ from sparkray.data import places
 from sparkray.data.repeating import CHANGED, NO_NODE, PROPERTY, Former, as_property
 from sparkray.data.spark_job import own_error
 from sparkray_core.errors import RayError
-from sparkray_core.ids import HEAD, NodeId, ObjectId, count_of
+from sparkray_core.ids import HEAD, NodeId, ObjectId, count_of, owner_of
 from sparkray_core.messages import STORED, Value
+from sparkray_core.model.entries import is_failure
 from sparkray_core.model.lineage import MAKER_FAILED
 from sparkray_core.run.core import Core
 
@@ -36,10 +39,17 @@ Answer = Any
 
 # Jobs that one partition takes at most: Spark may give it to an executor without a node, and nodes die.
 MOST_JOBS = 20
+# Between them: an executor that Spark has just started has a node within seconds, if it gets one. 70 s in all.
+FIRST_PAUSE_S, MOST_PAUSE_S = 0.1, 5.0
+# Spark's scheduler pool, which counts where it shares fairly: then tasks that wait for blocks, and keep their slots, do
+# not keep out those that make them. Between pools with as many tasks the order of names decides; most begin small.
+POOL = "Sparkray"
 AT_ONCE = 1000  # partitions of one job; bounds what its tasks are told
 WHY_CHARACTERS = 2000  # of what Spark says, in an error
 # What a Python worker of Spark raised: the line behind a traceback.
 _RAISED = re.compile(r"Traceback \(most recent call last\):\n(?:[ \t][^\n]*\n)+(\S[^\n]*)")
+# What a reader in an executor raised that would not wait: `sparkray_core.run.guest`.
+_AWAITED = re.compile(r"^object ([0-9a-f]{56}) is lost .*, and is being made again, which took more than ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +63,7 @@ class Rerun:
         """Run these again. (In a thread of its own, or the property would be seen by other jobs.)"""
         rdd = self.rdd()
         self.sc.setLocalProperty(PROPERTY, told)
+        self.sc.setLocalProperty("spark.scheduler.pool", POOL)
         self.sc.setJobDescription(f"sparkray: {len(partitions)} lost partitions are made again")
         answers = self.sc.runJob(rdd, _all_of, list(partitions))
         return [SimpleNamespace(**answer) if isinstance(answer, dict) else answer for answer in answers]
@@ -116,10 +127,13 @@ class Repeater:
     # ------------------------------------------------------------------ the job
     def _make(self, wanted: Sequence[int]) -> None:
         log.info("%d lost partitions of a %s() are made again", len(wanted), self._name)
+        pause = FIRST_PAUSE_S
         for _ in range(MOST_JOBS):
             try:
                 answers = self._run(wanted)
             except Exception as error:  # noqa: BLE001 - whatever Spark raises belongs to who waits for the blocks
+                if self._awaited(error):
+                    continue
                 if len(wanted) > 1 and self._is_up():  # it may be the fault of one of them
                     for count in wanted:
                         self._make([count])
@@ -127,8 +141,10 @@ class Repeater:
                     self._give_up(wanted, self._why(error))
                 return
             wanted = self._take(wanted, answers)
-            if not wanted:
+            if not wanted or self._core.owner.ended is not None:
                 return
+            time.sleep(pause)
+            pause = min(2 * pause, MOST_PAUSE_S)
         self._give_up(wanted, f"in {MOST_JOBS} jobs Spark gave it to no executor with a node that lives")
 
     def _run(self, wanted: Sequence[int]) -> list[Answer]:
@@ -175,6 +191,19 @@ class Repeater:
         alive = live_nodes(self._core)
         for count in wanted:
             self._core.made_again(count, (MAKER_FAILED, why), alive)
+
+    def _awaited(self, error: Exception) -> bool:
+        """The job reads another dataset (by `to_spark`), of which a block is lost, too: wait until that is there."""
+        found = _AWAITED.search(str(own_error(error)))
+        if found is None or not self._is_up():
+            return False
+        some = ObjectId(bytes.fromhex(found.group(1)))
+        if owner_of(some) != self._core.me or self._core.owner.ended is not None:
+            return False
+        ref = self._core.ref_of(some)
+        with contextlib.suppress(RayError):  # the session ends
+            self._core.wait([ref._entry], 1, None)
+        return ref._entry.value is not None and not is_failure(ref._entry.value)
 
     def _is_up(self) -> bool:
         return self._rerun.sc._jsc is not None

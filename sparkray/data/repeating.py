@@ -60,6 +60,14 @@ def order_for(context: Any, transfer: bytes, token: bytes) -> tuple[Places, Form
     return Places(nodes, token), Former(attempt, tuple(rows))
 
 
+def makes_again() -> bool:
+    """Whether this is a task of Spark in whose job lost blocks are made again, of whatever transfer."""
+    from pyspark import TaskContext
+
+    context = TaskContext.get()
+    return context is not None and context.getLocalProperty(PROPERTY) is not None
+
+
 def sample(table: pa.Table) -> int:
     """A number that another order of rows would change, most likely; of a partition cut into several blocks.
 

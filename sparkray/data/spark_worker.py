@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from sparkray.data import tables
 from sparkray.data.places import Places
-from sparkray.data.repeating import CHANGED, NO_NODE, Former, order_for, sample
+from sparkray.data.repeating import CHANGED, NO_NODE, Former, makes_again, order_for, sample
 from sparkray_core.ids import NodeId, ObjectId, object_id
 from sparkray_core.run.guest import Guest
 from sparkray_core.wire import values
@@ -243,6 +243,7 @@ class _Writer:
 
 # ------------------------------------------------------------------------------------------ out of the store
 BATCH_BYTES = 4 << 20  # of a batch for the JVM, which copies it
+REMAKER_WAIT_S = 1.0  # for the owner to say where a block is, if it is somewhere
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,6 +263,7 @@ class LoadOrder:
     pieces: tuple[Piece, ...]
     schema: bytes  # of what is yielded, as an IPC message
     blocks: bytes  # of what is stored; a block of its own may lack columns, or have narrower types
+    wait_s: float  # for one that is lost to be made again
 
 
 def load(batches: Iterator[pa.RecordBatch], order: LoadOrder) -> Iterator[pa.RecordBatch]:
@@ -275,17 +277,19 @@ def load(batches: Iterator[pa.RecordBatch], order: LoadOrder) -> Iterator[pa.Rec
     numbers: list[int] = [number for batch in batches for number in batch.column(0).to_numpy().tolist()]
     if not numbers:
         return
+    # Where this is to make lost blocks again itself, its job waits for those that it lacks without a slot: `Repeater`.
+    wait_s = min(order.wait_s, REMAKER_WAIT_S) if makes_again() else order.wait_s
     with order.places.visit() as guest:
         for number in numbers:
             piece = order.pieces[number]
-            table = tables.cut(_read(guest, piece), piece.start, piece.rows)
+            table = tables.cut(_read(guest, piece, wait_s), piece.start, piece.rows)
             yield from _cut(_fitted(tables.fit(table, stored), schema))
 
 
-def _read(guest: Guest, piece: Piece) -> pa.Table:
+def _read(guest: Guest, piece: Piece, wait_s: float) -> pa.Table:
     if piece.inline is not None:
         return values.from_inline(piece.inline)  # type: ignore[no-any-return]
-    return guest.read(piece.object, piece.nodes)  # type: ignore[no-any-return]
+    return guest.read(piece.object, piece.nodes, wait_s)  # type: ignore[no-any-return]
 
 
 def _fitted(table: pa.Table, schema: pa.Schema) -> pa.Table:

@@ -92,7 +92,9 @@ def _read(
             _, _, nodes = value
             value = None
         pieces.append(Piece(block.ref._entry.id, tuple(nodes), value, block.start, block.rows))
-    order = LoadOrder(places.of_session(), tuple(pieces), _bytes(arrow), _bytes(stored))
+    order = LoadOrder(
+        places.of_session(), tuple(pieces), _bytes(arrow), _bytes(stored), core.settings.lost_block_wait_s
+    )
     frame = numbered(spark, [piece.nodes for piece in pieces])
     frame = frame.mapInArrow(job("load", order), schema)
     keep_alive(frame, refs)

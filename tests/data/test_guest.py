@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import itertools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from sparkray_core.ids import ObjectId, count_of, object_id, task_id
 from sparkray_core.messages import STORED
 from sparkray_core.run.guest import Guest
 from sparkray_core.wire import values
+from tests.waiting import wait_until
 
 TABLE = pa.table({"n": pa.array(np.arange(100_000)), "s": pa.array([str(number) for number in range(100_000)])})
 _counts = itertools.count(1 << 63)
@@ -93,9 +95,45 @@ def test_a_full_store_is_told_with_sizes(ray: Any) -> None:
         assert visitor.write(new_id(), values.serialize(TABLE)) > TABLE.nbytes  # and it can go on
 
 
-def test_what_is_nowhere_is_lost(ray: Any) -> None:
-    with guest() as visitor, pytest.raises(ObjectLostError, match="is lost"):
+def test_what_its_owner_does_not_know_is_told_so(ray: Any) -> None:
+    with guest() as visitor, pytest.raises(ObjectLostError, match="was already freed by its owner"):
         visitor.read(new_id(), [session.core().node])
+
+
+def test_what_is_lost_is_made_again_by_its_owner(ray: Any, tmp_path: Path) -> None:
+    @ray.remote
+    def makes() -> pa.Table:
+        with (tmp_path / "runs").open("a") as runs:
+            runs.write("x")
+        if (tmp_path / "runs").stat().st_size == 2:
+            wait_until((tmp_path / "go").exists)
+        return TABLE
+
+    ref = makes.remote()
+    ray.wait([ref])
+    some, here = ObjectId(ref.binary()), [session.core().node]
+    with guest() as visitor:
+        visitor.free([some])  # behind its owner's back
+        with pytest.raises(
+            ObjectLostError, match=r"being made again, which took more than 0.2 s\..* Run the action again"
+        ):
+            visitor.read(some, here, 0.2)
+        (tmp_path / "go").touch()
+        assert visitor.read(some, here) == TABLE
+
+
+def test_why_it_cannot_be_made_again_is_told(ray: Any, tmp_path: Path) -> None:
+    @ray.remote(max_retries=1)
+    def makes() -> pa.Table:
+        (tmp_path / "ran").mkdir()
+        return TABLE
+
+    ref = makes.remote()
+    ray.wait([ref])
+    with guest() as visitor:
+        visitor.free([ObjectId(ref.binary())])
+        with pytest.raises(FileExistsError):
+            visitor.read(ObjectId(ref.binary()), [session.core().node])
 
 
 def test_a_wrong_token_or_folder_is_told_in_a_sentence(ray: Any) -> None:

@@ -16,13 +16,20 @@ from sparkray.data.repeating import CHANGED, NO_NODE, PROPERTY, Former, as_prope
 from sparkray_core.errors import RaySystemError
 from sparkray_core.ids import NodeId, ProcessId, object_id
 from sparkray_core.messages import STORED, Value
+from sparkray_core.model.entries import Entry
 from sparkray_core.run.core import Core
+from sparkray_core.run.guest import late
 from sparkray_core.run.processes import Identity
 
 ALIVE, DEAD = NodeId(b"node-one"), NodeId(b"node-two")
 ME = ProcessId(ALIVE + b"driver..")
 TRANSFER = ME + b"\x80\0\7"
 LIMIT_S = 20.0
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sparkray.data.repeater.FIRST_PAUSE_S", 0.0)
 
 
 def count(attempt: int) -> int:
@@ -97,6 +104,7 @@ def test_only_what_is_wanted_runs_and_its_blocks_are_told() -> None:
     driver.wait_told(1)
 
     assert driver.jobs == [[1]]
+    assert driver.properties["spark.scheduler.pool"] == "Sparkray"
     assert driver.told == {count(101): [(STORED, 1000, (ALIVE,))] * 2}
     assert driver.freed_on == [{ALIVE}]
 
@@ -231,3 +239,36 @@ def test_nothing_runs_when_the_session_has_ended() -> None:
     repeater(driver)(count(100))
     driver.wait_told(1)
     assert driver.freed_on == [set()]
+
+
+def test_no_more_jobs_run_when_the_session_ends_meanwhile() -> None:
+    def run(partitions: list[int]) -> Sequence[Any]:
+        driver.owner.ended = "its end"
+        return [note(number, NO_NODE) for number in partitions]
+
+    driver = Driver(run)
+    repeater(driver)._make([count(100)])
+    assert driver.jobs == [[0]]
+    assert driver.told == {}
+
+
+def test_a_block_of_another_dataset_that_its_job_lacks_is_waited_for() -> None:
+    other = object_id(ME + (7).to_bytes(8, "big"), 0)
+    entry = Entry(ME, 7)
+    waited: list[list[Entry]] = []
+
+    def wait(entries: list[Entry], wanted: int, timeout: float | None) -> None:
+        waited.append(entries)
+        entry.value = (STORED, 1000, (ALIVE,))
+
+    def run(partitions: list[int]) -> Sequence[Any]:
+        if not waited:
+            raise RuntimeError(f"in a task:\nsparkray_core.errors.ObjectLostError: {late(other, 'its node died', 1.0)}")
+        return [answer(number) for number in partitions]
+
+    driver = Driver(run)
+    driver.wait, driver.ref_of = wait, lambda some: SimpleNamespace(_entry=entry)  # type: ignore[attr-defined]
+    repeater(driver)._make([count(100)])
+    assert driver.jobs == [[0], [0]]
+    assert waited == [[entry]]
+    assert isinstance(driver.told[count(100)], list)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,13 +46,16 @@ class Contexts:
 
     def __init__(self) -> None:
         self._sc: SparkContext | None = None
+        self._settings: Mapping[str, str] = {}
 
-    def get(self, master: str) -> SparkContext:
-        if self._sc is not None and (self._sc.master != master or self._sc._jsc is None):
+    def get(self, master: str, more: Mapping[str, str] | None = None) -> SparkContext:
+        settings = SETTINGS | dict(more or {})
+        if self._sc is not None and ((self._sc.master, self._settings) != (master, settings) or self._sc._jsc is None):
             self.stop()
         if self._sc is None:
+            self._settings = settings
             self._sc = SparkContext(
-                conf=SparkConf().setAll(list(SETTINGS.items())).setMaster(master).setAppName("tests")
+                conf=SparkConf().setAll(list(settings.items())).setMaster(master).setAppName("tests")
             )
             self._sc.setLogLevel("ERROR")
         return self._sc

@@ -23,6 +23,7 @@ from sparkray_core.messages import (
     Inspect,
     LogLines,
     Message,
+    NodeGone,
     ObjectAllocated,
     ObjectGone,
     ObjectPinned,
@@ -91,10 +92,12 @@ class Core(LocalProcess):
             self.owner.refs.on_unseen_failure = self._note_unhandled
         self._unmapped: MapAhead | None = None  # until there is a use for it
         self._rooms: Rooms | None = None  # a driver's
+        self.on_node_gone: Callable[[], None] | None = None  # a driver's; what was lost is known by then. Lock held
         self.printer = Printer()
         if role == "driver":
             self.handlers[LogLines] = lambda sender, message: self.printer.add(message)
             self.on_quiet = self.printer.show
+            self.handlers[NodeGone] = self._on_node_gone
         self.handlers |= {
             Answer: self._on_answer,
             ObjectAllocated: self._on_reply,
@@ -183,6 +186,11 @@ class Core(LocalProcess):
                 if not waiting:
                     del self._asked[reply.asked]
         return reply.missing <= 0, reply.messages[0] if reply.messages else None
+
+    def _on_node_gone(self, sender: ProcessId, message: NodeGone) -> None:
+        self._perform(self.owner.handle(sender, message, now()))
+        if self.on_node_gone is not None:
+            self.on_node_gone()
 
     def _on_process_gone(self, sender: ProcessId, message: ProcessGone) -> None:
         """The owner's, and nobody waits for its answers any more."""

@@ -11,12 +11,12 @@ import os
 import select
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
 
-from sparkray_core.errors import NodeDiedError, by_name, unreadable
-from sparkray_core.ids import NodeId, ObjectId, new_process_id, raylet_of
+from sparkray_core.errors import NodeDiedError, ObjectLostError, by_name, unreadable
+from sparkray_core.ids import NodeId, ObjectId, ProcessId, new_process_id, owner_of, raylet_of
 from sparkray_core.messages import (
     AllocateObject,
     EndSession,
@@ -24,7 +24,9 @@ from sparkray_core.messages import (
     Message,
     ObjectAllocated,
     ObjectGone,
+    ObjectMissing,
     ObjectPinned,
+    ObjectReady,
     ObjectRefused,
     PinObject,
     Registered,
@@ -32,7 +34,10 @@ from sparkray_core.messages import (
     SealObjects,
     UnpinObjects,
 )
+from sparkray_core.model.entries import bare, is_failure, is_stored, place
+from sparkray_core.run.failures import error_of
 from sparkray_core.run.folders import spill_path
+from sparkray_core.settings import Settings
 from sparkray_core.store.segment import Segment, pinned_file_view
 from sparkray_core.wire import hello, values
 from sparkray_core.wire.codec import ENVELOPE_BYTES, decode, encode
@@ -108,18 +113,28 @@ class Guest:
         self._tell(FreeObjects(list(objects)))
 
     # ------------------------------------------------------------------ reading
-    def read(self, some: ObjectId, nodes: Sequence[NodeId]) -> Any:
+    def read(self, some: ObjectId, nodes: Sequence[NodeId], wait_s: float = Settings.lost_block_wait_s) -> Any:
         """A stored value, in place: pinned until the last view of it died. Fetched here first if it is elsewhere.
 
         Args:
-            nodes: that have it, as far as the caller knows.
+            nodes: that have it, as far as the caller knows. If none has, its owner is asked, and has it made again.
+            wait_s: so long, at most, for the owner to say where it is then.
 
         Raises:
-            ObjectLostError: none of the nodes has it any more.
+            ObjectLostError: none of the nodes has it any more, and its owner does not (or not soon) know one that has.
             ObjectStoreFullError: there is no room here for a copy.
             NodeDiedError: the raylet is gone.
         """
         answer = self._ask(PinObject(some, list(nodes)), ObjectPinned, ObjectGone)
+        if isinstance(answer, ObjectGone) and answer.error == "ObjectLostError":
+            value = self._ask_owner(some, nodes, wait_s)
+            if value is None:
+                raise ObjectLostError(some.hex(), message=late(some, answer.why, wait_s))
+            if is_failure(value):
+                raise error_of(bare(value))
+            if not is_stored(value):
+                return values.from_inline(bare(value))
+            answer = self._ask(PinObject(some, list(place(value)[1])), ObjectPinned, ObjectGone)
         if isinstance(answer, ObjectGone):
             raise unreadable(some.hex(), answer.error, answer.why)
         unpins = self._unpins
@@ -133,6 +148,16 @@ class Guest:
             view = self._segment.pinned_view(answer.offset, answer.size, release)
         kind, parts = values.read_from(view)
         return values.deserialize(kind, parts)
+
+    def _ask_owner(self, some: ObjectId, nodes: Sequence[NodeId], wait_s: float) -> Any:
+        """Its value as the owner knows it, which none of these nodes has; None if the owner says nothing for now."""
+        self._tell(ObjectMissing(some, list(nodes)), owner_of(some))
+
+        def is_it(received: Message) -> bool:
+            return isinstance(received, ObjectReady) and received.object == some
+
+        answer: Any = self._answer(is_it, wait_s)
+        return None if answer is None else answer.value
 
     # ------------------------------------------------------------------ the end
     def close(self) -> None:
@@ -154,7 +179,14 @@ class Guest:
     def _ask(self, message: Message, *answers: type[Message]) -> Any:
         """Send, and wait for a message of one of these classes. One question at a time, so there is no mistaking it."""
         self._tell(message)
-        deadline = time.monotonic() + REPLY_LIMIT_S
+        answer = self._answer(lambda received: isinstance(received, answers), REPLY_LIMIT_S)
+        if answer is None:
+            raise self._died(f"it did not answer {type(message).__name__} within {REPLY_LIMIT_S:g} s")
+        return answer
+
+    def _answer(self, is_it: Callable[[Message], bool], limit: float) -> Message | None:
+        """None: it did not come in time."""
+        deadline = time.monotonic() + limit
         waiting = select.poll()  # not select: there may be more than 1,024 descriptors
         waiting.register(self._connection.fileno(), select.POLLIN)
         while True:
@@ -164,25 +196,25 @@ class Guest:
                 raise self._died(lost.why) from None
             for frame in frames:
                 received = decode(frame, ENVELOPE_BYTES)
-                if isinstance(received, answers):
+                if is_it(received):
                     return received
                 if isinstance(received, EndSession):
                     raise self._died(received.why)
             left = deadline - time.monotonic()
             if left <= 0:
-                raise self._died(f"it did not answer {type(message).__name__} within {REPLY_LIMIT_S:g} s")
+                return None
             if not frames:
                 waiting.poll(left * 1000)
 
-    def _tell(self, message: Message) -> None:
+    def _tell(self, message: Message, to: ProcessId | None = None) -> None:
         if self._unpins:
             unpins = [self._unpins.popleft() for _ in range(len(self._unpins))]
             self._connection.send(self._frame(UnpinObjects(unpins)))
-        self._connection.send(self._frame(message))
+        self._connection.send(self._frame(message, to))
         self._flush()
 
-    def _frame(self, message: Message) -> bytes:
-        return self._raylet + self._me + encode(message)
+    def _frame(self, message: Message, to: ProcessId | None = None) -> bytes:
+        return (to or self._raylet) + self._me + encode(message)
 
     def _flush(self) -> None:
         """Until the kernel has taken everything: what we tell last must be out before we close."""
@@ -198,3 +230,14 @@ class Guest:
 
     def _died(self, why: str) -> NodeDiedError:
         return NodeDiedError(f"the node in {self.folder} cannot be used from this process: {why}")
+
+
+def late(some: ObjectId, why: str, wait_s: float) -> str:
+    """Why a reader did not wait any longer. (`Repeater` looks for its beginning in what Spark says.)"""
+    return (
+        f"object {some.hex()} is lost ({why}), and is being made again, which took more than {wait_s:g} s. A block of "
+        f"from_spark() is made by a Spark job, which waits for a slot for as long as tasks of other jobs have all of "
+        f"them, like this one. Run the action again: it finds the block as soon as it is made. More slots help, "
+        f"spark.scheduler.mode=FAIR (then that job has a share of its own), and, where making it takes long, the "
+        f"setting lost_block_wait_s"
+    )
