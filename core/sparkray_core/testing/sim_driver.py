@@ -34,6 +34,7 @@ class Oracle:
 
     ledger: Ledger
     harmed: bool = False  # something went wrong: any object may have got lost
+    kills: bool = False  # workers are killed
     wrong: list[str] = field(default_factory=list)
     judged: int = 0
 
@@ -45,7 +46,9 @@ class Oracle:
             no_room = "ObjectStoreFull" in got.outcome or "no room" in got.outcome
             # With an actor ends what it owns, and with the worker that it had on lease what that one owns.
             lost = bool(self.ledger.actors) and got.outcome.startswith(("system OwnerDied", "system ObjectLost"))
-            if self.harmed or known.doomed or no_room or lost:
+            # An environment is not set up again if that worker ended: it may be what has ended it.
+            set_up = self.kills and "the worker that set it up ended: killed" in got.outcome
+            if self.harmed or known.doomed or no_room or lost or set_up:
                 return
         self.wrong.append(f"it is {got.outcome}, and was to be {known.expected.outcome}: {known.made_by}")
 

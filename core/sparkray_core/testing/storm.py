@@ -68,7 +68,7 @@ class Storm:
         self.dice = Random(seed)
         self.weather = weather
         self.sim = Simulation(seed, weather.conditions, NODE_LIMITS, HEAD_LIMITS, weather.bad_starts, weather.bad_disks)
-        self.oracle = Oracle(self.sim.ledger, harmed=weather.bad_starts > 0)
+        self.oracle = Oracle(self.sim.ledger, harmed=weather.bad_starts > 0, kills=weather.deaths > 0)
         few = 3 if weather.deaths else 1
         self.nodes = [self._node(letter) for letter in "abcdef"[: self.dice.randint(few, 5)]]
         self.drivers: list[SimDriver] = []
