@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 from sparkray.cluster_session import ClusterSession, ExecutorNode
 from sparkray.elastic import ElasticNodes
-from sparkray.executor_main import StartOrder, measure_host, module_path
+from sparkray.executor_main import StartOrder, container_logs, measure_host, module_path
 from sparkray.launch import launch
 from sparkray.rendezvous import Rendezvous, numeric_address
 from sparkray.sizing import NodePlan, UnfitSpark, store_bytes_on
@@ -90,6 +91,7 @@ def start_cluster(
         ),
         curve_public=public,
         curve_secret=secret,
+        container_logs=container_logs(),
         bind_host=numeric_address(listen_on),
         host=host,
         prestart=ctx.settings.prestarted(driver_cores) if driver_cores else 0,
@@ -116,10 +118,12 @@ def start_cluster(
             environment=ctx.env,
             same_machine=here,
             sys_path=driver.sys_path if here else (),
+            python_prefix=sys.prefix,
             cwd=driver.cwd if here else None,
             namespace=ctx.namespace,
             base_folder=driver.base_folder if here else None,
             limit_s=ctx.start_timeout,
+            container_bytes=chosen.container.total if chosen.container and ctx.spark.master == "yarn" else 0,
             settings=ctx.settings.changed(),
         )
 

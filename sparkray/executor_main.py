@@ -59,10 +59,12 @@ class StartOrder:
     environment: Mapping[str, str]  # of the node's processes, beyond the executor's own
     same_machine: bool  # as the driver: then everything stays on loopback
     sys_path: tuple[str, ...]  # where workers look for modules; empty: where the executor's Python does
+    python_prefix: str  # of the driver; an environment of the executor's own looks in its own places, too
     cwd: str | None
     namespace: str  # of actors' names, where none is given
     base_folder: str | None
     limit_s: float  # for the whole start
+    container_bytes: int  # that all of an executor may use, where no cgroup limits it; 0: not known
     settings: Mapping[str, Any]  # those of the session that are not at their default
 
     def as_dict(self) -> dict[str, Any]:
@@ -125,7 +127,7 @@ def _launch(meeting: Meeting, order: StartOrder, address: str, neighbours: int) 
         return False
     try:
         config = _config(order, word["hosts_head"], address, word.get("neighbours", neighbours), jvm)
-        starting = StartingNode(config, sys.executable, order.environment)
+        starting = StartingNode(config, sys.executable, {**_absolute_python(), **order.environment})
         if not config.is_head and not _hears_of_head(meeting, starting, order.limit_s):
             return True
         node = starting.ready(order.limit_s)
@@ -144,6 +146,12 @@ def _launch(meeting: Meeting, order: StartOrder, address: str, neighbours: int) 
         else:
             node.stop()
     return True
+
+
+def _absolute_python() -> dict[str, str]:
+    """For processes whose current folder is not the container's, as seen from which Spark names an archive's Python."""
+    named = os.environ.get("PYSPARK_PYTHON", "")
+    return {"PYSPARK_PYTHON": sys.executable} if os.sep in named and not os.path.isabs(named) else {}
 
 
 def _hears_of_head(meeting: Meeting, starting: StartingNode, limit: float) -> bool:
@@ -187,11 +195,18 @@ def _config(order: StartOrder, hosts_head: bool, address: str, neighbours: int, 
         tie=ProcessTie(jvm.pid, jvm.start),
         lives_for=NodeId(order.driver_node) if hosts_head else None,
         prestart=settings.prestarted(cores),
-        sys_path=order.sys_path or module_path(),
+        sys_path=(order.sys_path if order.python_prefix == sys.prefix else ()) or module_path(),
         cwd=order.cwd,
         namespace=order.namespace,
         settings=settings,
+        container_logs=container_logs(),
+        container_bytes=order.container_bytes,
     )
+
+
+def container_logs() -> str | None:
+    """The folder whose files YARN collects, if this is in a container of its."""
+    return os.environ.get("LOG_DIRS", "").split(",")[0] or None if "CONTAINER_ID" in os.environ else None
 
 
 def _reached_at(address: str) -> str:

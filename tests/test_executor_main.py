@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -33,6 +34,8 @@ ORDER = StartOrder(
     environment={},
     same_machine=True,
     sys_path=("/modules",),
+    python_prefix=sys.prefix,
+    container_bytes=0,
     cwd="/somewhere",
     namespace="n",
     base_folder="/tmp/b",

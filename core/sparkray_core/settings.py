@@ -26,6 +26,7 @@ OTHER_VARIABLES: Mapping[str, str] = {
     "SPARKRAY_KEY_FILE": "the file with the key of the session that is joined",
     "SPARKRAY_PORTABLE": "for tests: do without what only Linux has",
     "SPARKRAY_TEST_RUN": "for tests: marks the processes of one run",
+    "SPARKRAY_HADOOP_JARS": "for tests: the folder with Hadoop's jars, where they cannot be fetched",
     "SPARKRAY_SEEDS": "for tests: how many seeds the simulation tries",
 }
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,18 @@ import pytest
 
 from sparkray_core.model.events import MemoryRead
 from sparkray_core.run.loop import Loop
-from sparkray_core.run.memory import Cgroup, Machine, MemoryMonitor, Source, Usage, cgroups, nearest, own_bytes
+from sparkray_core.run.memory import (
+    Cgroup,
+    Machine,
+    MemoryMonitor,
+    Source,
+    Usage,
+    WatchedContainer,
+    cgroups,
+    nearest,
+    own_bytes,
+    with_descendants,
+)
 from sparkray_core.settings import Settings
 from sparkray_core.testing.builders import a_node, register_workers
 
@@ -75,6 +88,28 @@ def test_own_bytes_of_a_process() -> None:
     assert own_bytes(os.getpid()) - before > 35 * MIB
     del data
     assert own_bytes(2**22 + 1) == 0  # above any pid
+
+
+def test_a_container_counts_all_below_its_roots_once_and_what_they_share() -> None:
+    """The child's child hangs on a thread that is not its process's first."""
+    middle = (
+        "import subprocess, sys, threading\n"
+        "def run(): subprocess.run([sys.executable, '-c', sys.argv[1]], stdin=sys.stdin)\n"
+        "threading.Thread(target=run).start()"
+    )
+    inner = "import os; held = bytearray(os.urandom(1 << 20) * 60); print('held', flush=True); input()"
+    command = [sys.executable, "-c", middle, inner]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"held\n"
+        alone = WatchedContainer(100, (child.pid,), lambda: 7).read()
+        also_below = WatchedContainer(100, (child.pid, *with_descendants((child.pid,))), lambda: 7).read()
+        child.stdin.write(b"\n")
+    assert alone.limit == 100
+    assert 60 * MIB < alone.used < 120 * MIB
+    assert abs(alone.used - also_below.used) < MIB
+    assert WatchedContainer(100, (child.pid,), lambda: 7).read() == Usage(7, 100)  # gone
 
 
 class Fake:

@@ -20,7 +20,7 @@ def begin(name: str, config: NodeConfig, keeper: int) -> None:
     The caller has set its handler for SIGTERM before, if it wants one: the signal may come during this call.
     """
     processes.set_title(_TITLES.get(name, name), f"sparkray-{name}")
-    processes.redirect_output(config.log_path(name))
+    processes.redirect_output(config.new_log(name))
     logging.basicConfig(level=config.settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the driver
     processes.die_with_parent(signal.SIGTERM, keeper)

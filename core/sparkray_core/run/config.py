@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -83,6 +84,10 @@ class NodeConfig:
     port: int = 0  # the head's; 0: a free one
     job: dict[str, Any] = field(default_factory=dict)  # for workers: "logging" (`logs.configure`), "actor_lifetime"
     published_by: str | None = None  # "init" or "start": others on this host may join, by the key in the node's folder
+    container_logs: str | None = None  # a folder whose files somebody collects (YARN); logs lie there, linked from ours
+    container_bytes: int = (
+        0  # that the executor and this node may hold together, where no cgroup says so (YARN); 0: all
+    )
     visits: bool = False  # it is there for one driver, and goes with it: nothing of others is placed on it
 
     def __post_init__(self) -> None:
@@ -129,6 +134,15 @@ class NodeConfig:
 
     def log_path(self, process: str) -> str:
         return os.path.join(self.folder, "logs", f"{process}.log")
+
+    def new_log(self, process: str, ending: str = ".log") -> str:
+        """`log_path`, for who is going to write there first."""
+        path = self.log_path(process).removesuffix(".log") + ending
+        if self.container_logs is not None and os.path.isdir(self.container_logs):
+            place = os.path.join(self.container_logs, f"sparkray-{self.node.hex()[:8]}-{process}{ending}")
+            with contextlib.suppress(FileExistsError):
+                os.symlink(place, path)
+        return path
 
     def without_curve_keys(self) -> NodeConfig:
         """For workers, which run the user's code and never speak to another node themselves."""

@@ -87,7 +87,7 @@ class Keeper:
             facts = self._start()
             say({"ready": True, "pid": os.getpid(), "folder": self._config.folder, "seconds": self._laps, **facts})
             ready = True
-            processes.redirect_output(self._config.log_path("keeper"))
+            processes.redirect_output(self._config.new_log("keeper"))
             folders.sweep(self._config.base_folder, self._config.settings.keep_logs)
             while True:
                 self._wait()

@@ -16,7 +16,7 @@ from sparkray_core.ids import ProcessId
 from sparkray_core.model.events import Event, MemoryRead
 from sparkray_core.model.node import Node
 from sparkray_core.run.loop import Loop
-from sparkray_core.run.processes import LINUX
+from sparkray_core.run.processes import LINUX, children_of
 from sparkray_core.settings import Settings
 
 LOW_MARK = 0.75  # of the threshold: below it, it is looked at so many times less often:
@@ -110,6 +110,51 @@ def _up(root: str, path: str, file: str) -> Iterator[str]:
             yield folder
 
 
+class WatchedContainer:
+    """A container without a cgroup, whose limit somebody outside keeps an eye on (YARN): the sum over its processes.
+
+    That eye loses sight of what is re-parented to init, as our keeper may be. We count it all the same.
+    """
+
+    def __init__(self, limit: int, roots: Iterable[int], shared: Callable[[], int]) -> None:
+        """
+        Args:
+            roots: processes that belong to it with all below them.
+            shared: bytes that several of them map, to be counted once.
+        """
+        self._limit, self._roots, self._shared = limit, tuple(roots), shared
+
+    def read(self) -> Usage:
+        return Usage(self._shared() + sum(map(own_bytes, with_descendants(self._roots))), self._limit)
+
+
+def with_descendants(roots: Iterable[int]) -> set[int]:
+    """The processes and all below them; the roots alone where the system does not keep a list of children (Linux, some
+    kernels): a look at all processes is too dear, several times a second."""
+    found: set[int] = set()
+    todo = list(roots)
+    while todo:
+        pid = todo.pop()
+        if pid not in found:
+            found.add(pid)
+            todo += _children(pid)
+    return found
+
+
+def _children(pid: int) -> list[int]:
+    if not LINUX:
+        return children_of(pid)
+    found: list[int] = []
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with (
+                contextlib.suppress(FileNotFoundError, ProcessLookupError),
+                open(f"/proc/{pid}/task/{thread}/children", "rb") as file,
+            ):
+                found += map(int, file.read().split())
+    return found
+
+
 def nearest(sources: Iterable[Source]) -> Usage | None:
     """Of all that set a limit the one that is nearest to it."""
     usages = [usage for source in sources if (usage := source.read()) is not None]
@@ -167,10 +212,12 @@ class MemoryMonitor:
         node: Node,
         tell: Callable[[Event], None],
         sources: Iterable[Source] | None = None,
+        container: WatchedContainer | None = None,
     ) -> None:
         """
         Args:
             sources: other than the system's, for tests.
+            container: a further one.
         """
         self._loop = loop
         self._settings = settings
@@ -179,6 +226,8 @@ class MemoryMonitor:
         self._timer = loop.timer(self._look)
         self._kills = 0
         self._sources: list[Source] = [Machine(), *cgroups()] if sources is None else list(sources)
+        if container is not None:
+            self._sources.append(container)
         if settings.memory_limit_bytes:
             self._sources.append(self)
 

@@ -18,11 +18,11 @@ from sparkray_core.model.events import ClockTicked, ConnectionLost, Event, PeerL
 from sparkray_core.model.node import Node
 from sparkray_core.model.node_info import NodeInfo
 from sparkray_core.run import child, folders, node_inspection, processes
-from sparkray_core.run.config import NodeConfig
+from sparkray_core.run.config import NodeConfig, ProcessTie
 from sparkray_core.run.limits import node_limits
 from sparkray_core.run.local_peers import LocalPeers
 from sparkray_core.run.loop import Loop
-from sparkray_core.run.memory import MemoryMonitor
+from sparkray_core.run.memory import MemoryMonitor, WatchedContainer
 from sparkray_core.run.output import last_words
 from sparkray_core.run.peers import Peers
 from sparkray_core.run.perform import NodePerformer
@@ -129,8 +129,15 @@ class Raylet:
         self._perform = NodePerformer(
             self._me, loop, timer, self._peers, self._local, self._zygote, self._segment, self._spill_disk
         )
-        self._memory = MemoryMonitor(loop, config.settings, self._node, self._handle)
+        self._memory = MemoryMonitor(loop, config.settings, self._node, self._handle, container=self._container())
         loop.watch(self._zygote.fileno(), self._on_zygote, self._zygote.flush)
+
+    def _container(self) -> WatchedContainer | None:
+        tie = self._config.tie
+        if not self._config.container_bytes or not isinstance(tie, ProcessTie):
+            return None
+        store = self._node.store.allocator
+        return WatchedContainer(self._config.container_bytes, (tie.pid, os.getppid()), lambda: store.used)
 
     def run(self) -> None:
         if not self._config.is_head:

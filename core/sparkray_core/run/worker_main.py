@@ -91,8 +91,9 @@ def main(config: NodeConfig, process: ProcessId) -> None:
     core.namespace = config.namespace
     core.actor_lifetime = config.job.get("actor_lifetime")
     current_task.host = config.host
-    log_path = config.log_path(f"worker-{process[8:].hex()}")
-    tail = Tail(log_path.removesuffix(".log") + ".out", log_path)
+    name = f"worker-{process[8:].hex()}"
+    log_path = config.log_path(name)
+    tail = Tail(config.new_log(name, ".out"), log_path)
     keep_streams()
     gpus.begin()
     faulthandler.enable()  # a crash in native code says where, on stderr

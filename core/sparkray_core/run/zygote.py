@@ -188,7 +188,7 @@ def _be_worker(
     processes.die_with_parent(signal.SIGKILL, zygote)
     os.setpgid(0, 0)
     processes.set_title("worker", "sparkray-worker")
-    processes.redirect_output(config.log_path(f"worker-{worker[8:].hex()}"))
+    processes.redirect_output(config.new_log(f"worker-{worker[8:].hex()}"))
     logging.getLogger().handlers.clear()
     gc.enable()
     numpy_random = sys.modules.get("numpy.random")
