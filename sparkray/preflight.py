@@ -20,7 +20,10 @@ from sparkray.sizing import (
 from sparkray.slots import Slots, SlotState
 from sparkray.sparks import AnySpark
 
-STOPPED = "this SparkContext is stopped (or this session of Spark Connect): make a new one, and a new RayContext"
+STOPPED = (
+    "this SparkContext is stopped, by you or by its cluster's manager (or this session of Spark Connect is): make a "
+    "new one, and a new RayContext"
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sparkray_core.errors import RaySystemError
 
@@ -67,6 +67,7 @@ def spark_context(
     python: str,
     python_files: Sequence[str] = (),
     secrets: Mapping[str, str] | None = None,
+    once: Mapping[str, str] | None = None,
 ) -> SparkContext:
     """A new one with these settings, or the one that is there, if it has them.
 
@@ -74,6 +75,7 @@ def spark_context(
         python: the interpreter of Spark's Python workers.
         python_files: for their path.
         secrets: further settings, which must not stand on the JVM's command line for everybody to see.
+        once: further settings, of a new one only: they are not compared with those of one that is there.
 
     Raises:
         SparkNotStarted: Java is missing or too old, or Spark refused a setting.
@@ -88,7 +90,7 @@ def spark_context(
     for file in python_files:
         if "://" not in file and not os.path.exists(file):
             raise ValueError(f"extra_python_lib names {file}, which is not there")
-    active = SparkContext._active_spark_context
+    active = active_context()
     if active is not None:
         found = dict(active.getConf().getAll())
         other = {name: found.get(name) for name, value in settings.items() if not _same(name, found.get(name), value)}
@@ -100,8 +102,9 @@ def spark_context(
         sc = active
     else:
         require_java()
+        before = os.environ.get("PYSPARK_PYTHON")
         os.environ["PYSPARK_PYTHON"] = python
-        conf = SparkConf().setAll([("spark.app.name", "sparkray"), *settings.items()])
+        conf = SparkConf().setAll([("spark.app.name", "sparkray"), *settings.items(), *(once or {}).items()])
         try:
             if secrets:
                 SparkContext._ensure_initialized(conf=conf)  # starts the JVM; settings after that go by its socket
@@ -109,10 +112,42 @@ def spark_context(
             sc = SparkContext(conf=conf)
         except (PySparkException, Py4JError) as error:
             raise SparkNotStarted(f"Spark did not start: {_first_words(str(error))}{_java_hint()}") from error
+        finally:
+            if python.startswith("."):  # of containers; here, nothing is there
+                _restore("PYSPARK_PYTHON", before)
         sc.setLogLevel(log_level.upper())
     for file in python_files:
         sc.addPyFile(file)
     return sc
+
+
+def active_context() -> SparkContext | None:
+    """The one of this process, if it goes on. One that has ended in its JVM is put away, to make room for another."""
+    from pyspark import SparkContext
+
+    active = SparkContext._active_spark_context
+    if active is not None and has_ended(active):
+        active.stop()
+        return None
+    return active
+
+
+def has_ended(sc: SparkContext) -> bool:
+    """It was stopped, or ended by itself in its JVM (whoever manages the cluster has killed it), or that is gone."""
+    from py4j.protocol import Py4JError
+
+    java: Any = sc._jsc
+    try:
+        return java is None or bool(java.sc().isStopped())
+    except (Py4JError, OSError):
+        return True
+
+
+def _restore(name: str, before: str | None) -> None:
+    if before is None:
+        os.environ.pop(name, None)
+    else:
+        os.environ[name] = before
 
 
 def _same(name: str, found: str | None, wanted: str) -> bool:

@@ -13,6 +13,7 @@ from sparkray import spark_facts
 from sparkray.executor_main import TaskResult
 from sparkray.ship import ship_sparkray
 from sparkray.slots import Slots
+from sparkray.spark_session import has_ended
 
 if TYPE_CHECKING:
     from pyspark import SparkContext
@@ -110,7 +111,7 @@ class ClassicSpark:
 
     @property
     def stopped(self) -> bool:
-        return self.sc._jsc is None
+        return has_ended(self.sc)
 
     def settings(self) -> Mapping[str, str]:
         return dict(self.sc.getConf().getAll())
