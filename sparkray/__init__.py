@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from sparkray.runtime_context import get_gpu_ids
     from sparkray.spark_session import init_spark_on_local
     from sparkray.standalone import init_spark_standalone, stop_spark_standalone
+    from sparkray.yarn import init_spark_on_mesos, init_spark_on_yarn
 
 ObjectID = ObjectRef  # by Ray's older name
 
@@ -79,6 +80,8 @@ __all__ = [
     "get_runtime_context",
     "init",
     "init_spark_on_local",
+    "init_spark_on_mesos",
+    "init_spark_on_yarn",
     "init_spark_standalone",
     "is_initialized",
     "kill",
@@ -106,6 +109,8 @@ _LATER = {
     "explain": "sparkray.explaining",
     "get_gpu_ids": "sparkray.runtime_context",
     "init_spark_on_local": "sparkray.spark_session",
+    "init_spark_on_mesos": "sparkray.yarn",
+    "init_spark_on_yarn": "sparkray.yarn",
     "init_spark_standalone": "sparkray.standalone",
     "stop_spark_standalone": "sparkray.standalone",
     "timeline": "sparkray.chrome_trace",

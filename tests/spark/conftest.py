@@ -68,6 +68,16 @@ class Contexts:
                 remove_work_folder(application)
             self._sc = None
 
+    def end_jvm(self) -> None:
+        """And the context in it. The next one starts another."""
+        self.stop()
+        gateway: Any = SparkContext._gateway
+        if gateway is not None:  # the JVM ends when its stdin does
+            gateway.shutdown()
+            gateway.proc.stdin.close()
+            gateway.proc.wait()
+            SparkContext._gateway = SparkContext._jvm = None
+
 
 def remove_work_folder(application: str) -> None:
     """local-cluster leaves one for its executors, inside PySpark."""
@@ -82,13 +92,7 @@ def contexts() -> Iterator[Contexts]:
     os.environ["SPARK_LOCAL_IP"] = "127.0.0.1"  # whatever this machine's name resolves to
     made = Contexts()
     yield made
-    made.stop()
-    gateway: Any = SparkContext._gateway
-    if gateway is not None:  # the JVM ends when its stdin does
-        gateway.shutdown()
-        gateway.proc.stdin.close()
-        gateway.proc.wait()
-        SparkContext._gateway = SparkContext._jvm = None  # the next context starts another
+    made.end_jvm()
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,146 @@
+"""Spark on YARN with this process as the driver: `init_spark_on_yarn`.
+
+It takes BigDL's arguments. The Python environment of the executors is an archive that YARN unpacks in each container,
+or what their hosts have; sparkray itself is sent where they lack it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from sparkray.spark_session import SparkNotStarted, active_context, require_java, spark_context, warn_of_obsolete
+from sparkray.yarn_job import tell_hadoop, yarn_job
+
+if TYPE_CHECKING:
+    from pyspark import SparkContext
+
+
+def init_spark_on_yarn(
+    hadoop_conf: str | None,
+    conda_name: str | None,
+    num_executors: int,
+    executor_cores: int,
+    executor_memory: str = "2g",
+    driver_cores: int = 4,
+    driver_memory: str = "2g",
+    extra_executor_memory_for_ray: str | None = None,
+    extra_python_lib: str | None = None,
+    penv_archive: str | None = None,
+    additional_archive: str | None = None,
+    hadoop_user_name: str | None = None,
+    spark_yarn_archive: str | None = None,
+    spark_log_level: str = "WARN",
+    redirect_spark_log: bool = True,
+    jars: str | None = None,
+    conf: Mapping[str, str] | None = None,
+    py_files: str | None = None,
+    python_location: str | None = None,
+) -> SparkContext:
+    """Start Spark on YARN with this process as the driver, or return the SparkContext that is there, if it is the same.
+
+    In a script that spark-submit runs in cluster mode it returns the SparkContext of that.
+
+    Args:
+        hadoop_conf: the folder with yarn-site.xml; None: what HADOOP_CONF_DIR or YARN_CONF_DIR names.
+        conda_name: a Python environment for the executors: the name or folder of a conda environment, packed by
+            conda-pack, or the folder of a venv, packed by venv-pack2 (the interpreter that the venv was made with has
+            to be on the executors' hosts). None: none travels.
+        num_executors: and so the number of sparkray's nodes.
+        executor_cores: of each executor.
+        executor_memory: the heap of each executor's JVM, as Spark writes sizes ("2g").
+        driver_cores: for the record; YARN counts a driver's cores only where it runs the driver itself.
+        driver_memory: the heap of the driver's JVM. A JVM that is up already keeps its own.
+        extra_executor_memory_for_ray: of each container, for all but the heap: sparkray's processes, its store,
+            Python. See docs/spark.md.
+        extra_python_lib: .py, .zip or .egg files for the path of Spark's Python, separated by commas.
+        penv_archive: path or URL of an archive of an environment, which has bin/python; in place of `conda_name`.
+        additional_archive: paths or URLs of further archives, separated by commas; "#name" says what the folder with
+            its contents is called in a container.
+        hadoop_user_name: whom YARN and HDFS see, where they believe what they are told.
+        spark_yarn_archive: URL of an archive with Spark's jars, or they are uploaded each time.
+        spark_log_level: "ALL", "DEBUG", "INFO", "WARN", "ERROR", "FATAL" or "OFF".
+        redirect_spark_log: obsolete.
+        jars: for the class path of driver and executors, separated by commas.
+        conf: further settings of Spark.
+        py_files: as `extra_python_lib`.
+        python_location: the interpreter on the executors' hosts, where no environment travels. Not given:
+            PYSPARK_PYTHON, else the path of this process's own.
+
+    Raises:
+        SparkNotStarted: no Java, no ResourceManager, or Spark or YARN refused something.
+        ValueError: an argument out of range, or another SparkContext is active in this process.
+    """
+    warn_of_obsolete(redirect_spark_log)
+    running = context_in_cluster_mode(spark_log_level)
+    if running is not None:
+        return running
+    job = yarn_job(
+        hadoop_conf,
+        conda_name,
+        num_executors,
+        executor_cores,
+        executor_memory,
+        driver_cores,
+        driver_memory,
+        extra_executor_memory_for_ray,
+        extra_python_lib,
+        penv_archive,
+        additional_archive,
+        spark_yarn_archive,
+        jars,
+        conf,
+        py_files,
+        python_location,
+        hadoop_user_name,
+    )
+    require_java()
+    tell_hadoop(job)
+    settings = {
+        **job.settings,
+        "spark.submit.deployMode": "client",
+        # A driver that was killed shall not look like one that was through.
+        "spark.yarn.am.clientModeTreatDisconnectAsFailed": "true",
+    }
+    later: Mapping[str, str] | None = None
+    environment = job.environment
+    if environment is not None and active_context() is None:
+        later = job.archives_with(environment.pack(_folder_of_jvm(settings)))
+    settings |= {str(name): str(value) for name, value in (conf or {}).items()}
+    return spark_context(settings, spark_log_level, job.python, job.python_files, later)
+
+
+def init_spark_on_mesos(*_: Any, **__: Any) -> NoReturn:
+    """
+    Raises:
+        SparkNotStarted: always.
+    """
+    raise SparkNotStarted(
+        "Spark 4.0 has dropped Mesos: use init_spark_on_yarn, init_spark_standalone with a master of yours, or "
+        "spark-submit to any cluster that Spark still knows, and RayContext(sc)"
+    )
+
+
+def context_in_cluster_mode(spark_log_level: str) -> SparkContext | None:
+    """That of the application whose driver this process is, because spark-submit put it on the cluster."""
+    if "PYSPARK_GATEWAY_PORT" not in os.environ:
+        return None
+    from pyspark import SparkConf, SparkContext
+
+    SparkContext._ensure_initialized()  # the JVM that is there: a SparkConf made before knows nothing of it
+    if SparkConf().get("spark.submit.deployMode", "client") != "cluster":
+        return None
+    sc = SparkContext.getOrCreate()
+    sc.setLogLevel(spark_log_level.upper())
+    return sc
+
+
+def _folder_of_jvm(settings: Mapping[str, str]) -> str:
+    """A new folder that goes with Spark's JVM, however this process ends."""
+    from pyspark import SparkConf, SparkContext
+
+    SparkContext._ensure_initialized(conf=SparkConf().setAll(list(settings.items())))
+    jvm: Any = SparkContext._jvm
+    temporary = jvm.java.lang.System.getProperty("java.io.tmpdir")
+    return str(jvm.org.apache.spark.util.Utils.createTempDir(temporary, "sparkray").getAbsolutePath())

@@ -1,0 +1,249 @@
+"""sparkray on a real YARN, a ResourceManager and two NodeManagers on this machine; this process is the driver."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyspark import SparkConf, SparkContext
+from pyspark.sql import SparkSession
+
+import sparkray
+from sparkray import RayContext
+from sparkray.ending import NodeWatch
+from sparkray.exceptions import RaySystemError
+from sparkray.spark_facts import wait_for_executors
+from sparkray_core.run.processes import Identity, identify
+from tests.pages import python_of
+
+from .conftest import SETTINGS, START_S, Contexts
+from .test_kills import DRIVER, head_node, other_node, slow_square, squares, wait_until, watch
+from .yarn import EXECUTOR_MIB, Yarn, running_yarn
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3 * START_S)]
+GONE_S = 10.0
+
+
+@pytest.fixture(scope="module")
+def yarn(contexts: Contexts) -> Iterator[Yarn]:
+    """The driver's JVM has to know of it from its start."""
+    contexts.end_jvm()
+    before = dict(os.environ)
+    with running_yarn(Path(tempfile.mkdtemp(prefix="sparkray-yarn-"))) as running:
+        os.environ["HADOOP_CONF_DIR"] = str(running.conf)
+        SparkContext._ensure_initialized(conf=SparkConf().setAll([*SETTINGS.items(), ("spark.driver.memory", "512m")]))
+        yield running
+        active = SparkContext._active_spark_context
+        if active is not None:
+            active.stop()
+        contexts.end_jvm()
+    os.environ.clear()
+    os.environ.update(before)
+
+
+def start(yarn: Yarn, **arguments: Any) -> SparkContext:
+    conf = SETTINGS | yarn.settings() | arguments.pop("conf", {})
+    given = {
+        "hadoop_conf": str(yarn.conf),
+        "conda_name": None,
+        "num_executors": 2,
+        "executor_cores": 1,
+        "executor_memory": f"{EXECUTOR_MIB}m",
+        "driver_memory": "512m",
+        "extra_executor_memory_for_ray": f"{EXECUTOR_MIB}m",
+        "spark_log_level": "OFF",
+        **arguments,
+    }
+    return sparkray.init_spark_on_yarn(**given, conf=conf)
+
+
+@pytest.fixture
+def yarn_sc(yarn: Yarn) -> SparkContext:
+    """With both executors there. One that has ended makes room for the next."""
+    sc = start(yarn)
+    wait_for_executors(sc, 2, time.monotonic() + START_S)
+    return sc
+
+
+@pytest.fixture
+def free_yarn(yarn: Yarn) -> Yarn:
+    """With room for an application."""
+    active = SparkContext._active_spark_context
+    if active is not None:
+        application = active.applicationId
+        active.stop()
+        yarn.wait_for_end(application)
+    return yarn
+
+
+@pytest.fixture
+def ctx(yarn_sc: SparkContext) -> Iterator[RayContext]:
+    with RayContext(yarn_sc, object_store_memory="64m", start_timeout=START_S) as made:
+        yield made
+    assert made.last_stop.clean, made.last_stop
+
+
+def wait_gone(watches: list[NodeWatch], limit: float = GONE_S) -> None:
+    for node in watches:
+        wait_until(node.is_gone, f"{node.report()}", limit)
+
+
+def test_tasks_and_dataframes_on_both_node_managers(yarn: Yarn, yarn_sc: SparkContext) -> None:
+    assert start(yarn) is yarn_sc
+    with pytest.raises(ValueError, match=r"spark\.executor\.instances=2 instead of spark\.executor\.instances=3"):
+        start(yarn, num_executors=3)
+    spark = SparkSession(yarn_sc)
+    for _ in range(2):
+        with RayContext(spark, object_store_memory="64m", start_timeout=START_S) as ctx:
+            assert {yarn.node_of(node.jvm.pid) for node in ctx.executors} == {0, 1}
+            values = sparkray.get([slow_square.remote(number) for number in range(20)])
+            assert [square for square, _ in values] == squares(20)
+            assert {node for _, node in values} == {node.node.hex() for node in ctx.executors}
+            blocks = sparkray.data.from_spark(spark.range(1000).repartition(4))
+            doubled = blocks.map_batches(lambda frame: frame * 2, batch_format="pandas")
+            assert doubled.to_spark(spark).groupBy().sum("id").collect()[0][0] == 999_000
+            watches = [watch(node) for node in ctx.executors]
+        assert ctx.last_stop.clean
+        assert len(ctx.last_stop.nodes) == 3
+        wait_gone(watches)
+
+
+@sparkray.remote
+def say(what: str) -> None:
+    print(what)  # noqa: T201
+
+
+def wait_until_collected(yarn: Yarn, application: str) -> bytes:
+    """What YARN has of both nodes' logs, with all its files' names and contents."""
+
+    def files() -> list[Path]:
+        names = yarn.logs.glob(f"*/*/*/{application}/[!.]*")  # beside each there is a hidden one with its checksum
+        return [path for path in names if path.is_file()]
+
+    wait_until(lambda: len(files()) == 2 and not any(path.suffix == ".tmp" for path in files()), "logs are there", 60)
+    return b"".join(path.read_bytes() for path in files())
+
+
+def test_a_container_over_its_limit_takes_its_node_along(yarn: Yarn, ctx: RayContext) -> None:
+    kept, lost = head_node(ctx), other_node(ctx)
+    gone, jvm = watch(lost), lost.jvm.pid
+
+    def eat(_: Any) -> list[int]:
+        import psutil
+
+        if jvm in [process.pid for process in psutil.Process().parents()]:
+            held = bytearray(3 * EXECUTOR_MIB << 20)
+            time.sleep(60)
+            return [len(held)]
+        return [0]
+
+    assert ctx.sc.parallelize(range(2), 2).mapPartitions(eat).collect() == [0, 0]  # its second attempt, elsewhere
+    wait_gone([gone])
+    assert sparkray.get(slow_square.remote(5), timeout=60) == (25, kept.node.hex())
+    assert lost.node.hex() not in [node["NodeID"] for node in sparkray.nodes() if node["Alive"]]
+
+
+def test_an_application_killed_by_yarn_ends_the_session_with_a_word(yarn: Yarn, yarn_sc: SparkContext) -> None:
+    with RayContext(yarn_sc, object_store_memory="64m", start_timeout=START_S) as ctx:
+        watches = [watch(node) for node in ctx.executors]
+        sparkray.get([say.remote(f"said on YARN by {number}") for number in range(8)])
+        refs = [slow_square.remote(number) for number in range(1000)]
+        yarn.kill_application(yarn_sc.applicationId)
+        with pytest.raises(RaySystemError, match="session ended"):
+            sparkray.get(refs, timeout=60)
+        wait_gone(watches)
+        assert yarn.wait_for_end(yarn_sc.applicationId)["finalStatus"] == "KILLED"
+    assert ctx.last_stop.clean
+    with pytest.raises(RuntimeError, match="SparkContext is stopped, by you or by its cluster's manager"):
+        RayContext(yarn_sc).init()
+    logs = wait_until_collected(yarn, yarn_sc.applicationId)
+    assert all(f"said on YARN by {number}".encode() in logs for number in range(8))
+    assert {b"raylet", b"keeper", b"worker"} <= set(re.findall(rb"sparkray-[0-9a-f]{8}-([a-z]+)", logs))
+
+
+def test_nothing_is_left_of_a_killed_driver(free_yarn: Yarn) -> None:
+    yarn = free_yarn
+    settings = (
+        SETTINGS
+        | yarn.settings()
+        | {
+            "spark.executor.memory": f"{EXECUTOR_MIB}m",
+            "spark.executor.instances": "2",
+        }
+    )
+    driver = subprocess.Popen(
+        [sys.executable, "-c", DRIVER, "yarn", json.dumps(settings)],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "HADOOP_CONF_DIR": str(yarn.conf)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert driver.stdout is not None
+    try:
+        facts = json.loads(driver.stdout.readline())
+        watches = [
+            NodeWatch(bytes.fromhex(node), host, Identity(*keeper), folder)
+            for node, host, _, keeper, folder in facts["nodes"]
+        ]
+        own = identify(facts["own"])
+        assert own is not None
+        watches.append(NodeWatch(bytes.fromhex(facts["node"]), "driver", own, facts["folder"]))
+    finally:
+        driver.send_signal(signal.SIGKILL)
+        driver.wait()
+        driver.stdout.close()
+    wait_gone(watches)
+    assert not Path(facts["folder"]).parent.exists()
+    yarn.wait_for_end(facts["application"])
+
+
+PAGE = "docs/yarn.md"
+
+
+def test_the_script_of_the_page_runs(free_yarn: Yarn, tmp_path: Path) -> None:
+    """As it stands there; what belongs to this cluster comes from Spark's and Hadoop's own folders of settings."""
+    yarn = free_yarn
+    settings = SETTINGS | yarn.settings()
+    defaults = "".join(f"{name} {value}\n" for name, value in settings.items())
+    (tmp_path / "spark-defaults.conf").write_text(defaults)
+    script = tmp_path / "program.py"
+    script.write_text(python_of(PAGE)[0])
+    before = yarn.applications()
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        env=os.environ | {"HADOOP_CONF_DIR": str(yarn.conf), "SPARK_CONF_DIR": str(tmp_path)},
+        capture_output=True,
+        timeout=START_S,
+        cwd=tmp_path,
+        check=False,
+    )
+    assert done.returncode == 0, (done.stdout + done.stderr).decode()
+    (application,) = yarn.applications() - before
+    assert yarn.wait_for_end(application)["finalStatus"] == "SUCCEEDED"
+    assert b"328350 on 2 nodes" in done.stdout
+
+
+def test_a_node_manager_s_end_takes_its_node_along_once_yarn_knows(yarn: Yarn, yarn_sc: SparkContext) -> None:
+    """The last: a NodeManager is missing after it. YARN gives up a silent one, Spark then its executor."""
+    with RayContext(yarn_sc, object_store_memory="64m", start_timeout=START_S, elastic=True) as ctx:
+        wait_until(lambda: len(ctx.executors) == 2, "both executors have a node", START_S)
+        masters = {yarn.node_of(pid) for pid in yarn.application_masters()}
+        (lost,) = [node for node in ctx.executors if yarn.node_of(node.jvm.pid) not in masters]
+        (kept,) = [node for node in ctx.executors if node is not lost]
+        gone = watch(lost)
+        refs = [slow_square.remote(number) for number in range(300)]
+        yarn.kill_node_manager(yarn.node_of(lost.jvm.pid))
+        wait_until(lambda: identify(lost.jvm.pid) != lost.jvm, "Spark has ended the executor", 120)
+        wait_gone([gone])
+        assert [square for square, _ in sparkray.get(refs, timeout=60)] == squares(300)
+        assert sparkray.get(slow_square.remote(5), timeout=60) == (25, kept.node.hex())
+    assert ctx.last_stop.clean
