@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from sparkray.runtime_context import get_gpu_ids
     from sparkray.spark_session import init_spark_on_local
     from sparkray.standalone import init_spark_standalone, stop_spark_standalone
-    from sparkray.yarn import init_spark_on_mesos, init_spark_on_yarn
+    from sparkray.yarn import init_spark_on_mesos, init_spark_on_yarn, init_spark_on_yarn_cluster
 
 ObjectID = ObjectRef  # by Ray's older name
 
@@ -82,6 +82,7 @@ __all__ = [
     "init_spark_on_local",
     "init_spark_on_mesos",
     "init_spark_on_yarn",
+    "init_spark_on_yarn_cluster",
     "init_spark_standalone",
     "is_initialized",
     "kill",
@@ -111,6 +112,7 @@ _LATER = {
     "init_spark_on_local": "sparkray.spark_session",
     "init_spark_on_mesos": "sparkray.yarn",
     "init_spark_on_yarn": "sparkray.yarn",
+    "init_spark_on_yarn_cluster": "sparkray.yarn",
     "init_spark_standalone": "sparkray.standalone",
     "stop_spark_standalone": "sparkray.standalone",
     "timeline": "sparkray.chrome_trace",

@@ -1,17 +1,24 @@
-"""Spark on YARN with this process as the driver: `init_spark_on_yarn`.
+"""Spark on YARN: `init_spark_on_yarn`, with this process as the driver, and `init_spark_on_yarn_cluster`.
 
-It takes BigDL's arguments. The Python environment of the executors is an archive that YARN unpacks in each container,
+Both take BigDL's arguments. The Python environment of the executors is an archive that YARN unpacks in each container,
 or what their hosts have; sparkray itself is sent where they lack it.
 """
 
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
+import tempfile
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from sparkray.env_archives import file_url
+from sparkray.ship import pack_sparkray
 from sparkray.spark_session import SparkNotStarted, active_context, require_java, spark_context, warn_of_obsolete
-from sparkray.yarn_job import tell_hadoop, yarn_job
+from sparkray.yarn_job import YarnJob, tell_hadoop, yarn_job
+from sparkray_core.run import processes
 
 if TYPE_CHECKING:
     from pyspark import SparkContext
@@ -109,6 +116,133 @@ def init_spark_on_yarn(
         later = job.archives_with(environment.pack(_folder_of_jvm(settings)))
     settings |= {str(name): str(value) for name, value in (conf or {}).items()}
     return spark_context(settings, spark_log_level, job.python, job.python_files, later)
+
+
+def init_spark_on_yarn_cluster(
+    hadoop_conf: str | None,
+    conda_name: str | None,
+    num_executors: int,
+    executor_cores: int,
+    executor_memory: str = "2g",
+    driver_cores: int = 4,
+    driver_memory: str = "2g",
+    extra_executor_memory_for_ray: str | None = None,
+    extra_python_lib: str | None = None,
+    penv_archive: str | None = None,
+    additional_archive: str | None = None,
+    hadoop_user_name: str | None = None,
+    spark_yarn_archive: str | None = None,
+    spark_log_level: str = "WARN",
+    redirect_spark_log: bool = True,
+    jars: str | None = None,
+    conf: Mapping[str, str] | None = None,
+    py_files: str | None = None,
+    python_location: str | None = None,
+) -> SparkContext:
+    """Run this script on YARN, its driver in a container there; this process waits for its end, and then ends itself.
+
+    The script is run again from its beginning, by spark-submit, with the same arguments. There, in cluster mode, this
+    function returns the SparkContext; here it does not return. What stands before the call is run twice.
+
+    Args:
+        driver_cores: of the driver's container.
+        driver_memory: of its heap. Beside it the container has as much as those of the executors.
+        extra_python_lib: also modules beside the script, which are not there otherwise.
+        python_location: also of the driver.
+        hadoop_conf, conda_name, num_executors, executor_cores, executor_memory, extra_executor_memory_for_ray,
+            penv_archive, additional_archive, hadoop_user_name, spark_yarn_archive, spark_log_level,
+            redirect_spark_log, jars, conf, py_files: as for `init_spark_on_yarn`.
+
+    Raises:
+        SystemExit: the application has ended; the code is that of spark-submit, 0 if it succeeded.
+        SparkNotStarted: no Java or no ResourceManager.
+        ValueError: an argument out of range, there is no script, or a SparkContext is active in this process.
+    """
+    warn_of_obsolete(redirect_spark_log)
+    running = context_in_cluster_mode(spark_log_level)
+    if running is not None:
+        return running
+    job = yarn_job(
+        hadoop_conf,
+        conda_name,
+        num_executors,
+        executor_cores,
+        executor_memory,
+        driver_cores,
+        driver_memory,
+        extra_executor_memory_for_ray,
+        extra_python_lib,
+        penv_archive,
+        additional_archive,
+        spark_yarn_archive,
+        jars,
+        conf,
+        py_files,
+        python_location,
+        hadoop_user_name,
+    )
+    script = _script()
+    if active_context() is not None:
+        raise ValueError("a SparkContext is active in this process: stop it first; the script makes another, on YARN")
+    require_java()
+    tell_hadoop(job)
+    with tempfile.TemporaryDirectory(prefix="sparkray-submit-") as folder:
+        me = os.getpid()
+        submit = subprocess.Popen(
+            _command(job, folder, script, conf or {}),
+            env=_environment(),
+            preexec_fn=lambda: processes.die_with_parent(signal.SIGTERM, me),  # the application goes on without either
+        )
+        code = submit.wait()
+    raise SystemExit(code)
+
+
+def _command(job: YarnJob, folder: str, script: str, conf: Mapping[str, str]) -> list[str]:
+    """Of spark-submit.
+
+    Args:
+        folder: for files that are there while it runs.
+        conf: the user's own, which go over all others.
+    """
+    from pyspark.find_spark_home import _find_spark_home
+
+    settings = dict(job.settings)
+    if "spark.executor.memoryOverhead" in settings:  # the driver has a node, too
+        settings["spark.driver.memoryOverhead"] = settings["spark.executor.memoryOverhead"]
+    for name in ("PYSPARK_PYTHON", "PYSPARK_DRIVER_PYTHON"):
+        settings[f"spark.yarn.appMasterEnv.{name}"] = job.python
+    if job.environment is not None:
+        settings |= job.archives_with(job.environment.pack(folder))
+    settings |= {str(name): str(value) for name, value in conf.items()}
+    files = [*job.python_files, pack_sparkray(folder)]  # the driver's own sparkray, whatever is installed there
+    words = [os.path.join(_find_spark_home(), "bin", "spark-submit"), "--master", "yarn", "--deploy-mode", "cluster"]
+    words += ["--name", settings.get("spark.app.name", os.path.basename(script))]
+    for name, value in settings.items():
+        words += ["--conf", f"{name}={value}"]
+    return [*words, "--py-files", ",".join(map(file_url, files)), script, *sys.argv[1:]]
+
+
+def _environment() -> dict[str, str]:
+    """Without what would tie spark-submit to a JVM of this process."""
+    from pyspark.find_spark_home import _find_spark_home
+
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PYSPARK_")}
+    return {**kept, "SPARK_HOME": _find_spark_home()}
+
+
+def _script() -> str:
+    """
+    Raises:
+        ValueError: this process runs none that could be run again.
+    """
+    main: Any = sys.modules["__main__"]
+    path: str | None = getattr(main, "__file__", None)
+    if path is None or getattr(main, "__spec__", None) is not None or not os.path.isfile(path):
+        raise ValueError(
+            "init_spark_on_yarn_cluster runs this process's script again, on YARN, and there is none (a notebook, a "
+            "prompt, python -m): put it into a file and run that, or use init_spark_on_yarn"
+        )
+    return os.path.abspath(path)
 
 
 def init_spark_on_mesos(*_: Any, **__: Any) -> NoReturn:

@@ -169,6 +169,12 @@ def test_mesos_is_gone() -> None:
         sparkray.init_spark_on_mesos("mesos://host:5050", executor_cores=2)
 
 
+def test_cluster_mode_wants_a_script(conf: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(sys.modules["__main__"], "__file__", raising=False)  # as in a notebook
+    with pytest.raises(ValueError, match="runs this process's script again"):
+        sparkray.init_spark_on_yarn_cluster(conf, None, 2, 1)
+
+
 def test_redirect_spark_log_is_obsolete(conf: str) -> None:
     with (
         pytest.warns(DeprecationWarning, match="redirect_spark_log does nothing"),

@@ -8,8 +8,10 @@ import re
 import signal
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
+import venv
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from sparkray import RayContext
 from sparkray.ending import NodeWatch
 from sparkray.exceptions import RaySystemError
 from sparkray.spark_facts import wait_for_executors
+from sparkray.sparks import ClassicSpark
 from sparkray_core.run.processes import Identity, identify
 from tests.pages import python_of
 
@@ -209,7 +212,8 @@ def test_nothing_is_left_of_a_killed_driver(free_yarn: Yarn) -> None:
 PAGE = "docs/yarn.md"
 
 
-def test_the_script_of_the_page_runs(free_yarn: Yarn, tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", ["client", "cluster"])
+def test_the_script_of_the_page_runs_in(mode: str, free_yarn: Yarn, tmp_path: Path) -> None:
     """As it stands there; what belongs to this cluster comes from Spark's and Hadoop's own folders of settings."""
     yarn = free_yarn
     settings = SETTINGS | yarn.settings()
@@ -219,7 +223,7 @@ def test_the_script_of_the_page_runs(free_yarn: Yarn, tmp_path: Path) -> None:
     script.write_text(python_of(PAGE)[0])
     before = yarn.applications()
     done = subprocess.run(
-        [sys.executable, str(script)],
+        [sys.executable, str(script), mode],
         env=os.environ | {"HADOOP_CONF_DIR": str(yarn.conf), "SPARK_CONF_DIR": str(tmp_path)},
         capture_output=True,
         timeout=START_S,
@@ -229,7 +233,77 @@ def test_the_script_of_the_page_runs(free_yarn: Yarn, tmp_path: Path) -> None:
     assert done.returncode == 0, (done.stdout + done.stderr).decode()
     (application,) = yarn.applications() - before
     assert yarn.wait_for_end(application)["finalStatus"] == "SUCCEEDED"
-    assert b"328350 on 2 nodes" in done.stdout
+    said = done.stdout if mode == "client" else wait_until_collected(yarn, application)
+    assert b"328350 on 2 nodes" in said
+
+
+FAILS = """
+import sys
+import sparkray
+sc = sparkray.init_spark_on_yarn_cluster(None, None, 1, 1, "600m", driver_memory="512m", py_files=sys.argv[1])
+assert sparkray.init_spark_on_yarn(None, None, 1, 1) is sc
+import beside
+raise SystemExit(beside.CODE)
+"""
+
+
+def test_a_script_that_fails_in_its_container_fails_here(free_yarn: Yarn, tmp_path: Path) -> None:
+    yarn = free_yarn
+    defaults = SETTINGS | yarn.settings() | {"spark.yarn.maxAppAttempts": "1"}
+    (tmp_path / "spark-defaults.conf").write_text("".join(f"{name} {value}\n" for name, value in defaults.items()))
+    (tmp_path / "fails.py").write_text(FAILS)
+    (tmp_path / "beside.py").write_text("CODE = 3")
+    before = yarn.applications()
+    done = subprocess.run(
+        [sys.executable, "fails.py", "beside.py"],
+        env=os.environ | {"HADOOP_CONF_DIR": str(yarn.conf), "SPARK_CONF_DIR": str(tmp_path)},
+        capture_output=True,
+        timeout=START_S,
+        cwd=tmp_path,
+        check=False,
+    )
+    assert done.returncode == 1, (done.stdout + done.stderr).decode()
+    (application,) = yarn.applications() - before
+    found = yarn.application(application)
+    assert found["finalStatus"] == "FAILED"
+    assert "User application exited with status 3" in found["diagnostics"]
+
+
+def test_an_environment_travels(free_yarn: Yarn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As to other machines, which share no folder with the driver. It has all but sparkray, which is sent."""
+    yarn = free_yarn
+    monkeypatch.setattr(ClassicSpark, "same_machine", False)
+    environment = tmp_path / "env"
+    venv.create(environment, symlinks=True)
+    (modules,) = environment.glob("lib/python*/site-packages")
+    (modules / "others.pth").write_text(f"import sys; sys.path.append({sysconfig.get_paths()['purelib']!r})\n")
+    (modules / "only_there.py").write_text("WORD = 'travelled'")
+    (tmp_path / "extra.py").write_text("WORD = 'as well'")
+    sc = start(yarn, conda_name=str(environment), extra_python_lib=str(tmp_path / "extra.py"))
+    assert start(yarn, conda_name=str(environment)) is sc
+
+    def look(_: Any = None) -> tuple[str, ...]:
+        import extra  # type: ignore[import-not-found]
+        import only_there  # type: ignore[import-not-found]
+
+        return sys.prefix, only_there.WORD, extra.WORD
+
+    @sparkray.remote
+    def look_here() -> tuple[str, ...]:
+        return (*look(), os.environ["PYSPARK_PYTHON"], str(sparkray.__file__))
+
+    assert {tuple(words) for _, *words in sc.parallelize(range(2), 2).map(look).collect()} == {("travelled", "as well")}
+    with RayContext(sc, object_store_memory="64m", start_timeout=START_S) as ctx:
+        prefix, *words, python, module = sparkray.get(look_here.remote())
+        watches = [watch(node) for node in ctx.executors]
+    assert words == ["travelled", "as well"]
+    assert str(yarn.folder) in prefix
+    assert python == f"{prefix}/bin/python"
+    assert re.search(r"/sparkray-[0-9a-f]{12}\.zip/sparkray/__init__\.py$", module)
+    assert ctx.last_stop.clean
+    wait_gone(watches)
+    assert "PYSPARK_PYTHON" not in os.environ or os.path.isabs(os.environ["PYSPARK_PYTHON"])
+    sc.stop()
 
 
 def test_a_node_manager_s_end_takes_its_node_along_once_yarn_knows(yarn: Yarn, yarn_sc: SparkContext) -> None:
