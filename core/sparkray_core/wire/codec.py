@@ -52,10 +52,17 @@ def _getter(message_type: type[Message]) -> Callable[[Any], tuple[Any, ...]]:
     return lambda message: ()
 
 
-_ENCODE: dict[type, tuple[tuple[int], Callable[[Any], tuple[Any, ...]], Callable[[Any, int], bytes], int]] = {
-    kind: ((number,), _getter(kind), *((marshal.dumps, 4) if kind in HOT else (pickle.dumps, 5)))
-    for number, kind in MESSAGES.items()
-}
+_Encoder = tuple[tuple[int], Callable[[Any], tuple[Any, ...]], Callable[[Any, int], bytes], int]
+
+
+def _encoder(number: int, kind: type[Message]) -> _Encoder:
+    """Its number, what gives its fields, what writes them, and in which version of that."""
+    if kind in HOT:
+        return (number,), _getter(kind), marshal.dumps, 4
+    return (number,), _getter(kind), pickle.dumps, 5
+
+
+_ENCODE = {kind: _encoder(number, kind) for number, kind in MESSAGES.items()}
 _DECODE = {number: (kind, len(field_names(kind)) + 1) for number, kind in MESSAGES.items()}
 
 
