@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -191,6 +192,19 @@ sparkray.get(refs)
 """
 
 
+def watches_of(facts: Any) -> list[NodeWatch]:
+    """The nodes that `DRIVER` has told of, its own included."""
+    own = identify(facts["own"])
+    assert own is not None
+    return [
+        *(
+            NodeWatch(bytes.fromhex(node), host, Identity(*keeper), folder)
+            for node, host, _, keeper, folder in facts["nodes"]
+        ),
+        NodeWatch(bytes.fromhex(facts["node"]), "driver", own, facts["folder"]),
+    ]
+
+
 @pytest.mark.parametrize(
     ("master", "how"),
     [
@@ -212,13 +226,7 @@ def test_nothing_is_left_of_a_killed_driver(master: str, how: signal.Signals) ->
     assert driver.stdout is not None
     try:
         facts = json.loads(driver.stdout.readline())
-        watches = [
-            NodeWatch(bytes.fromhex(node), host, Identity(*keeper), folder)
-            for node, host, _, keeper, folder in facts["nodes"]
-        ]
-        own = identify(facts["own"])
-        assert own is not None
-        watches.append(NodeWatch(bytes.fromhex(facts["node"]), "driver", own, facts["folder"]))
+        watches = watches_of(facts)
         jvms = [Identity(*jvm) for _, _, jvm, _, _ in facts["nodes"]]
         assert all(identify(jvm.pid) == jvm for jvm in jvms)
     finally:

@@ -26,11 +26,11 @@ from sparkray.ending import NodeWatch
 from sparkray.exceptions import RaySystemError
 from sparkray.spark_facts import wait_for_executors
 from sparkray.sparks import ClassicSpark
-from sparkray_core.run.processes import Identity, identify
+from sparkray_core.run.processes import identify
 from tests.pages import python_of
 
 from .conftest import SETTINGS, START_S, Contexts
-from .test_kills import DRIVER, head_node, other_node, slow_square, squares, wait_until, watch
+from .test_kills import DRIVER, head_node, other_node, slow_square, squares, wait_until, watch, watches_of
 from .yarn import EXECUTOR_MIB, Yarn, running_yarn
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3 * START_S)]
@@ -193,13 +193,7 @@ def test_nothing_is_left_of_a_killed_driver(free_yarn: Yarn) -> None:
     assert driver.stdout is not None
     try:
         facts = json.loads(driver.stdout.readline())
-        watches = [
-            NodeWatch(bytes.fromhex(node), host, Identity(*keeper), folder)
-            for node, host, _, keeper, folder in facts["nodes"]
-        ]
-        own = identify(facts["own"])
-        assert own is not None
-        watches.append(NodeWatch(bytes.fromhex(facts["node"]), "driver", own, facts["folder"]))
+        watches = watches_of(facts)
     finally:
         driver.send_signal(signal.SIGKILL)
         driver.wait()
