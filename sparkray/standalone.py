@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sparkray.cluster_job import sizes, split, user_settings
+from sparkray.env_archives import own_python
 from sparkray.sizing import memory_bytes
 from sparkray.spark_session import SparkNotStarted, require_java, spark_context, warn_of_obsolete
 from sparkray.standalone_main import GRACE_S, Order
@@ -178,40 +180,29 @@ def init_spark_standalone(
         ValueError: an argument out of range, or another SparkContext is active in this process.
     """
     warn_of_obsolete(redirect_spark_log)
-    for name, value in (
-        ("num_executors", num_executors),
-        ("executor_cores", executor_cores),
-        ("driver_cores", driver_cores),
-    ):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be a whole number above 0, not {value!r}")
-    heap = memory_bytes(executor_memory, "executor_memory")
-    overhead = memory_bytes(extra_executor_memory_for_ray, "extra_executor_memory_for_ray")
-    memory_bytes(driver_memory, "driver_memory")
-    assert heap is not None
+    settings = sizes(
+        num_executors,
+        executor_cores,
+        executor_memory,
+        driver_cores,
+        driver_memory,
+        extra_executor_memory_for_ray,
+    )
     if master is not None and not _MASTER_URL.fullmatch(master):
         raise ValueError(f'master must be like "spark://host:7077", not {master!r}')
     if master is not None and enable_numa_binding:
         raise ValueError("enable_numa_binding is for workers that sparkray starts: leave master out, or bind yours")
-    settings = {
-        "spark.executor.cores": str(executor_cores),
-        "spark.cores.max": str(num_executors * executor_cores),
-        "spark.executor.memory": executor_memory,
-        "spark.driver.cores": str(driver_cores),
-        "spark.driver.memory": driver_memory,
-        "spark.scheduler.minRegisteredResourcesRatio": "1.0",
-    }
-    if extra_executor_memory_for_ray is not None:
-        settings["spark.executor.memoryOverhead"] = extra_executor_memory_for_ray
+    settings["spark.cores.max"] = str(num_executors * executor_cores)
     if jars is not None:
         settings["spark.jars"] = jars
-    settings |= {str(name): str(value) for name, value in (conf or {}).items()}
-    python = python_location or os.environ.get("PYSPARK_PYTHON") or sys.executable
-    files = [name.strip() for name in (extra_python_lib or "").split(",") if name.strip()]
+    settings |= user_settings(conf)
+    python = python_location or own_python()
+    files = split(extra_python_lib)
     require_java()
     with _lock:
         if master is None:
-            mib = _in_mib(heap)
+            mib = _in_mib(executor_memory)
+            overhead = extra_executor_memory_for_ray
             mib += max(mib // 10, _LEAST_OVERHEAD_MIB) if overhead is None else _in_mib(overhead)
             started = _own(Shape(num_executors, executor_cores, mib, enable_numa_binding))
             settings |= {
@@ -289,8 +280,8 @@ def _require_listener(master: str) -> None:
     )
 
 
-def _in_mib(size: int) -> int:
-    return -(-size // (1 << 20))
+def _in_mib(size: str) -> int:
+    return -(-(memory_bytes(size) or 0) // (1 << 20))
 
 
 def _numa_words(workers: int) -> list[list[str]]:

@@ -7,18 +7,16 @@ or what their hosts have; sparkray itself is sent where they lack it.
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from sparkray.cluster_job import user_settings
 from sparkray.env_archives import file_url
 from sparkray.ship import pack_sparkray
 from sparkray.spark_session import SparkNotStarted, active_context, require_java, spark_context, warn_of_obsolete
+from sparkray.submitting import context_in_cluster_mode, folder_of_jvm, script_to_submit, submit
 from sparkray.yarn_job import YarnJob, tell_hadoop, yarn_job
-from sparkray_core.run import processes
 
 if TYPE_CHECKING:
     from pyspark import SparkContext
@@ -111,11 +109,11 @@ def init_spark_on_yarn(
         "spark.yarn.am.clientModeTreatDisconnectAsFailed": "true",
     }
     later: Mapping[str, str] | None = None
-    environment = job.environment
+    environment = job.python.environment
     if environment is not None and active_context() is None:
-        later = job.archives_with(environment.pack(_folder_of_jvm(settings)))
-    settings |= {str(name): str(value) for name, value in (conf or {}).items()}
-    return spark_context(settings, spark_log_level, job.python, job.python_files, later)
+        later = job.python.archives_with(environment.pack(folder_of_jvm(settings)))
+    settings |= user_settings(conf)
+    return spark_context(settings, spark_log_level, job.python.path, job.python_files, later)
 
 
 def init_spark_on_yarn_cluster(
@@ -181,68 +179,32 @@ def init_spark_on_yarn_cluster(
         python_location,
         hadoop_user_name,
     )
-    script = _script()
-    if active_context() is not None:
-        raise ValueError("a SparkContext is active in this process: stop it first; the script makes another, on YARN")
+    script = script_to_submit("init_spark_on_yarn_cluster", "init_spark_on_yarn")
     require_java()
     tell_hadoop(job)
-    with tempfile.TemporaryDirectory(prefix="sparkray-submit-") as folder:
-        me = os.getpid()
-        submit = subprocess.Popen(
-            _command(job, folder, script, conf or {}),
-            env=_environment(),
-            preexec_fn=lambda: processes.die_with_parent(signal.SIGTERM, me),  # the application goes on without either
-        )
-        code = submit.wait()
-    raise SystemExit(code)
+    submit(lambda folder: _words(job, folder, script, conf))
 
 
-def _command(job: YarnJob, folder: str, script: str, conf: Mapping[str, str]) -> list[str]:
+def _words(job: YarnJob, folder: str, script: str, conf: Mapping[str, str] | None) -> list[str]:
     """Of spark-submit.
 
     Args:
         folder: for files that are there while it runs.
         conf: the user's own, which go over all others.
     """
-    from pyspark.find_spark_home import _find_spark_home
-
     settings = dict(job.settings)
     if "spark.executor.memoryOverhead" in settings:  # the driver has a node, too
         settings["spark.driver.memoryOverhead"] = settings["spark.executor.memoryOverhead"]
     for name in ("PYSPARK_PYTHON", "PYSPARK_DRIVER_PYTHON"):
-        settings[f"spark.yarn.appMasterEnv.{name}"] = job.python
-    if job.environment is not None:
-        settings |= job.archives_with(job.environment.pack(folder))
-    settings |= {str(name): str(value) for name, value in conf.items()}
+        settings[f"spark.yarn.appMasterEnv.{name}"] = job.python.path
+    if job.python.environment is not None:
+        settings |= job.python.archives_with(job.python.environment.pack(folder))
+    settings |= user_settings(conf)
     files = [*job.python_files, pack_sparkray(folder)]  # the driver's own sparkray, whatever is installed there
-    words = [os.path.join(_find_spark_home(), "bin", "spark-submit"), "--master", "yarn", "--deploy-mode", "cluster"]
-    words += ["--name", settings.get("spark.app.name", os.path.basename(script))]
+    words = ["--master", "yarn", "--name", settings.get("spark.app.name", os.path.basename(script))]
     for name, value in settings.items():
         words += ["--conf", f"{name}={value}"]
     return [*words, "--py-files", ",".join(map(file_url, files)), script, *sys.argv[1:]]
-
-
-def _environment() -> dict[str, str]:
-    """Without what would tie spark-submit to a JVM of this process."""
-    from pyspark.find_spark_home import _find_spark_home
-
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("PYSPARK_")}
-    return {**kept, "SPARK_HOME": _find_spark_home()}
-
-
-def _script() -> str:
-    """
-    Raises:
-        ValueError: this process runs none that could be run again.
-    """
-    main: Any = sys.modules["__main__"]
-    path: str | None = getattr(main, "__file__", None)
-    if path is None or getattr(main, "__spec__", None) is not None or not os.path.isfile(path):
-        raise ValueError(
-            "init_spark_on_yarn_cluster runs this process's script again, on YARN, and there is none (a notebook, a "
-            "prompt, python -m): put it into a file and run that, or use init_spark_on_yarn"
-        )
-    return os.path.abspath(path)
 
 
 def init_spark_on_mesos(*_: Any, **__: Any) -> NoReturn:
@@ -254,27 +216,3 @@ def init_spark_on_mesos(*_: Any, **__: Any) -> NoReturn:
         "Spark 4.0 has dropped Mesos: use init_spark_on_yarn, init_spark_standalone with a master of yours, or "
         "spark-submit to any cluster that Spark still knows, and RayContext(sc)"
     )
-
-
-def context_in_cluster_mode(spark_log_level: str) -> SparkContext | None:
-    """That of the application whose driver this process is, because spark-submit put it on the cluster."""
-    if "PYSPARK_GATEWAY_PORT" not in os.environ:
-        return None
-    from pyspark import SparkConf, SparkContext
-
-    SparkContext._ensure_initialized()  # the JVM that is there: a SparkConf made before knows nothing of it
-    if SparkConf().get("spark.submit.deployMode", "client") != "cluster":
-        return None
-    sc = SparkContext.getOrCreate()
-    sc.setLogLevel(spark_log_level.upper())
-    return sc
-
-
-def _folder_of_jvm(settings: Mapping[str, str]) -> str:
-    """A new folder that goes with Spark's JVM, however this process ends."""
-    from pyspark import SparkConf, SparkContext
-
-    SparkContext._ensure_initialized(conf=SparkConf().setAll(list(settings.items())))
-    jvm: Any = SparkContext._jvm
-    temporary = jvm.java.lang.System.getProperty("java.io.tmpdir")
-    return str(jvm.org.apache.spark.util.Utils.createTempDir(temporary, "sparkray").getAbsolutePath())

@@ -6,20 +6,18 @@ import contextlib
 import os
 import socket
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sparkray.env_archives import NAME, Travelling, archive_url, file_url, own_python, python_in, travelling
-from sparkray.sizing import memory_bytes
+from sparkray.cluster_job import ExecutorsPython, executors_python, number_of_executors, sizes, split, user_settings
+from sparkray.env_archives import file_url, own_python
 from sparkray.spark_session import SparkNotStarted, active_context
 
 _REACH_LIMIT_S = 5.0  # for a connection to the ResourceManager; Hadoop itself tries for a quarter of an hour
 _MANAGER_PORT = 8032  # Hadoop's default
 ARCHIVES = "spark.yarn.dist.archives"
-# Which environment was packed, for a second call to compare: the archive is another each time.
-_PACKED = "spark.sparkray.environment"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +27,8 @@ class YarnJob:
     hadoop_conf: str
     user: str | None
     settings: Mapping[str, str]
-    python: str  # of the executors
-    environment: Travelling | None  # to be packed first
-    archives: tuple[str, ...]  # further ones, as URLs
+    python: ExecutorsPython
     python_files: tuple[str, ...]
-
-    def archives_with(self, packed: str) -> Mapping[str, str]:
-        """The setting, once the environment is packed."""
-        return {ARCHIVES: ",".join((archive_url(packed), *self.archives))}
 
 
 def yarn_job(
@@ -63,60 +55,32 @@ def yarn_job(
     Raises:
         ValueError: an argument out of range, or a file that is not there.
     """
-    for name, value in (
-        ("num_executors", num_executors),
-        ("executor_cores", executor_cores),
-        ("driver_cores", driver_cores),
-    ):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be a whole number above 0, not {value!r}")
-    for name, size in (
-        ("executor_memory", executor_memory),
-        ("driver_memory", driver_memory),
-        ("extra_executor_memory_for_ray", extra_executor_memory_for_ray),
-    ):
-        memory_bytes(size, name)
-    if penv_archive is not None and python_location is not None:
-        raise ValueError("penv_archive brings its own Python: leave python_location out")
-    environment = travelling(conda_name) if conda_name is not None and penv_archive is None else None
-    if environment is not None and python_location is not None:
-        raise ValueError("conda_name brings its own Python: leave python_location out")
-    archives = tuple(archive_url(name, None) for name in _split(additional_archive))
     settings = {
         "spark.master": "yarn",
-        "spark.executor.instances": str(num_executors),
-        "spark.dynamicAllocation.enabled": "false",  # a cluster's own defaults often have it on
-        "spark.executor.cores": str(executor_cores),
-        "spark.executor.memory": executor_memory,
-        "spark.driver.cores": str(driver_cores),
-        "spark.driver.memory": driver_memory,
-        "spark.scheduler.minRegisteredResourcesRatio": "1.0",
+        **number_of_executors(num_executors),
+        **sizes(
+            num_executors,
+            executor_cores,
+            executor_memory,
+            driver_cores,
+            driver_memory,
+            extra_executor_memory_for_ray,
+        ),
     }
-    if extra_executor_memory_for_ray is not None:
-        settings["spark.executor.memoryOverhead"] = extra_executor_memory_for_ray
     if spark_yarn_archive is not None:
         settings["spark.yarn.archive"] = file_url(spark_yarn_archive)
     if jars is not None:
-        settings["spark.jars"] = ",".join(map(file_url, _split(jars)))
-    python = python_location or own_python()
-    if penv_archive is not None:
-        archives = (archive_url(penv_archive), *archives)
-        python = python_in(archives[0])
-    if environment is not None:
-        settings[_PACKED] = str(environment)
-        python = f"./{NAME}/bin/python"
-    elif archives:
-        settings[ARCHIVES] = ",".join(archives)
-    settings["spark.executorEnv.PYSPARK_PYTHON"] = python
-    settings |= {str(name): str(value) for name, value in (conf or {}).items()}
+        settings["spark.jars"] = ",".join(map(file_url, split(jars)))
+    python = executors_python(conda_name, penv_archive, python_location, additional_archive, own_python(), ARCHIVES)
+    settings |= python.settings()
+    settings["spark.executorEnv.PYSPARK_PYTHON"] = python.path
+    settings |= user_settings(conf)
     return YarnJob(
         hadoop_conf=_folder_with_conf(hadoop_conf),
         user=hadoop_user_name,
         settings=settings,
         python=python,
-        environment=environment,
-        archives=archives,
-        python_files=(*_split(extra_python_lib), *_split(py_files)),
+        python_files=(*split(extra_python_lib), *split(py_files)),
     )
 
 
@@ -163,10 +127,6 @@ def _require_manager(site: Path) -> None:
             f"nobody listens at {address}, the ResourceManager's address in {site} ({error}): is YARN up, and can this "
             "host reach it?"
         ) from None
-
-
-def _split(names: str | None) -> Sequence[str]:
-    return [name.strip() for name in (names or "").split(",") if name.strip()]
 
 
 def _folder_with_conf(given: str | None) -> str:

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 import sparkray
+from sparkray.cluster_job import ExecutorsPython
 from sparkray.env_archives import archive_url, travelling
 from sparkray.spark_session import SparkNotStarted
-from sparkray.yarn_job import YarnJob, yarn_job
+from sparkray.yarn_job import ARCHIVES, YarnJob, yarn_job
 
 SITE = "<configuration><property><name>{}</name><value>{}</value></property></configuration>"
 
@@ -71,9 +72,7 @@ def test_sizes_and_places_become_settings(conf: str, tmp_path: Path) -> None:
             "spark.yarn.dist.archives": f"{(tmp_path / 'data.zip').as_uri()}#data",
             "spark.executorEnv.PYSPARK_PYTHON": sys.executable,
         },
-        python=sys.executable,
-        environment=None,
-        archives=(f"{(tmp_path / 'data.zip').as_uri()}#data",),
+        python=ExecutorsPython(sys.executable, None, (f"{(tmp_path / 'data.zip').as_uri()}#data",), ARCHIVES),
         python_files=("three.py", "one.py", "two.py"),
     )
 
@@ -87,14 +86,14 @@ def test_sizes_and_places_become_settings(conf: str, tmp_path: Path) -> None:
 )
 def test_the_python_of_an_archive_is_that_of_its_folder(conf: str, given: str, archive: str, python: str) -> None:
     found = job(conf, penv_archive=given, conda_name="not looked at, as in BigDL")
-    assert (found.settings["spark.yarn.dist.archives"], found.python) == (archive, python)
+    assert (found.settings["spark.yarn.dist.archives"], found.python.path) == (archive, python)
     assert found.settings["spark.executorEnv.PYSPARK_PYTHON"] == python
 
 
 def test_executors_that_have_python_run_the_one_that_is_named(conf: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYSPARK_PYTHON", "/opt/python")
-    assert job(conf).python == "/opt/python"
-    assert job(conf, python_location="/usr/bin/python3").python == "/usr/bin/python3"
+    assert job(conf).python.path == "/opt/python"
+    assert job(conf, python_location="/usr/bin/python3").python.path == "/usr/bin/python3"
 
 
 def test_the_folder_with_the_cluster_s_settings_may_come_from_the_environment(

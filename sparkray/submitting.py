@@ -1,0 +1,90 @@
+"""Running this process's script again, by spark-submit, with its driver on the cluster."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from sparkray.spark_session import active_context
+from sparkray_core.run import processes
+
+if TYPE_CHECKING:
+    from pyspark import SparkContext
+
+
+def script_to_submit(function: str, instead: str) -> str:
+    """The path of this process's script.
+
+    Args:
+        function: whose task it is to run it again.
+        instead: what to use where there is none.
+
+    Raises:
+        ValueError: this process runs none that could be run again, or has a SparkContext.
+    """
+    main: Any = sys.modules["__main__"]
+    path: str | None = getattr(main, "__file__", None)
+    if path is None or getattr(main, "__spec__", None) is not None or not os.path.isfile(path):
+        raise ValueError(
+            f"{function} runs this process's script again, on the cluster, and there is none (a notebook, a prompt, "
+            f"python -m): put it into a file and run that, or use {instead}"
+        )
+    if active_context() is not None:
+        raise ValueError("a SparkContext is active in this process: stop it first; the script makes another, there")
+    return os.path.abspath(path)
+
+
+def submit(words_in: Callable[[str], Sequence[str]], **environment: str) -> NoReturn:
+    """Run spark-submit, and end this process with its exit code.
+
+    Args:
+        words_in: its arguments; called with a folder for files that are there while it runs.
+        environment: beyond this process's own.
+
+    Raises:
+        SystemExit: always.
+    """
+    from pyspark.find_spark_home import _find_spark_home
+
+    home = _find_spark_home()
+    with tempfile.TemporaryDirectory(prefix="sparkray-submit-") as folder:
+        me = os.getpid()
+        words = [os.path.join(home, "bin", "spark-submit"), "--deploy-mode", "cluster", *words_in(folder)]
+        # What is said of Python here would tie spark-submit to a JVM of this process.
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("PYSPARK_")}
+        running = subprocess.Popen(
+            words,
+            env={**kept, "SPARK_HOME": home, **environment},
+            preexec_fn=lambda: processes.die_with_parent(signal.SIGTERM, me),  # the application goes on without either
+        )
+        code = running.wait()
+    raise SystemExit(code)
+
+
+def context_in_cluster_mode(spark_log_level: str) -> SparkContext | None:
+    """That of the application whose driver this process is, because spark-submit put it on the cluster."""
+    if "PYSPARK_GATEWAY_PORT" not in os.environ:
+        return None
+    from pyspark import SparkConf, SparkContext
+
+    SparkContext._ensure_initialized()  # the JVM that is there: a SparkConf made before knows nothing of it
+    if SparkConf().get("spark.submit.deployMode", "client") != "cluster":
+        return None
+    sc = SparkContext.getOrCreate()
+    sc.setLogLevel(spark_log_level.upper())
+    return sc
+
+
+def folder_of_jvm(settings: dict[str, str]) -> str:
+    """A new folder that goes with Spark's JVM, however this process ends."""
+    from pyspark import SparkConf, SparkContext
+
+    SparkContext._ensure_initialized(conf=SparkConf().setAll(list(settings.items())))
+    jvm: Any = SparkContext._jvm
+    temporary = jvm.java.lang.System.getProperty("java.io.tmpdir")
+    return str(jvm.org.apache.spark.util.Utils.createTempDir(temporary, "sparkray").getAbsolutePath())
