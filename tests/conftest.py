@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.clusters import pytest_terminal_summary as pytest_terminal_summary  # a hook of this run, too
+
 LIMIT_S = 5.0  # for what ends by itself once the test is over
 RUN_MARK = f"SPARKRAY_TEST_RUN={os.getpid()}-{time.time_ns()}"
 BASE_FOLDER = Path(f"/tmp/sparkray-{os.getuid()}-tests-{os.getpid()}")
