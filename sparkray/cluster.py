@@ -231,6 +231,7 @@ class RayContext:
                     start_local(self, chosen, started)
                 else:
                     start_cluster(self, chosen, started, deadline, driver_cores)
+                started.watch_losses(self.spark)
                 started.hook(self.spark.handle, self.stop)
                 self.core.env = environment(self.core, self.runtime_env)
                 session.adopt(self)

@@ -7,12 +7,14 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sparkray import jobs
 from sparkray.elastic import ElasticNodes
 from sparkray.ending import NodeWatch, StopReport, nodes_in, wait_gone
+from sparkray.losses import Losses
+from sparkray.sparks import AnySpark
 from sparkray_core.ids import HEAD, NodeId, new_process_id
 from sparkray_core.run.config import NodeConfig, default_base_folder
 from sparkray_core.run.core import Core
@@ -41,6 +43,7 @@ class ExecutorNode:
     cores: int
     store_bytes: int
     executor_id: str | None = None  # by which its scheduler does; None in local mode
+    hosts_head: bool = False
 
     @classmethod
     def from_facts(cls, facts: Mapping[str, Any]) -> ExecutorNode:
@@ -56,6 +59,7 @@ class ExecutorNode:
             cores=facts["cores"],
             store_bytes=facts["store_bytes"],
             executor_id=facts.get("executor_id"),
+            hosts_head=facts.get("hosts_head", False),
         )
 
 
@@ -80,6 +84,7 @@ class ClusterSession:
         self.elastic: ElasticNodes | None = None  # where executors' nodes come and go
         self._starting: StartingNode | None = None
         self._core: Core | None = None
+        self._losses: Losses | None = None
         self._unhook: Callable[[], None] | None = None
 
     @property
@@ -127,6 +132,11 @@ class ClusterSession:
         """
         return {facts["node"].hex() for facts in self.core.ask(HEAD, "nodes") if facts["alive"]}
 
+    def watch_losses(self, spark: AnySpark) -> None:
+        """Ask Spark, from now on, about executors whose nodes are gone."""
+        assert self.own is not None
+        self._losses = Losses(spark, self.core, self.own.config.host, lambda: self.executors)
+
     def hook(self, sc: Any, stop_session: Callable[[], object]) -> None:
         """Have `sc.stop()`, by whatever way it is called, stop the session first."""
         stop_spark = sc.stop
@@ -169,6 +179,7 @@ class ClusterSession:
             self.elastic.close()
         if self._starting is not None:
             self._starting.give_up()
+        lost = {} if self._losses is None else self._losses.close()
         watches = self._watches()
         if self._core is not None:
             if self.goes_on:
@@ -188,6 +199,7 @@ class ClusterSession:
         here = {watch.node: watch for watch in watches}
         reports = [watch.report() for watch in watches]
         reports += [NodeWatch.elsewhere(one.node, one.host) for one in self.executors if one.node not in here]
+        reports = [replace(report, lost=lost.get(NodeId(report.node), "")) for report in reports]
         return StopReport(tuple(reports), time.monotonic() - began)
 
     def _watches(self) -> list[NodeWatch]:

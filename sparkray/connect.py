@@ -134,6 +134,9 @@ class ConnectSpark:
         busy = " (one that other jobs keep busy all the time is not seen over Spark Connect)"
         wait_until_there(self.executors, self.total_slots, nodes, deadline, busy)
 
+    def why_lost(self, executor_id: str) -> str | None:
+        return "nothing over Spark Connect; its server's log says why"
+
     def reached_at(self, same_machine: bool) -> tuple[str, str]:
         if same_machine:
             return "127.0.0.1", "127.0.0.1"

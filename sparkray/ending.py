@@ -26,6 +26,7 @@ class NodeEnd:
     left: tuple[int, ...]  # pids that live on
     folder_removed: bool | None
     freed_bytes: int | None = None  # of memory that those who ended held, the store included; None: not known here
+    lost: str = ""  # it was gone before the stop: why, as far as is known
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,8 @@ class StopReport:
                 left = f", LEFT: {', '.join(map(str, node.left))}" if node.left else ""
                 memory = f", {show_bytes(node.freed_bytes)} of memory freed" if node.freed_bytes else ""
                 seen = f"{node.ended} processes ended{memory}{left}; folder {folder}"
-            lines.append(f"  node {node.node.hex()} on {node.host}: {seen}")
+            lost = f"lost before: {node.lost}; " if node.lost else ""
+            lines.append(f"  node {node.node.hex()} on {node.host}: {lost}{seen}")
         return "\n".join(lines)
 
 

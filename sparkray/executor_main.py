@@ -222,6 +222,7 @@ def _describe(node: StartedNode, address: str, jvm: Identity) -> dict[str, Any]:
         "executor": address,
         "jvm": list(jvm),
         "executor_id": executor_id(jvm),
+        "hosts_head": node.config.is_head,
         "keeper": list(keeper or (node.pid, 0.0)),
         "folder": node.folder,
         "address": node.address,

@@ -96,6 +96,43 @@ def slots_of(sc: SparkContext, but: str = "") -> Slots:
     return Slots(total_slots(sc), held)
 
 
+def why_lost(sc: SparkContext, executor_id: str) -> str | None:
+    """What Spark knows of an executor's end, in its own words; None: nothing (yet), or the executor lives."""
+    from py4j.protocol import Py4JError
+
+    try:
+        facts = _inner(sc).statusStore().executorSummary(executor_id)
+        if facts.isActive() or not facts.removeReason().isDefined():
+            return None
+        return str(facts.removeReason().get())
+    except (Py4JError, AttributeError, OSError):  # it does not know this executor, or the JVM is ending
+        return None
+
+
+def what_yarn_says(sc: SparkContext) -> str | None:
+    """Of the application's end: that somebody killed it, or how it failed. None: nothing."""
+    from py4j.protocol import Py4JError
+
+    try:
+        jvm: Any = sc._jvm
+        hadoop = jvm.org.apache.hadoop.yarn
+        client = hadoop.client.api.YarnClient.createYarnClient()
+        client.init(hadoop.conf.YarnConfiguration())
+        client.start()
+        try:
+            application = hadoop.api.records.ApplicationId.fromString(sc.applicationId)
+            return str(client.getApplicationReport(application).getDiagnostics() or "").strip() or None
+        finally:
+            client.stop()
+    except (
+        Py4JError,
+        AttributeError,
+        TypeError,
+        OSError,
+    ):  # no ResourceManager, no YARN's classes, or the JVM is ending
+        return None
+
+
 def in_one_sentence(error: str) -> str:
     """Spark's stack traces put shortly, where we know what they are about."""
     versions = re.search(r"different version:? (.*?) than that in driver:? (.*?),? PySpark", error)

@@ -18,6 +18,7 @@ from sparkray.spark_session import has_ended
 if TYPE_CHECKING:
     from pyspark import SparkContext
 
+STOPPED_BY = "the SparkContext is stopped, by you or by its cluster's manager"
 StartTask = Callable[[Any], Sequence[TaskResult]]  # takes a partition, which is of no interest
 
 
@@ -69,6 +70,10 @@ class AnySpark(Protocol):
         Raises:
             UnfitSpark: there are fewer than `nodes` executors, or slots, when time is up.
         """
+        ...
+
+    def why_lost(self, executor_id: str) -> str | None:
+        """What Spark says of an executor's end; None: nothing (yet), or the executor lives."""
         ...
 
     def reached_at(self, same_machine: bool) -> tuple[str, str]:
@@ -127,6 +132,11 @@ class ClassicSpark:
 
     def wait_for_executors(self, nodes: int, deadline: float) -> None:
         spark_facts.wait_for_executors(self.sc, nodes, deadline)
+
+    def why_lost(self, executor_id: str) -> str | None:
+        if self.stopped:
+            return (spark_facts.what_yarn_says(self.sc) if self.master == "yarn" else None) or STOPPED_BY
+        return spark_facts.why_lost(self.sc, executor_id)
 
     def reached_at(self, same_machine: bool) -> tuple[str, str]:
         if same_machine:

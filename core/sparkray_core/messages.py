@@ -111,6 +111,22 @@ class NodeGone:
 
 
 @frozen
+class NodeSaid:
+    """Raylet -> head -> every driver: what it has logged of warnings. Drivers keep the last lines, should it die."""
+
+    node: NodeId
+    lines: list[str]
+
+
+@frozen
+class ExplainNode:
+    """A driver -> head: what Spark says of a node that is gone. `nodes()` says it from now on."""
+
+    node: NodeId
+    why: str
+
+
+@frozen
 class ProcessGone:
     """Raylet -> head -> every raylet -> its processes: what it owned or borrowed is nobody's now."""
 
@@ -812,6 +828,8 @@ Message = (
     | NodeBeat
     | NodeTable
     | NodeGone
+    | NodeSaid
+    | ExplainNode
     | ProcessGone
     | EndSession
     | Ask
@@ -976,4 +994,6 @@ MESSAGES: Mapping[int, type[Message]] = {
     187: CommitBundles,
     188: ReleaseBundles,
     189: SetGroup,
+    190: NodeSaid,
+    191: ExplainNode,
 }

@@ -14,12 +14,16 @@ from sparkray_core.messages import (
     CreateActor,
     EndActor,
     EndSession,
+    ExplainNode,
     FindActor,
     Message,
     NameActor,
     NodeBeat,
     NodeGone,
+    NodeSaid,
+    NodeTable,
     ProcessGone,
+    RegisterJob,
     RequestLeases,
     StartActor,
     StopActor,
@@ -104,7 +108,7 @@ def test_constructor_that_may_have_begun_uses_up_a_restart() -> None:
     effects = bench.event(PeerLost(B, "connection refused"))
 
     (told,) = [e.message for e in effects if isinstance(e, Send) and isinstance(e.message, ActorChanged)]
-    assert (told.state, told.why) == ("dead", "its node died: connection refused")
+    assert (told.state, told.why) == ("dead", f"its node {B.hex()} died: connection refused")
 
 
 def test_end_of_the_owner_ends_its_actors() -> None:
@@ -173,6 +177,32 @@ def test_node_that_takes_its_leave_is_buried_at_once() -> None:
 
     assert ForgetPeer(B) in effects
     assert Send(raylet("a"), NodeGone(B, "its node was ended")) in effects
+
+
+def test_what_a_node_warns_of_is_passed_on_to_the_drivers_of_the_time() -> None:
+    bench = Bench(a=1, b=1)
+    assert bench.say(raylet("b"), NodeSaid(B, ["early"])) == []
+    bench.say(DRIVER, RegisterJob(1, {}))
+
+    assert bench.say(raylet("b"), NodeSaid(B, ["memory is short"])) == [Send(DRIVER, NodeSaid(B, ["memory is short"]))]
+    assert bench.say(raylet("b"), NodeSaid(A, ["of another"])) == []
+
+
+def test_what_a_driver_knows_of_a_node_s_end_is_in_the_table_from_then_on() -> None:
+    bench = Bench(a=1, b=1)
+    bench.say(DRIVER, RegisterJob(1, {}))
+    bench.say(DRIVER, ExplainNode(B, "it lives"))
+    bench.event(PeerLost(B, "silent"))
+    bench.say(raylet("a"), ExplainNode(B, "no driver's"))
+    bench.now = 5.0
+    bench.event(ClockTicked())
+
+    bench.say(DRIVER, ExplainNode(B, "Spark says so"))
+    bench.now = 10.0
+    (sent,) = bench.event(ClockTicked())
+
+    assert isinstance(sent.message, NodeTable)
+    assert [row["why"] for row in sent.message.nodes] == ["", "silent. Spark says so"]
 
 
 def test_buried_node_that_joins_again_is_told_so() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -174,6 +175,30 @@ def test_it_tells_the_model_above_the_threshold_and_until_it_is_over() -> None:
     told = len(bench.told)
     bench.run(5.0)
     assert len(bench.told) == told
+
+
+def test_it_warns_once_when_memory_gets_short_and_of_each_worker_that_is_ended(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    bench = Bench(Settings())
+    bench.source.usage = Usage(96 * MIB, 100 * MIB)
+    bench.run(20.0)
+    bench.source.usage = Usage(50 * MIB, 100 * MIB)
+    bench.run(20.0)
+    assert [record.getMessage() for record in caplog.records] == ["memory: 96 of 100 MiB are in use"]
+    bench.monitor._container = WatchedContainer(1, (os.getpid(),), lambda: 0)
+    bench.source.usage = Usage(97 * MIB, 100 * MIB)
+    bench.run(2.0)
+    assert re.fullmatch(
+        rf"memory: 97 of 100 MiB are in use. The container's largest: .* \(pid {os.getpid()}\) [0-9]+ MiB",
+        caplog.records[1].getMessage(),
+    )
+    (worker,) = bench.node.workers.all.values()
+    bench._tell = lambda event: bench.node.workers.kill(worker, "to save memory", bench.now)  # type: ignore[method-assign]
+    bench.monitor._tell = bench._tell
+    worker.for_memory = True
+    bench.run(1.0)
+    assert [record.getMessage() for record in caplog.records[3:]] == ["to save memory"]
 
 
 def test_a_threshold_of_zero_turns_it_off() -> None:

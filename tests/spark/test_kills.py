@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,8 +21,9 @@ import sparkray
 from sparkray import RayContext
 from sparkray.cluster import ExecutorNode
 from sparkray.ending import NodeWatch
-from sparkray.exceptions import RaySystemError
+from sparkray.exceptions import ActorDiedError, RayError, RaySystemError
 from sparkray.spark_facts import wait_for_executors
+from sparkray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from sparkray_core.run.processes import Identity, identify
 from tests.marks import slow
 
@@ -77,6 +79,25 @@ def ctx(cluster_sc: SparkContext) -> Iterator[RayContext]:
     wait_for_executors(cluster_sc, 2, time.monotonic() + START_S)  # Spark starts another executor for a killed one
 
 
+@sparkray.remote(num_cpus=0)
+class Resident:
+    def here(self) -> None: ...
+
+
+EXIT_137 = "Spark says of executor .: Command exited with code 137"
+
+
+def death_of(node: ExecutorNode) -> str:
+    (found,) = [one for one in sparkray.nodes() if one["NodeID"] == node.node.hex()]
+    return str(found["DeathReasonMessage"])
+
+
+def failure_of(ref: sparkray.ObjectRef[Any]) -> str:
+    with pytest.raises(RayError) as caught:
+        sparkray.get(ref, timeout=60)
+    return str(caught.value)
+
+
 def head_node(ctx: RayContext) -> ExecutorNode:
     (found,) = [node for node in ctx.executors if hosts_head(node)]
     return found
@@ -101,8 +122,9 @@ def test_the_tasks_of_a_killed_worker_are_run_again_and_right(ctx: RayContext) -
 def test_the_session_goes_on_without_a_killed_node(ctx: RayContext, victim: str) -> None:
     lost, kept = other_node(ctx), head_node(ctx)
     gone = watch(lost)
+    there = Resident.options(scheduling_strategy=NodeAffinitySchedulingStrategy(lost.node.hex(), soft=False)).remote()
     refs = [slow_square.remote(number) for number in range(30)]
-    sparkray.get(refs[0], timeout=60)
+    sparkray.get([refs[0], there.here.remote()], timeout=60)
     os.kill(lost.jvm.pid if victim == "executor" else named(lost, victim), signal.SIGKILL)
 
     wait_until(gone.is_gone, f"{victim} killed: the node is gone")
@@ -112,6 +134,11 @@ def test_the_session_goes_on_without_a_killed_node(ctx: RayContext, victim: str)
     alive = [node["NodeID"] for node in sparkray.nodes() if node["Alive"]]
     assert kept.node.hex() in alive
     assert lost.node.hex() not in alive
+    says = EXIT_137 if victim == "executor" else f"executor {lost.executor_id} .* lives on"
+    wait_until(lambda: re.search(says, death_of(lost)), "nodes() says why")
+    with pytest.raises(ActorDiedError, match=f"its node {lost.node.hex()} died: (?s:.*){says}"):
+        sparkray.get(there.here.remote(), timeout=60)
+    assert [re.search(says, node.lost) is not None for node in ctx.stop().nodes if node.lost] == [True]
 
 
 @sparkray.remote
@@ -150,6 +177,10 @@ def test_the_session_ends_with_its_head(ctx: RayContext, victim: str) -> None:
     for node in gone:
         wait_until(node.is_gone, f"{victim} killed: {node.report()}")
     assert not ctx.initialized
+    if victim == "executor":
+        says = f"session ended: .*{head.node.hex()}(?s:.*){EXIT_137}"
+        wait_until(lambda: re.search(says, failure_of(refs[-1])), "errors say why")
+        assert [re.search(EXIT_137, node.lost) is not None for node in ctx.stop().nodes if node.lost] == [True]
 
 
 @pytest.mark.parametrize("victim", ["raylet", "keeper"])

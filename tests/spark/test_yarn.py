@@ -23,14 +23,27 @@ from pyspark.sql import SparkSession
 import sparkray
 from sparkray import RayContext
 from sparkray.ending import NodeWatch
-from sparkray.exceptions import RaySystemError
+from sparkray.exceptions import RayError, RaySystemError
 from sparkray.spark_facts import wait_for_executors
 from sparkray.sparks import ClassicSpark
+from sparkray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from sparkray_core.run.processes import identify
 from tests.pages import python_of
 
 from .conftest import SETTINGS, START_S, Contexts
-from .test_kills import DRIVER, head_node, other_node, slow_square, squares, wait_until, watch, watches_of
+from .test_kills import (
+    DRIVER,
+    Resident,
+    death_of,
+    failure_of,
+    head_node,
+    other_node,
+    slow_square,
+    squares,
+    wait_until,
+    watch,
+    watches_of,
+)
 from .yarn import EXECUTOR_MIB, Yarn, running_yarn
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3 * START_S)]
@@ -137,9 +150,16 @@ def wait_until_collected(yarn: Yarn, application: str) -> bytes:
     return b"".join(path.read_bytes() for path in files())
 
 
-def test_a_container_over_its_limit_takes_its_node_along(yarn: Yarn, ctx: RayContext) -> None:
+OVER_LIMIT = r"Spark says of executor \d+: .*(beyond the 'PHYSICAL' memory limit|exceeding physical memory limits)"
+
+
+def test_a_container_over_its_limit_takes_its_node_along_and_its_end_is_explained(
+    yarn: Yarn, ctx: RayContext, caplog: pytest.LogCaptureFixture
+) -> None:
     kept, lost = head_node(ctx), other_node(ctx)
     gone, jvm = watch(lost), lost.jvm.pid
+    there = Resident.options(scheduling_strategy=NodeAffinitySchedulingStrategy(lost.node.hex(), soft=False)).remote()
+    sparkray.get(there.here.remote(), timeout=60)
 
     def eat(_: Any) -> list[int]:
         import psutil
@@ -154,6 +174,11 @@ def test_a_container_over_its_limit_takes_its_node_along(yarn: Yarn, ctx: RayCon
     wait_gone([gone])
     assert sparkray.get(slow_square.remote(5), timeout=60) == (25, kept.node.hex())
     assert lost.node.hex() not in [node["NodeID"] for node in sparkray.nodes() if node["Alive"]]
+    wait_until(lambda: re.search(OVER_LIMIT, death_of(lost)), f"nodes() says why: {death_of(lost)}", 20)
+    words = "WARNING memory: [0-9]+ of [0-9]+ MiB are in use. The container's largest: .*python"
+    with pytest.raises(RayError, match=f"{OVER_LIMIT}(?s:.*){words}"):  # it died, or was ended before to save memory
+        sparkray.get(there.here.remote(), timeout=60)
+    assert re.search(OVER_LIMIT, caplog.text)
 
 
 def test_an_application_killed_by_yarn_ends_the_session_with_a_word(yarn: Yarn, yarn_sc: SparkContext) -> None:
@@ -166,7 +191,9 @@ def test_an_application_killed_by_yarn_ends_the_session_with_a_word(yarn: Yarn, 
             sparkray.get(refs, timeout=60)
         wait_gone(watches)
         assert yarn.wait_for_end(yarn_sc.applicationId)["finalStatus"] == "KILLED"
+        wait_until(lambda: "was killed by user" in failure_of(refs[-1]), f"YARN says why: {failure_of(refs[-1])}")
     assert ctx.last_stop.clean
+    assert "was killed by user" in str(ctx.last_stop)
     with pytest.raises(RuntimeError, match="SparkContext is stopped, by you or by its cluster's manager"):
         RayContext(yarn_sc).init()
     logs = wait_until_collected(yarn, yarn_sc.applicationId)

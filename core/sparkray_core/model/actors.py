@@ -287,7 +287,7 @@ class Actors:
             actor.begun = True
 
     def node_gone(self, node: NodeId, why: str, now: float) -> None:
-        why = f"its node died: {why}"
+        why = f"its node {node.hex()} died: {why}"
         self.states.node_gone(node, why)
         for actor in self.all.values():
             if actor.node == node == node_of(actor.owner) and not actor.detached:

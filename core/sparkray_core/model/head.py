@@ -28,12 +28,14 @@ from sparkray_core.messages import (
     DescribeGroups,
     EndActor,
     EndSession,
+    ExplainNode,
     FindActor,
     JoinNode,
     Message,
     NameActor,
     NodeBeat,
     NodeGone,
+    NodeSaid,
     ProcessGone,
     RegisterJob,
     RemoveGroup,
@@ -190,6 +192,12 @@ class Head:
                     self._bury(node, why, now)
                 elif self.nodes.is_alive(node):
                     self.nodes.complain(node_of(sender), node, now + self.limits.complaint_s)
+            case NodeSaid(node):
+                if node == node_of(sender):
+                    self.out.extend(Send(driver, message) for driver in self.jobs.running)
+            case ExplainNode(node, why):
+                if sender in self.jobs.running and self.nodes.explain(node, why):
+                    self._owe_table(now)
             case EndSession(why):
                 self._end(why, now)
             case RegisterJob(request, facts):

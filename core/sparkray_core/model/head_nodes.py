@@ -114,6 +114,15 @@ class Nodes:
         self.complaints = {pair for pair in self.complaints if node not in pair}
         return record
 
+    def explain(self, node: NodeId, why: str) -> bool:
+        """Whether it is a node that is gone; more is known of its end now."""
+        record = self.all.get(node)
+        if record is None or record.info.alive:
+            return False
+        record.info = replace(record.info, why=f"{record.info.why}. {why}")
+        self._rows[node] = record.info.as_dict()
+        return True
+
     def table(self) -> NodeTable:
         return NodeTable(list(self._rows.values()))
 

@@ -447,7 +447,7 @@ class Leasing:
 
     def node_gone(self, node: NodeId, why: str, effects: list[Effect]) -> None:
         for lease in [lease for lease in self.leases.values() if node_of(lease.worker) == node]:
-            self.lose(lease, f"its node died: {why}", effects)
+            self.lose(lease, f"its node {node.hex()} died: {why}", effects)
         # Requests may have been queued there. Asked again under the same ids; a double grant goes back.
         again: dict[Queue, list[LeaseId]] = {}
         for lease_id, queue in self.requests.items():

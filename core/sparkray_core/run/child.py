@@ -9,7 +9,8 @@ import signal
 from typing import Any
 
 from sparkray_core.run import processes
-from sparkray_core.run.config import NodeConfig
+from sparkray_core.run.config import NodeConfig, ProcessTie
+from sparkray_core.run.processes import Identity
 
 _TITLES = {"head": "gcs"}  # where users of Ray know a process by another name
 
@@ -24,6 +25,14 @@ def begin(name: str, config: NodeConfig, keeper: int) -> None:
     logging.basicConfig(level=config.settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the driver
     processes.die_with_parent(signal.SIGTERM, keeper)
+
+
+def why_ended(config: NodeConfig) -> str:
+    """What a child that its keeper ends can say of the reason."""
+    tie = config.tie
+    if isinstance(tie, ProcessTie) and not processes.is_alive(Identity(tie.pid, tie.start)):
+        return f"process {tie.pid}, for which this node was started, has ended"
+    return "its node was ended"
 
 
 def tell_keeper(tell: int, facts: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sparkray_core import errors
-from sparkray_core.ids import GroupId, NodeId, ObjectId, ProcessId
+from sparkray_core.ids import HEAD, GroupId, NodeId, ObjectId, ProcessId
 from sparkray_core.messages import (
     DEPENDENT,
     ERROR,
@@ -19,11 +19,14 @@ from sparkray_core.messages import (
     AllocateObject,
     Answer,
     Ask,
+    EndSession,
+    ExplainNode,
     FreeObjects,
     Inspect,
     LogLines,
     Message,
     NodeGone,
+    NodeSaid,
     ObjectAllocated,
     ObjectGone,
     ObjectPinned,
@@ -44,6 +47,7 @@ from sparkray_core.run import forked, modules, object_ref
 from sparkray_core.run.failures import error_of
 from sparkray_core.run.folders import spill_path
 from sparkray_core.run.local_process import LocalProcess, Maker
+from sparkray_core.run.obituaries import Obituaries
 from sparkray_core.run.object_ref import ObjectRef, remember
 from sparkray_core.run.output import Printer
 from sparkray_core.run.pump import Getter, now
@@ -94,10 +98,13 @@ class Core(LocalProcess):
         self._rooms: Rooms | None = None  # a driver's
         self.on_node_gone: Callable[[], None] | None = None  # a driver's; what was lost is known by then. Lock held
         self.printer = Printer()
+        self.obituaries = Obituaries()  # a driver's
         if role == "driver":
             self.handlers[LogLines] = lambda sender, message: self.printer.add(message)
             self.on_quiet = self.printer.show
             self.handlers[NodeGone] = self._on_node_gone
+            self.handlers[NodeSaid] = lambda sender, message: self.obituaries.said(message.node, message.lines)
+            self.handlers[EndSession] = self._on_end_session
         self.handlers |= {
             Answer: self._on_answer,
             ObjectAllocated: self._on_reply,
@@ -188,9 +195,21 @@ class Core(LocalProcess):
         return reply.missing <= 0, reply.messages[0] if reply.messages else None
 
     def _on_node_gone(self, sender: ProcessId, message: NodeGone) -> None:
+        self.obituaries.gone(message.node, message.why)  # first: what fails now may be raised at once
         self._perform(self.owner.handle(sender, message, now()))
         if self.on_node_gone is not None:
             self.on_node_gone()
+
+    def _on_end_session(self, sender: ProcessId, message: EndSession) -> None:
+        self.obituaries.session_ended(message.why)
+        self._perform(self.owner.handle(sender, message, now()))
+
+    def explain_node(self, node: NodeId, sentence: str) -> None:
+        """More of the end of a node: for errors that are raised from now on, and for `nodes()`."""
+        self.obituaries.explain(node, sentence)
+        with self.lock:
+            if self.owner.ended is None:
+                self._send(HEAD, ExplainNode(node, sentence))
 
     def _on_process_gone(self, sender: ProcessId, message: ProcessGone) -> None:
         """The owner's, and nobody waits for its answers any more."""
@@ -230,7 +249,7 @@ class Core(LocalProcess):
 
     def _check_open(self) -> None:
         if self.owner.ended is not None:
-            raise errors.RaySystemError(f"the sparkray session ended: {self.owner.ended}")
+            raise errors.RaySystemError(self.obituaries.completed(f"the sparkray session ended: {self.owner.ended}"))
 
     # ------------------------------------------------------------------ waiting
     def get(self, entries: Sequence[Entry], timeout: float | None) -> list[Any]:
@@ -436,7 +455,7 @@ class Core(LocalProcess):
         kind = value[0] if type(value) is tuple else None
         if kind in (FAILED, ERROR, DEPENDENT):
             entry.seen = True
-            raise error_of(value)
+            raise error_of(self.obituaries.completed_failure(value))
         return values.from_inline(value, on_ref)
 
     def put(self, value: object) -> ObjectRef[Any]:
@@ -580,7 +599,7 @@ class Core(LocalProcess):
             failure, effects = self.owner.missed(entry, nodes, now())
             self._perform(effects)
         if failure is not None:
-            raise errors.by_name(*failure[1:]) from lost  # type: ignore[arg-type,unused-ignore]
+            raise error_of(self.obituaries.completed_failure(failure)) from lost
         while entry.value is None:
             self._wait_again(entry, deadline)
         value = bare(entry.value)

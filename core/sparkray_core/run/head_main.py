@@ -36,7 +36,7 @@ def main(config: NodeConfig, lifeline: int, keeper: int, tell: int) -> None:
 
     def end() -> None:
         if master:
-            master[0].end_session("the node of the master was ended")
+            master[0].end_session(f"the head was on node {config.node.hex()}: {child.why_ended(config)}")
         else:
             loop.stop()
 

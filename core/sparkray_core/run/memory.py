@@ -21,6 +21,8 @@ from sparkray_core.settings import Settings
 
 LOW_MARK = 0.75  # of the threshold: below it, it is looked at so many times less often:
 SELDOM = 4
+WARN_AGAIN_S = 5.0
+LISTED = 3  # of a container's processes
 _NO_LIMIT = 1 << 60  # cgroup v1 writes a number above this where there is none
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -127,6 +129,11 @@ class WatchedContainer:
     def read(self) -> Usage:
         return Usage(self._shared() + sum(map(own_bytes, with_descendants(self._roots))), self._limit)
 
+    def largest(self) -> str:
+        """Its largest processes, in words."""
+        used = sorted(((own_bytes(pid), pid) for pid in with_descendants(self._roots)), reverse=True)
+        return ", ".join(f"{_name(pid)} (pid {pid}) {size >> 20} MiB" for size, pid in used[:LISTED])
+
 
 def with_descendants(roots: Iterable[int]) -> set[int]:
     """The processes and all below them; the roots alone where the system does not keep a list of children (Linux, some
@@ -181,6 +188,14 @@ def own_bytes(pid: int) -> int:
     return (int(resident) - int(shared)) * _PAGE
 
 
+def _name(pid: int) -> str:
+    try:
+        with open(f"/proc/{pid}/comm") as file:
+            return file.read().strip()
+    except OSError:  # it has ended, or this is not Linux
+        return "a process"
+
+
 def _number(path: str) -> int | None:
     try:
         with open(path) as file:
@@ -225,6 +240,8 @@ class MemoryMonitor:
         self._tell = tell
         self._timer = loop.timer(self._look)
         self._kills = 0
+        self._container = container
+        self._much_at = float("-inf")  # when much was last in use
         self._sources: list[Source] = [Machine(), *cgroups()] if sources is None else list(sources)
         if container is not None:
             self._sources.append(container)
@@ -262,9 +279,26 @@ class MemoryMonitor:
         share = 0.0 if usage is None else usage.share
         much = share > threshold
         if usage is not None and (much or self._node.claims.short_of_memory):
+            before = self._ended_for_memory()
             self._tell(MemoryRead(usage.used, usage.limit, self._of_workers() if much else {}))
+            if much:
+                self._warn(usage, self._ended_for_memory().items() - before.items())
         often = 1 if share > threshold * LOW_MARK or self._node.claims.short_of_memory else SELDOM
         self._timer.wake_at(self._loop.clock() + self._settings.memory_check_s * often)
+
+    def _ended_for_memory(self) -> dict[ProcessId, str]:
+        return {worker.id: worker.killed for worker in self._node.workers.all.values() if worker.for_memory}
+
+    def _warn(self, usage: Usage, ended: set[tuple[ProcessId, str]]) -> None:
+        """For the log, and for whoever wants to know what the node said before it was gone."""
+        now, before = self._loop.clock(), self._much_at
+        self._much_at = now
+        if not ended and now - before <= WARN_AGAIN_S:
+            return
+        largest = "" if self._container is None else f". The container's largest: {self._container.largest()}"
+        log.warning("memory: %d of %d MiB are in use%s", usage.used >> 20, usage.limit >> 20, largest)
+        for _, why in ended:
+            log.warning("%s", why)
 
     def _of_workers(self) -> dict[ProcessId, int]:
         return {worker.id: own_bytes(worker.pid) for worker in self._node.workers.all.values() if worker.pid}

@@ -12,7 +12,7 @@ import socket
 import time
 
 from sparkray_core.ids import HEAD, HEAD_NODE, NodeId, ProcessId, node_of, raylet_of
-from sparkray_core.messages import Answer, Inspect, Message, NodeGone
+from sparkray_core.messages import Answer, Inspect, Message, NodeGone, NodeSaid
 from sparkray_core.model.effects import Send
 from sparkray_core.model.events import ClockTicked, ConnectionLost, Event, PeerLost, Received, Undelivered, WorkerExited
 from sparkray_core.model.node import Node
@@ -23,6 +23,7 @@ from sparkray_core.run.limits import node_limits
 from sparkray_core.run.local_peers import LocalPeers
 from sparkray_core.run.loop import Loop
 from sparkray_core.run.memory import MemoryMonitor, WatchedContainer
+from sparkray_core.run.obituaries import Words
 from sparkray_core.run.output import last_words
 from sparkray_core.run.peers import Peers
 from sparkray_core.run.perform import NodePerformer
@@ -90,6 +91,7 @@ class Raylet:
         self._node_id = config.node
         self._me = raylet_of(config.node)
         self._tell: int | None = tell
+        self._words = Words()
         self._zygote = ZygoteClient(zygote)
         self._closed: dict[ProcessId, float] = {}  # workers that closed their connection: when that will be told
         self._closed_timer = loop.timer(self._on_closed_for_long)
@@ -142,16 +144,18 @@ class Raylet:
     def run(self) -> None:
         if not self._config.is_head:
             self._loop.timer(self._on_no_answer).wake_at(self._loop.clock() + PROBE_AFTER_S)
+        logging.getLogger().addHandler(self._words)
         self._perform(self._node.start(self._loop.clock()))
         self._memory.start()
         self._loop.run(after=self._flush)
         if self._perform.stopped is None:  # the keeper ends the node; the session may go on without it
-            self._perform([Send(HEAD, NodeGone(self._node_id, "its node was ended"))])
+            self._perform([Send(HEAD, NodeGone(self._node_id, child.why_ended(self._config)))])
         if self._tell is not None:
             child.tell_keeper(self._tell, {"failed": self._perform.stopped or "it was told to end"})
         self._flush()
 
     def close(self) -> None:
+        logging.getLogger().removeHandler(self._words)
         self._zygote.close()
         self._local.close()
         self._peers.close()
@@ -163,6 +167,8 @@ class Raylet:
         self._perform(self._node.handle(event, self._loop.clock()))
 
     def _flush(self) -> None:
+        if said := self._words.fetch():
+            self._perform([Send(HEAD, NodeSaid(self._node_id, said))])
         self._local.flush()
         self._peers.flush()
         self._loop.want_write(self._zygote.fileno(), self._zygote.wants_write)
