@@ -79,9 +79,11 @@ def ctx(cluster_sc: SparkContext) -> Iterator[RayContext]:
     wait_for_executors(cluster_sc, 2, time.monotonic() + START_S)  # Spark starts another executor for a killed one
 
 
-@sparkray.remote(num_cpus=0)
-class Resident:
+class _Resident:
     def here(self) -> None: ...
+
+
+Resident = sparkray.remote(_Resident)
 
 
 EXIT_137 = "Spark says of executor .: Command exited with code 137"
@@ -122,7 +124,8 @@ def test_the_tasks_of_a_killed_worker_are_run_again_and_right(ctx: RayContext) -
 def test_the_session_goes_on_without_a_killed_node(ctx: RayContext, victim: str) -> None:
     lost, kept = other_node(ctx), head_node(ctx)
     gone = watch(lost)
-    there = Resident.options(scheduling_strategy=NodeAffinitySchedulingStrategy(lost.node.hex(), soft=False)).remote()
+    at_lost = NodeAffinitySchedulingStrategy(lost.node.hex(), soft=False)
+    there = Resident.options(num_cpus=0, scheduling_strategy=at_lost).remote()
     refs = [slow_square.remote(number) for number in range(30)]
     sparkray.get([refs[0], there.here.remote()], timeout=60)
     os.kill(lost.jvm.pid if victim == "executor" else named(lost, victim), signal.SIGKILL)

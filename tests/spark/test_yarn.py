@@ -30,6 +30,7 @@ from sparkray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from sparkray_core.run.processes import identify
 from tests.pages import python_of
 
+from .conda import conda_environment
 from .conftest import SETTINGS, START_S, Contexts
 from .test_kills import (
     DRIVER,
@@ -158,7 +159,8 @@ def test_a_container_over_its_limit_takes_its_node_along_and_its_end_is_explaine
 ) -> None:
     kept, lost = head_node(ctx), other_node(ctx)
     gone, jvm = watch(lost), lost.jvm.pid
-    there = Resident.options(scheduling_strategy=NodeAffinitySchedulingStrategy(lost.node.hex(), soft=False)).remote()
+    at_lost = NodeAffinitySchedulingStrategy(lost.node.hex(), soft=False)
+    there = Resident.options(num_cpus=0, scheduling_strategy=at_lost).remote()
     sparkray.get(there.here.remote(), timeout=60)
 
     def eat(_: Any) -> list[int]:
@@ -290,12 +292,16 @@ def test_a_script_that_fails_in_its_container_fails_here(free_yarn: Yarn, tmp_pa
     assert "User application exited with status 3" in found["diagnostics"]
 
 
-def test_an_environment_travels(free_yarn: Yarn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", ["venv", "conda"])
+def test_an_environment_travels(kind: str, free_yarn: Yarn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As to other machines, which share no folder with the driver. It has all but sparkray, which is sent."""
     yarn = free_yarn
     monkeypatch.setattr(ClassicSpark, "same_machine", False)
-    environment = tmp_path / "env"
-    venv.create(environment, symlinks=True)
+    if kind == "conda":
+        environment = conda_environment(tmp_path)
+    else:
+        environment = tmp_path / "env"
+        venv.create(environment, symlinks=True)
     (modules,) = environment.glob("lib/python*/site-packages")
     (modules / "others.pth").write_text(f"import sys; sys.path.append({sysconfig.get_paths()['purelib']!r})\n")
     (modules / "only_there.py").write_text("WORD = 'travelled'")

@@ -103,7 +103,7 @@ class Yarn:
             for name, daemon in (("manager", self._manager), *self.node_managers.items()):
                 assert daemon is None or daemon.poll() is None, f"{name} of YARN ended: {self._tails()}"
             with contextlib.suppress(OSError):
-                return bool(self.ask("metrics")["clusterMetrics"]["activeNodes"] == count)
+                return bool(self.ask("metrics", "clusterMetrics")["activeNodes"] == count)
             return False
 
         wait_until(there, f"{count} NodeManagers are registered", UP_S)
@@ -160,17 +160,21 @@ class Yarn:
         }
 
     # ------------------------------------------------------------------ applications
-    def ask(self, what: str) -> dict[str, Any]:
+    def ask(self, what: str, root: str) -> dict[str, Any]:
+        """
+        Args:
+            root: the name of the whole, which Hadoop 3.3 leaves out.
+        """
         with urllib.request.urlopen(f"http://{self._page}/ws/v1/cluster/{what}", timeout=10) as answer:
-            found: dict[str, Any] = json.loads(answer.read())
-        return found
+            said: dict[str, Any] = json.loads(answer.read())
+        found: dict[str, Any] | None = said.get(root, said)
+        return found or {}
 
     def application(self, name: str) -> dict[str, Any]:
-        found: dict[str, Any] = self.ask(f"apps/{name}")["app"]
-        return found
+        return self.ask(f"apps/{name}", "app")
 
     def applications(self) -> set[str]:
-        return {found["id"] for found in (self.ask("apps")["apps"] or {}).get("app", [])}
+        return {found["id"] for found in self.ask("apps", "apps").get("app", [])}
 
     def kill_application(self, name: str) -> None:
         url = f"http://{self._page}/ws/v1/cluster/apps/{name}/state?user.name={getpass.getuser()}"
