@@ -34,13 +34,14 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test test-all test-systems check format bench clean need-java need-python
+.PHONY: help demo test test-all test-systems test-k8s check format bench clean need-java need-python
 
 help:
 	@echo "make demo      real data through Spark, sparkray and back: a table and a picture"
 	@echo "make test      the tests but the slow ones"
 	@echo "make test-all  all tests; with ARGS, those that it names"
 	@echo "make test-systems  the last part of these: on each other Python that is found, without Linux's own means, on PySpark 3.5"
+	@echo "make test-k8s  those on Kubernetes, on the cluster that KUBECONFIG names, with the image SPARKRAY_K8S_IMAGE"
 	@echo "make check     ruff, mypy, pyright, import contracts"
 	@echo "make format    let ruff mend what it can"
 	@echo "make bench     against Ray, in one run; results in benchmarks/results/"
@@ -61,6 +62,14 @@ test-all: need-java $(DEV_READY)
 
 test-systems: $(DEV_READY)
 	$(PY) -m pytest $(SYSTEMS) $(ARGS)
+
+test-k8s: need-java $(DEV_READY)
+	@if [ -z "$$KUBECONFIG" ] || [ -z "$$SPARKRAY_K8S_IMAGE" ]; then \
+	  echo "KUBECONFIG must name the cluster's kubeconfig, and SPARKRAY_K8S_IMAGE an image that it has" \
+	       "(examples/kubernetes/Dockerfile makes one): docs/kubernetes.md." >&2; \
+	  exit 1; \
+	fi
+	$(PY) -m pytest tests/spark/test_kubernetes.py $(ARGS)
 
 check: $(DEV_READY)
 	$(PY) -m ruff check

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from sparkray.cluster import RayContext
     from sparkray.explaining import explain
     from sparkray.job_config import LoggingConfig
+    from sparkray.kubernetes import init_spark_on_k8s, init_spark_on_k8s_cluster
     from sparkray.placement_groups import PlacementGroupID
     from sparkray.runtime_context import get_gpu_ids
     from sparkray.spark_session import init_spark_on_local
@@ -79,6 +80,8 @@ __all__ = [
     "get_gpu_ids",
     "get_runtime_context",
     "init",
+    "init_spark_on_k8s",
+    "init_spark_on_k8s_cluster",
     "init_spark_on_local",
     "init_spark_on_mesos",
     "init_spark_on_yarn",
@@ -109,6 +112,8 @@ _LATER = {
     "experimental": "sparkray.experimental",
     "explain": "sparkray.explaining",
     "get_gpu_ids": "sparkray.runtime_context",
+    "init_spark_on_k8s": "sparkray.kubernetes",
+    "init_spark_on_k8s_cluster": "sparkray.kubernetes",
     "init_spark_on_local": "sparkray.spark_session",
     "init_spark_on_mesos": "sparkray.yarn",
     "init_spark_on_yarn": "sparkray.yarn",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sparkray.cluster_session import ClusterSession, ExecutorNode
 from sparkray.elastic import ElasticNodes
-from sparkray.executor_main import StartOrder, container_logs, measure_host, module_path
+from sparkray.executor_main import StartOrder, container_logs, measure_host, module_path, pod_output
 from sparkray.launch import launch
 from sparkray.rendezvous import Rendezvous, numeric_address
 from sparkray.sizing import NodePlan, UnfitSpark, store_bytes_on
@@ -92,6 +92,7 @@ def start_cluster(
         curve_public=public,
         curve_secret=secret,
         container_logs=container_logs(),
+        shown_at=pod_output(os.getpid()),
         bind_host=numeric_address(listen_on),
         host=host,
         prestart=ctx.settings.prestarted(driver_cores) if driver_cores else 0,

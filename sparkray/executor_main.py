@@ -200,6 +200,7 @@ def _config(order: StartOrder, hosts_head: bool, address: str, neighbours: int, 
         namespace=order.namespace,
         settings=settings,
         container_logs=container_logs(),
+        shown_at=pod_output(jvm.pid),
         container_bytes=order.container_bytes,
     )
 
@@ -207,6 +208,12 @@ def _config(order: StartOrder, hosts_head: bool, address: str, neighbours: int, 
 def container_logs() -> str | None:
     """The folder whose files YARN collects, if this is in a container of its."""
     return os.environ.get("LOG_DIRS", "").split(",")[0] or None if "CONTAINER_ID" in os.environ else None
+
+
+def pod_output(process: int) -> str | None:
+    """Where Kubernetes looks for the lines of a pod, if this is one of Spark's: the output of its main process."""
+    spark_s = "SPARK_EXECUTOR_POD_IP" in os.environ or "SPARK_DRIVER_BIND_ADDRESS" in os.environ
+    return f"/proc/{process}/fd/1" if spark_s and "KUBERNETES_SERVICE_HOST" in os.environ else None
 
 
 def _reached_at(address: str) -> str:

@@ -25,19 +25,19 @@ def ship_sparkray(sc: SparkContext) -> None:
 
 def pack_sparkray(folder: str) -> str:
     """The path of a new file in the folder, named by what is in it."""
-    modules = sorted(_modules())
+    found = sorted(modules())
     digest = hashlib.sha256()
-    for path, name in modules:
+    for path, name in found:
         with open(path, "rb") as module:
             digest.update(name.encode() + b"\0" + module.read() + b"\0")
     target = os.path.join(folder, f"sparkray-{digest.hexdigest()[:12]}.zip")
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
-        for path, name in modules:
+        for path, name in found:
             archive.write(path, name)
     return target
 
 
-def _modules() -> list[tuple[str, str]]:
+def modules() -> list[tuple[str, str]]:
     """(path, name in the archive) of every module of both packages."""
     found = []
     for package in (sparkray, sparkray_core):

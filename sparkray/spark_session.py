@@ -113,7 +113,7 @@ def spark_context(
         except (PySparkException, Py4JError) as error:
             raise SparkNotStarted(f"Spark did not start: {_first_words(str(error))}{_java_hint()}") from error
         finally:
-            if python.startswith("."):  # of containers; here, nothing is there
+            if shutil.which(python) is None:  # it is there for executors only
                 _restore("PYSPARK_PYTHON", before)
         sc.setLogLevel(log_level.upper())
     for file in python_files:

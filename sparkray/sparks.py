@@ -5,6 +5,7 @@ What starts, plans and ends a session speaks to an `AnySpark` and does not ask w
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
@@ -141,6 +142,9 @@ class ClassicSpark:
     def reached_at(self, same_machine: bool) -> tuple[str, str]:
         if same_machine:
             return "127.0.0.1", "127.0.0.1"
+        pod = os.environ.get("SPARK_DRIVER_BIND_ADDRESS")  # of a driver's pod, whose name others may not resolve
+        if pod is not None:
+            return pod, pod
         settings = self.sc.getConf()
         host = str(settings.get("spark.driver.host"))
         return host, str(settings.get("spark.driver.bindAddress", host))

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from sparkray.spark_session import active_context
@@ -15,6 +15,8 @@ from sparkray_core.run import processes
 
 if TYPE_CHECKING:
     from pyspark import SparkContext
+
+PYTHON_FILES = "SPARKRAY_PYTHON_FILES"  # of a driver in a pod: what its executors are to have on their path, too
 
 
 def script_to_submit(function: str, instead: str) -> str:
@@ -39,12 +41,12 @@ def script_to_submit(function: str, instead: str) -> str:
     return os.path.abspath(path)
 
 
-def submit(words_in: Callable[[str], Sequence[str]], **environment: str) -> NoReturn:
+def submit(prepare: Callable[[str], tuple[Sequence[str], Mapping[str, str]]]) -> NoReturn:
     """Run spark-submit, and end this process with its exit code.
 
     Args:
-        words_in: its arguments; called with a folder for files that are there while it runs.
-        environment: beyond this process's own.
+        prepare: called with a folder for files that are there while it runs; returns its arguments, and what to put
+            into its environment.
 
     Raises:
         SystemExit: always.
@@ -54,11 +56,11 @@ def submit(words_in: Callable[[str], Sequence[str]], **environment: str) -> NoRe
     home = _find_spark_home()
     with tempfile.TemporaryDirectory(prefix="sparkray-submit-") as folder:
         me = os.getpid()
-        words = [os.path.join(home, "bin", "spark-submit"), "--deploy-mode", "cluster", *words_in(folder)]
+        words, environment = prepare(folder)
         # What is said of Python here would tie spark-submit to a JVM of this process.
         kept = {name: value for name, value in os.environ.items() if not name.startswith("PYSPARK_")}
         running = subprocess.Popen(
-            words,
+            [os.path.join(home, "bin", "spark-submit"), "--deploy-mode", "cluster", *words],
             env={**kept, "SPARK_HOME": home, **environment},
             preexec_fn=lambda: processes.die_with_parent(signal.SIGTERM, me),  # the application goes on without either
         )
@@ -73,9 +75,13 @@ def context_in_cluster_mode(spark_log_level: str) -> SparkContext | None:
     from pyspark import SparkConf, SparkContext
 
     SparkContext._ensure_initialized()  # the JVM that is there: a SparkConf made before knows nothing of it
-    if SparkConf().get("spark.submit.deployMode", "client") != "cluster":
+    settings = SparkConf()
+    in_pod = settings.get("spark.kubernetes.submitInDriver") == "true"  # its image runs it in client mode again
+    if settings.get("spark.submit.deployMode", "client") != "cluster" and not in_pod:
         return None
     sc = SparkContext.getOrCreate()
+    for file in filter(None, os.environ.pop(PYTHON_FILES, "").split(os.pathsep)):
+        sc.addPyFile(file)
     sc.setLogLevel(spark_log_level.upper())
     return sc
 

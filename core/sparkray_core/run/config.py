@@ -85,6 +85,7 @@ class NodeConfig:
     job: dict[str, Any] = field(default_factory=dict)  # for workers: "logging" (`logs.configure`), "actor_lifetime"
     published_by: str | None = None  # "init" or "start": others on this host may join, by the key in the node's folder
     container_logs: str | None = None  # a folder whose files somebody collects (YARN); logs lie there, linked from ours
+    shown_at: str | None = None  # a file or another process's descriptor that gets the logs' lines, too (Kubernetes)
     # What the executor and this node may hold together, where no cgroup says so (YARN); 0: all.
     container_bytes: int = 0
     visits: bool = False  # it is there for one driver, and goes with it: nothing of others is placed on it

@@ -22,10 +22,11 @@ import sys
 import time
 from collections.abc import Callable, Collection
 from dataclasses import replace
-from typing import Any
+from typing import Any, NoReturn
 
 from sparkray_core.run import folders, processes, published, zygote
 from sparkray_core.run.config import BadConfig, NodeConfig
+from sparkray_core.run.following import POLL_S, Follower
 from sparkray_core.run.keeping import Watch, read_order, say
 from sparkray_core.run.tie import Tie
 
@@ -76,6 +77,7 @@ class Keeper:
         self._lap_began = started
         self._laps: dict[str, float] = {}  # seconds of each phase of the start, for the ready line
         self._children: dict[int, str] = {}
+        self._follower: Follower | None = None
         self._lifeline, self._lifeline_end = os.pipe()  # children watch the first; nobody writes to the second
         self._not_for_children = {self._lifeline_end, *self._watch.descriptors}
 
@@ -89,8 +91,7 @@ class Keeper:
             ready = True
             processes.redirect_output(self._config.new_log("keeper"))
             folders.sweep(self._config.base_folder, self._config.settings.keep_logs)
-            while True:
-                self._wait()
+            self._show_logs()
         except Ended as end:
             if not ready:
                 log = folders.log_tail(self._config.folder)
@@ -99,6 +100,25 @@ class Keeper:
 
     def end_children(self) -> None:
         processes.end_tree(self._children, GRACE_S)
+        if self._follower is not None:
+            self._follower.close()
+
+    def _show_logs(self) -> NoReturn:
+        """Where that is asked for, till the end.
+
+        Raises:
+            Ended: it is over.
+        """
+        place = self._config.shown_at
+        if place is not None:
+            try:
+                self._follower = Follower(os.path.join(self._config.folder, "logs"), place)
+            except OSError as error:
+                sys.stderr.write(f"the logs are not shown at {place}: {error}\n")
+        while True:
+            self._wait(None if self._follower is None else POLL_S)
+            if self._follower is not None:
+                self._follower.follow()
 
     # ------------------------------------------------------------------------------ the start
     def _start(self) -> dict[str, Any]:
