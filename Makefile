@@ -41,7 +41,7 @@ help:
 	@echo "make test      the tests but the slow ones"
 	@echo "make test-all  all tests; with ARGS, those that it names"
 	@echo "make test-systems  the last part of these: on each other Python that is found, without Linux's own means, on PySpark 3.5"
-	@echo "make test-k8s  those on Kubernetes, on the cluster that KUBECONFIG names, with the image SPARKRAY_K8S_IMAGE"
+	@echo "make test-k8s  those on Kubernetes, on the cluster that KUBECONFIG names, with the image K8S_IMAGE"
 	@echo "make check     ruff, mypy, pyright, import contracts"
 	@echo "make format    let ruff mend what it can"
 	@echo "make bench     against Ray, in one run; results in benchmarks/results/"
@@ -64,8 +64,8 @@ test-systems: $(DEV_READY)
 	$(PY) -m pytest $(SYSTEMS) $(ARGS)
 
 test-k8s: need-java $(DEV_READY)
-	@if [ -z "$$KUBECONFIG" ] || [ -z "$$SPARKRAY_K8S_IMAGE" ]; then \
-	  echo "KUBECONFIG must name the cluster's kubeconfig, and SPARKRAY_K8S_IMAGE an image that it has" \
+	@if [ -z "$$KUBECONFIG" ] || [ -z "$$K8S_IMAGE" ]; then \
+	  echo "KUBECONFIG must name the cluster's kubeconfig, and K8S_IMAGE an image that it has" \
 	       "(examples/kubernetes/Dockerfile makes one): docs/kubernetes.md." >&2; \
 	  exit 1; \
 	fi

@@ -16,7 +16,7 @@ from sparkray_core.run import processes
 if TYPE_CHECKING:
     from pyspark import SparkContext
 
-PYTHON_FILES = "SPARKRAY_PYTHON_FILES"  # of a driver in a pod: what its executors are to have on their path, too
+PYTHON_FILES = "PYTHON_FILES_OF_SPARKRAY"  # of a driver in a pod: what its executors are to have on their path, too
 
 
 def script_to_submit(function: str, instead: str) -> str:

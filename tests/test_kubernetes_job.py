@@ -181,7 +181,7 @@ class Asked:
 PROGRAM = """
 import os, sys, beside, sparkray
 print(__name__, sys.argv[1:], beside.WORD, os.path.basename(__file__), os.path.dirname(sparkray.__file__))
-print(os.environ["SPARKRAY_PYTHON_FILES"], os.path.dirname(beside.__file__))
+print(os.environ["PYTHON_FILES_OF_SPARKRAY"], os.path.dirname(beside.__file__))
 """
 
 

@@ -1,10 +1,10 @@
 """A Kubernetes for tests: whichever KUBECONFIG names. What runs there is in a namespace of this run's own.
 
 KUBECONFIG            the cluster, and who we are for it; `kubectl` has to be there
-SPARKRAY_K8S_IMAGE    an image with Spark, Python and what sparkray needs (examples/kubernetes/Dockerfile)
-SPARKRAY_K8S_MOUNT=1  the image has next to nothing: its pods see this host's /usr, Python and environment instead
+K8S_IMAGE    an image with Spark, Python and what sparkray needs (examples/kubernetes/Dockerfile)
+K8S_MOUNT=1  the image has next to nothing: its pods see this host's /usr, Python and environment instead
                       (a cluster whose only node is this host)
-SPARKRAY_K8S_CONF     further settings of Spark, as JSON
+K8S_CONF     further settings of Spark, as JSON
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ subjects: [{{kind: ServiceAccount, name: {ACCOUNT}}}]
 
 def why_not() -> str | None:
     """Why no test can run here."""
-    missing = [name for name in ("KUBECONFIG", "SPARKRAY_K8S_IMAGE") if not os.environ.get(name)]
+    missing = [name for name in ("KUBECONFIG", "K8S_IMAGE") if not os.environ.get(name)]
     return f"{' and '.join(missing)} not set (docs/kubernetes.md: Running the tests)" if missing else None
 
 
 class Kubernetes:
     def __init__(self) -> None:
-        self.image = os.environ["SPARKRAY_K8S_IMAGE"]
-        self.mounts = os.environ.get("SPARKRAY_K8S_MOUNT") == "1"
+        self.image = os.environ["K8S_IMAGE"]
+        self.mounts = os.environ.get("K8S_MOUNT") == "1"
         self.namespace = f"sparkray-{os.getpid()}"
         server = "{.clusters[0].cluster.server}"
         self.master = "k8s://" + self.kubectl("config", "view", "--minify", "-o", f"jsonpath={server}", namespace=False)
@@ -78,7 +78,7 @@ class Kubernetes:
             "spark.kubernetes.namespace": self.namespace,
             f"spark.kubernetes.{role}.request.cores": "0.1",
             "spark.kubernetes.executor.deleteOnTermination": "true",
-            "spark.kubernetes.allocation.batch.delay": "100ms",
+            "spark.kubernetes.allocation.batch.delay": "200ms",
             "spark.kubernetes.container.image.pullPolicy": "IfNotPresent",
         }
         if self.mounts:
@@ -92,7 +92,7 @@ class Kubernetes:
             environment = {"SPARK_HOME": str(HOME), "PYSPARK_PYTHON": sys.executable}
             prefix = "spark.executorEnv." if role == "executor" else "spark.kubernetes.driverEnv."
             found |= {prefix + name: value for name, value in environment.items()}
-        more: Mapping[str, str] = json.loads(os.environ.get("SPARKRAY_K8S_CONF", "{}"))
+        more: Mapping[str, str] = json.loads(os.environ.get("K8S_CONF", "{}"))
         return {**found, **more}
 
     def settings_in_cluster_mode(self, folder: Path) -> dict[str, str]:
@@ -113,6 +113,14 @@ class Kubernetes:
     def pods(self, selector: str = "") -> dict[str, dict[str, Any]]:
         found = json.loads(self.kubectl("get", "pods", "-o", "json", *(["-l", selector] if selector else [])))
         return {pod["metadata"]["name"]: pod for pod in found["items"]}
+
+    def logs(self, pod: str) -> str:
+        """What it has said so far. On this host the files are here: the API server may not find the node by its name."""
+        if not self.mounts:
+            return self.kubectl("logs", pod)
+        files = sorted(Path("/var/log/pods").glob(f"{self.namespace}_{pod}_*/*/*.log"))
+        # Each line has a time, the stream and a mark in front.
+        return "".join(line.split(" ", 3)[3] for file in files for line in file.read_text().splitlines(keepends=True))
 
     def left(self, application: str) -> list[str]:
         """What there is of an application of Spark's, of whatever kind."""

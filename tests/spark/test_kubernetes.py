@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -25,6 +26,7 @@ from pyspark.sql import SparkSession
 import sparkray
 from sparkray import RayContext
 from sparkray.cluster import ExecutorNode
+from sparkray.exceptions import OutOfMemoryError
 from sparkray.kubernetes_job import own_address
 from sparkray.spark_facts import wait_for_executors
 from sparkray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -52,6 +54,7 @@ def kubernetes(contexts: Contexts) -> Iterator[Kubernetes]:
     os.environ.pop("SPARK_LOCAL_IP", None)  # pods have to reach this process
     os.environ.pop("PYSPARK_PYTHON", None)  # nor is the pods' Python this one
     with running_kubernetes() as running:
+        SparkContext._ensure_initialized(conf=SparkConf().setAll([*SETTINGS.items(), ("spark.driver.memory", "512m")]))
         yield running
         active = SparkContext._active_spark_context
         if active is not None:
@@ -154,15 +157,15 @@ def test_tasks_and_dataframes_in_two_pods(kubernetes: Kubernetes, sc: SparkConte
 
 
 def test_what_goes_between_pods_is_encrypted(ctx: RayContext) -> None:
+    mechanism = b"CURVE".ljust(20, b"\0")  # of ZMTP 3, after ten bytes of signature and two of version
     for node in ctx.executors:
         host, port = node.address.removeprefix("tcp://").rsplit(":", 1)
         with socket.create_connection((host, int(port)), 10) as probe:
+            probe.sendall(b"\xff" + bytes(8) + b"\x7f\x03\x01" + mechanism + bytes(32))
             greeting = b""
-            while len(greeting) < 32:  # ZMTP 3: ten bytes of signature, two of version, twenty of the mechanism's name
-                greeting += probe.recv(64)
-                if len(greeting) == 10:
-                    probe.sendall(b"\xff" + bytes(8) + b"\x7f\x03\x01" + b"NULL".ljust(20, b"\0") + bytes(32))
-        assert greeting[12:32].rstrip(b"\0") == b"CURVE"
+            while len(greeting) < 32 and (more := probe.recv(64)):
+                greeting += more
+        assert greeting[12:32] == mechanism
 
 
 def test_the_store_is_larger_than_a_pod_s_own_shared_memory(kubernetes: Kubernetes, free: Kubernetes) -> None:
@@ -219,10 +222,10 @@ def test_a_pod_shows_what_is_said_in_it(kubernetes: Kubernetes, ctx: RayContext)
     sparkray.get([say.remote(f"said in a pod {k}") for k in range(8)])
 
     def shown() -> str:
-        return "".join(kubernetes.kubectl("logs", kubernetes.pod_at(node.host)) for node in ctx.executors)
+        return "".join(kubernetes.logs(kubernetes.pod_at(node.host)) for node in ctx.executors)
 
-    wait_until(lambda: all(f"said in a pod {k}" in shown() for k in range(8)), "all lines are in the pods' logs")
-    assert "[sparkray worker-" in shown()
+    wait_until(lambda: all(f"said in a pod {k}\n" in shown() for k in range(8)), "all lines are in the pods' logs")
+    assert re.search(r"\[sparkray worker-[0-9a-f]+\] said in a pod 0\n", shown())
 
 
 def test_a_pod_that_is_deleted_takes_its_node_along_and_nothing_else(kubernetes: Kubernetes, ctx: RayContext) -> None:
@@ -237,12 +240,35 @@ def test_a_pod_that_is_deleted_takes_its_node_along_and_nothing_else(kubernetes:
     assert sparkray.get(slow_square.remote(5), timeout=60) == (25, kept.node.hex())
 
 
+@sparkray.remote(max_retries=0)
+def grow() -> int:
+    held = []
+    for _ in range(3 * EXECUTOR_MIB // 10):
+        held.append(b"x" * (10 * MIB))
+        time.sleep(0.02)
+    return len(held)
+
+
+def test_a_worker_is_ended_before_its_pod_is_full(kubernetes: Kubernetes, ctx: RayContext) -> None:
+    before = {name: restarts(pod) for name, pod in kubernetes.pods().items()}
+    with pytest.raises(OutOfMemoryError, match="memory"):
+        sparkray.get(grow.remote(), timeout=60)
+    assert [square for square, _ in sparkray.get([slow_square.remote(k) for k in range(20)], timeout=60)] == squares(20)
+    assert {name: restarts(pod) for name, pod in kubernetes.pods().items()} == before
+
+
+def restarts(pod: dict[str, Any]) -> tuple[str, int]:
+    return pod["status"]["phase"], sum(one["restartCount"] for one in pod["status"]["containerStatuses"])
+
+
 def test_a_pod_over_its_limit_is_killed_and_its_work_done_elsewhere(kubernetes: Kubernetes, ctx: RayContext) -> None:
     (kept,), (lost,) = ([node for node in ctx.executors if is_head(node) is head] for head in (True, False))
     pod = kubernetes.pod_at(lost.host)
 
     def eat(_: Any) -> list[int]:
         if os.environ["SPARK_EXECUTOR_POD_IP"] == lost.host:
+            # The system kills one process, the largest as a rule; newer ones all. Here it is to be the pod's main one.
+            Path("/proc/1/oom_score_adj").write_text("1000")
             held = bytearray(3 * EXECUTOR_MIB << 20)
             time.sleep(60)
             return [len(held)]
@@ -323,7 +349,7 @@ def test_the_script_of_the_page_runs_in(mode: str, free: Kubernetes, tmp_path: P
     said = done.stdout
     if mode == "cluster":
         (driver,) = free.pods("spark-role=driver")
-        said = free.kubectl("logs", driver)
+        said = free.logs(driver)
         free.kubectl("delete", "pod", driver)
     assert "328350 on 2 nodes" in said, said + done.stderr
     wait_until(lambda: not free.pods(), "no pod is left", 60)
