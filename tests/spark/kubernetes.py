@@ -115,7 +115,7 @@ class Kubernetes:
         return {pod["metadata"]["name"]: pod for pod in found["items"]}
 
     def logs(self, pod: str) -> str:
-        """What it has said so far. On this host the files are here: the API server may not find the node by its name."""
+        """What it has said so far. On this host by its files: the API server may not find the node by its name."""
         if not self.mounts:
             return self.kubectl("logs", pod)
         files = sorted(Path("/var/log/pods").glob(f"{self.namespace}_{pod}_*/*/*.log"))
