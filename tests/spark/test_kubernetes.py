@@ -267,11 +267,15 @@ def test_a_pod_over_its_limit_is_killed_and_its_work_done_elsewhere(kubernetes: 
 
     def eat(_: Any) -> list[int]:
         if os.environ["SPARK_EXECUTOR_POD_IP"] == lost.host:
-            # The system kills one process, the largest as a rule; newer ones all. Here it is to be the pod's main one.
-            Path("/proc/1/oom_score_adj").write_text("1000")
-            held = bytearray(3 * EXECUTOR_MIB << 20)
+            # The system kills one process, by its size and this number: it is to be the JVM, and so the pod.
+            Path(f"/proc/{lost.jvm.pid}/oom_score_adj").write_text("1000")
+            for _ in range(3 * EXECUTOR_MIB // 100):
+                if os.fork() == 0:
+                    held = bytearray(100 * MIB)
+                    time.sleep(60)
+                    os._exit(len(held) % 2)
             time.sleep(60)
-            return [len(held)]
+            return [1]
         return [0]
 
     refs = [slow_square.remote(number) for number in range(50)]
