@@ -89,9 +89,8 @@ class Kubernetes:
                 volume = f"spark.kubernetes.{role}.volumes.hostPath.{name}"
                 found |= {f"{volume}.mount.path": place, f"{volume}.options.path": place}
                 found[f"{volume}.mount.readOnly"] = "true"
-            environment = {"SPARK_HOME": str(HOME), "PYSPARK_PYTHON": sys.executable}
-            prefix = "spark.executorEnv." if role == "executor" else "spark.kubernetes.driverEnv."
-            found |= {prefix + name: value for name, value in environment.items()}
+            environment = "spark.executorEnv" if role == "executor" else "spark.kubernetes.driverEnv"
+            found[f"{environment}.SPARK_HOME"] = str(HOME)
         more: Mapping[str, str] = json.loads(os.environ.get("K8S_CONF", "{}"))
         return {**found, **more}
 

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import time
 import venv
 from collections.abc import Iterator
@@ -360,14 +361,28 @@ def test_the_script_of_the_page_runs_in(mode: str, free: Kubernetes, tmp_path: P
 
 
 def test_an_environment_travels(free: Kubernetes, tmp_path: Path) -> None:
-    """As an archive; sparkray itself is sent where it is missing."""
+    """As an archive: a venv, where the pods have the Python that it was made with; else one that goes on to theirs."""
     environment = tmp_path / "env"
-    venv.create(environment, symlinks=True)
-    (modules,) = environment.glob("lib/python*/site-packages")
-    (modules / "others.pth").write_text(f"import sys; sys.path.append({sysconfig.get_paths()['purelib']!r})\n")
+    if free.mounts:
+        venv.create(environment, symlinks=True)
+        (modules,) = environment.glob("lib/python*/site-packages")
+        (modules / "others.pth").write_text(f"import sys; sys.path.append({sysconfig.get_paths()['purelib']!r})\n")
+    else:
+        modules = environment / "lib"
+        modules.mkdir(parents=True)
+        (environment / "bin").mkdir()
+        python = environment / "bin/python"
+        python.write_text('#!/bin/sh\nPYTHONPATH="$(dirname "$0")/../lib:$PYTHONPATH" exec python3 "$@"\n')
+        python.chmod(0o755)
     (modules / "only_there.py").write_text("WORD = 'travelled'")
     (tmp_path / "extra.py").write_text("WORD = 'as well'")
-    given = {"conda_name": str(environment), "extra_python_lib": str(tmp_path / "extra.py"), "python_location": None}
+    given: dict[str, Any] = {"extra_python_lib": str(tmp_path / "extra.py"), "python_location": None}
+    if free.mounts:
+        given["conda_name"] = str(environment)
+    else:
+        with tarfile.open(tmp_path / "env.tar.gz", "w:gz") as archive:
+            archive.add(environment, ".")
+        given["penv_archive"] = str(tmp_path / "env.tar.gz")
     sc = start(free, **given)
     assert start(free, **given) is sc
 
@@ -376,13 +391,14 @@ def test_an_environment_travels(free: Kubernetes, tmp_path: Path) -> None:
         import extra  # type: ignore[import-not-found]
         import only_there  # type: ignore[import-not-found]
 
-        return only_there.WORD, extra.WORD, sys.prefix, os.environ["PYSPARK_PYTHON"]
+        return only_there.WORD, extra.WORD, only_there.__file__, sys.executable, os.environ["PYSPARK_PYTHON"]
 
     with RayContext(sc, object_store_memory="64m", start_timeout=START_S) as ctx:
-        *words, prefix, python = sparkray.get(look_here.remote())
+        *words, module, executable, python_of_pods = sparkray.get(look_here.remote())
     assert words == ["travelled", "as well"]
-    assert prefix.endswith("/python_env")
-    assert python == f"{prefix}/bin/python"
+    assert "/python_env/" in module
+    assert python_of_pods == executable
+    assert os.path.isabs(executable)
     assert ctx.last_stop.clean
     application = sc.applicationId
     sc.stop()
