@@ -74,8 +74,8 @@ def settings_folder(folder: str, settings_now: str | None, script: str, files: S
             f"the script, extra_python_lib and sparkray are {len(text):,} bytes, packed, and a ConfigMap takes "
             f"{MOST_BYTES:,}: put the modules into the image, or into an archive that penv_archive names"
         )
-    with open(os.path.join(target, _ARCHIVE), "wb") as file:
-        file.write(text)
+    with open(os.path.join(target, _ARCHIVE), "wb") as out:
+        out.write(text)
     with open(os.path.join(target, _MAIN), "w") as main:
         main.write(_PROGRAM.format(script=os.path.basename(script), files=names))
     return target, f"local://{MOUNTED}/{_MAIN}"

@@ -133,8 +133,8 @@ def test_nobody_at_the_api_server_s_address_is_told_at_once() -> None:
 
 def test_the_driver_s_address_is_no_loopback(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def address(places: dict[str, str]) -> str:
-        monkeypatch.setattr(kubernetes_job.socket, "getaddrinfo", lambda host, port, **_: [(0, 0, 0, "", (host, port))])
-        monkeypatch.setattr(kubernetes_job.socket, "socket", lambda *_: Asked(places))
+        monkeypatch.setattr(socket, "getaddrinfo", lambda host, port, **_: [(0, 0, 0, "", (host, port))])
+        monkeypatch.setattr(socket, "socket", lambda *_: Asked(places))
         return own_address(("api", 443))
 
     assert address({"api": "10.1.2.3"}) == "10.1.2.3"

@@ -112,6 +112,10 @@ def is_head(node: ExecutorNode) -> bool:
     return "node:__internal_head__" in facts["Resources"]
 
 
+def alive() -> list[str]:
+    return [node["NodeID"] for node in sparkray.nodes() if node["Alive"]]
+
+
 def ours_in_pods(sc: SparkContext) -> list[str]:
     """Titles of sparkray's processes in all pods."""
 
@@ -235,9 +239,7 @@ def test_a_pod_that_is_deleted_takes_its_node_along_and_nothing_else(kubernetes:
     sparkray.get(refs[0], timeout=60)
     kubernetes.kubectl("delete", "pod", kubernetes.pod_at(lost.host), "--grace-period=1", "--wait=false")
     assert [square for square, _ in sparkray.get(refs, timeout=120)] == squares(100)
-    wait_until(
-        lambda: lost.node.hex() not in [node["NodeID"] for node in sparkray.nodes() if node["Alive"]], "it is gone", 30
-    )
+    wait_until(lambda: lost.node.hex() not in alive(), "it is gone")
     assert sparkray.get(slow_square.remote(5), timeout=60) == (25, kept.node.hex())
 
 
@@ -291,7 +293,6 @@ def test_a_deleted_pod_is_replaced_in_an_elastic_session(kubernetes: Kubernetes,
         wait_until(lambda: len(ctx.executors) == 2, "both executors have a node", START_S)
         lost = ctx.executors[0]
         kubernetes.kubectl("delete", "pod", kubernetes.pod_at(lost.host), "--grace-period=1", "--wait=false")
-        alive = lambda: [node["NodeID"] for node in sparkray.nodes() if node["Alive"]]  # noqa: E731
         wait_until(lambda: lost.node.hex() not in alive() and len(alive()) == 3, "another took its place", START_S)
         assert [square for square, _ in sparkray.get([slow_square.remote(k) for k in range(20)])] == squares(20)
     assert ctx.last_stop.clean
@@ -391,7 +392,7 @@ def test_an_environment_travels(free: Kubernetes, tmp_path: Path) -> None:
         import extra  # type: ignore[import-not-found]
         import only_there  # type: ignore[import-not-found]
 
-        return only_there.WORD, extra.WORD, only_there.__file__, sys.executable, os.environ["PYSPARK_PYTHON"]
+        return only_there.WORD, extra.WORD, str(only_there.__file__), sys.executable, os.environ["PYSPARK_PYTHON"]
 
     with RayContext(sc, object_store_memory="64m", start_timeout=START_S) as ctx:
         *words, module, executable, python_of_pods = sparkray.get(look_here.remote())
