@@ -8,6 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from sparkray.cluster_session import ClusterSession, ExecutorNode
+from sparkray.containers import driver_container_of
 from sparkray.elastic import ElasticNodes
 from sparkray.executor_main import StartOrder, container_logs, measure_host, module_path, pod_output
 from sparkray.launch import launch
@@ -22,12 +23,22 @@ if TYPE_CHECKING:
     from sparkray.cluster import RayContext
 
 
-def start_local(ctx: RayContext, chosen: NodePlan, started: ClusterSession) -> None:
-    """The JVM is the driver's and dies with this process; so a node tied to it dies with either."""
+def jvm_of(ctx: RayContext) -> Identity:
+    """The driver's.
+
+    Raises:
+        UnfitSpark: it is on another host.
+    """
     java: Any = ctx.sc._jvm
     jvm = identify(int(java.java.lang.ProcessHandle.current().pid()))
     if jvm is None:
         raise UnfitSpark("the SparkContext's JVM is not on this host")
+    return jvm
+
+
+def start_local(ctx: RayContext, chosen: NodePlan, started: ClusterSession) -> None:
+    """The JVM is the driver's and dies with this process; so a node tied to it dies with either."""
+    jvm = jvm_of(ctx)
     assert chosen.cores is not None
     config = NodeConfig(
         session=started.name,
@@ -74,6 +85,8 @@ def start_cluster(
     public, secret = new_session_keys()
     elastic = not chosen.barrier
     own_id = new_node_id()
+    container = driver_container_of(ctx.spark.master, ctx.spark.settings())
+    store = chosen.store_bytes if container is None else container.store_for(ctx.object_store_memory)
     driver = NodeConfig(
         session=started.name,
         base_folder=started.base_folder,
@@ -86,13 +99,15 @@ def start_cluster(
         store_bytes=store_bytes_on(
             measure_host(),
             chosen.nodes + 1 if here else 1,
-            chosen.store_bytes,
+            store,
             ctx.settings.object_store_share,
         ),
         curve_public=public,
         curve_secret=secret,
         container_logs=container_logs(),
         shown_at=pod_output(os.getpid()),
+        container_bytes=0 if container is None else container.total,
+        container_pid=0 if container is None else jvm_of(ctx).pid,
         bind_host=numeric_address(listen_on),
         host=host,
         prestart=ctx.settings.prestarted(driver_cores) if driver_cores else 0,

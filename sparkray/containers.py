@@ -42,6 +42,10 @@ class Container:
         """The size of a store, where none was asked for."""
         return max(int(self.room * _STORE_SHARE), LEAST_STORE)
 
+    def store_for(self, asked: int | None) -> int:
+        """Of a node that asked for so much, but shall not have more than its container."""
+        return self.store if asked is None else min(asked, max(self.room, LEAST_STORE))
+
     def overhead_for(self, store: int) -> int:
         """That leaves room for a store, and as much again for workers."""
         return self.jvm + 2 * store
@@ -67,6 +71,22 @@ def container_of(master: str, settings: Mapping[str, str]) -> Container | None:
     if settings.get("spark.memory.offHeap.enabled", "").strip().lower() == "true":
         off_heap = _bytes(settings, "spark.memory.offHeap.size", "0")
     return Container(heap, overhead, _bytes(settings, "spark.executor.pyspark.memory", "0"), off_heap)
+
+
+def driver_container_of(master: str, settings: Mapping[str, str]) -> Container | None:
+    """That of a driver which YARN runs (cluster mode). None: the driver is not in one, or a cgroup says its limit.
+
+    Raises:
+        ValueError: a size that Spark would not read either.
+    """
+    if master != "yarn" or settings.get("spark.submit.deployMode") != "cluster":
+        return None
+    heap = _bytes(settings, "spark.driver.memory", "1g")
+    least = _bytes(settings, "spark.driver.minMemoryOverhead", "384m")
+    overhead = max(int(heap * float(settings.get("spark.driver.memoryOverheadFactor", "0.1"))), least)
+    if "spark.driver.memoryOverhead" in settings:
+        overhead = _bytes(settings, "spark.driver.memoryOverhead", "0")
+    return Container(heap, overhead)
 
 
 def python_limit(settings: Mapping[str, str], cores: int | None) -> int | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sparkray.containers import Container, container_of, python_limit
+from sparkray.containers import LEAST_STORE, Container, container_of, driver_container_of, python_limit
 from sparkray.sizing import Host, NodePlan, Spark, UnfitSpark, Wishes, plan
 from sparkray.slots import Slots, SlotState
 
@@ -47,6 +47,28 @@ def test_the_container_is_what_spark_asks_for(
     master: str, settings: dict[str, str], container: Container | None
 ) -> None:
     assert container_of(master, settings) == container
+
+
+@pytest.mark.parametrize(
+    ("settings", "container"),
+    [
+        ({}, Container(GIB, 384 * MIB)),
+        ({"spark.driver.memory": "8g", "spark.driver.memoryOverheadFactor": "0.5"}, Container(8 * GIB, 4 * GIB)),
+        ({"spark.driver.memory": "512m", "spark.driver.memoryOverhead": "600m"}, Container(512 * MIB, 600 * MIB)),
+        ({"spark.driver.minMemoryOverhead": "1g", "spark.executor.memory": "9g"}, Container(GIB, GIB)),
+    ],
+)
+def test_a_driver_on_yarn_is_in_a_container_of_its_own(settings: dict[str, str], container: Container) -> None:
+    cluster = {"spark.submit.deployMode": "cluster"}
+    assert driver_container_of("yarn", cluster | settings) == container
+    assert driver_container_of("yarn", settings) is None
+    assert driver_container_of("k8s://h", cluster | settings) is None
+
+
+def test_a_driver_s_store_is_not_larger_than_its_container_s_room() -> None:
+    large, none = Container(GIB, 4480 * MIB), Container(GIB, 384 * MIB)
+    assert [large.store_for(asked) for asked in (None, GIB, 8 * GIB)] == [2 * GIB, GIB, 4 * GIB]
+    assert [none.store_for(asked) for asked in (None, MIB, 8 * GIB)] == [LEAST_STORE, MIB, LEAST_STORE]
 
 
 def test_a_size_that_is_none_is_told_with_its_setting() -> None:

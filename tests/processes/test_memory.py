@@ -113,6 +113,26 @@ def test_a_container_counts_all_below_its_roots_once_and_what_they_share() -> No
     assert WatchedContainer(100, (child.pid,), lambda: 7).read() == Usage(7, 100)  # gone
 
 
+def test_a_container_is_counted_as_by_who_watches_it_where_that_is_more() -> None:
+    """Who looks below the first root only, and counts what two processes share twice."""
+    code = (
+        "import mmap, os\n"
+        "held = mmap.mmap(-1, 60 << 20); held[:] = bytes(60 << 20)\n"
+        "reads, tells = os.pipe()\n"
+        "if not os.fork(): len(held[:]); os.write(tells, b'x'); input()\n"
+        "else: os.read(reads, 1); print('held', flush=True); os.wait()"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"held\n"
+        theirs = WatchedContainer(100, (child.pid,), lambda: 60 * MIB).read().used
+        only_own = sum(map(own_bytes, with_descendants((child.pid,))))
+        child.stdin.write(b"\n")
+    assert only_own < 60 * MIB
+    assert theirs > 120 * MIB
+
+
 class Fake:
     def __init__(self) -> None:
         self.usage = Usage(10, 100)

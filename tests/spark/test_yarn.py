@@ -16,14 +16,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from pyspark import SparkConf, SparkContext
 from pyspark.sql import SparkSession
 
 import sparkray
 from sparkray import RayContext
+from sparkray.cluster_session import ExecutorNode
 from sparkray.ending import NodeWatch
-from sparkray.exceptions import RayError, RaySystemError
+from sparkray.exceptions import OutOfMemoryError, RayError, RaySystemError
 from sparkray.spark_facts import wait_for_executors
 from sparkray.sparks import ClassicSpark
 from sparkray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -110,6 +112,10 @@ def ctx(yarn_sc: SparkContext) -> Iterator[RayContext]:
     assert made.last_stop.clean, made.last_stop
 
 
+def on(node: ExecutorNode) -> NodeAffinitySchedulingStrategy:
+    return NodeAffinitySchedulingStrategy(node.node.hex(), soft=False)
+
+
 def wait_gone(watches: list[NodeWatch], limit: float = GONE_S) -> None:
     for node in watches:
         wait_until(node.is_gone, f"{node.report()}", limit)
@@ -126,6 +132,8 @@ def test_tasks_and_dataframes_on_both_node_managers(yarn: Yarn, yarn_sc: SparkCo
             values = sparkray.get([slow_square.remote(number) for number in range(20)])
             assert [square for square, _ in values] == squares(20)
             assert {node for _, node in values} == {node.node.hex() for node in ctx.executors}
+            for node in ctx.executors:
+                assert sparkray.get(tokens.options(scheduling_strategy=on(node)).remote()) == (b"HDTS", node.node.hex())
             blocks = sparkray.data.from_spark(spark.range(1000).repartition(4))
             doubled = blocks.map_batches(lambda frame: frame * 2, batch_format="pandas")
             assert doubled.to_spark(spark).groupBy().sum("id").collect()[0][0] == 999_000
@@ -133,6 +141,13 @@ def test_tasks_and_dataframes_on_both_node_managers(yarn: Yarn, yarn_sc: SparkCo
         assert ctx.last_stop.clean
         assert len(ctx.last_stop.nodes) == 3
         wait_gone(watches)
+
+
+@sparkray.remote
+def tokens() -> tuple[bytes, str]:
+    """How the file begins that has the container's security tokens, and where this is."""
+    with open(os.environ["HADOOP_TOKEN_FILE_LOCATION"], "rb") as file:
+        return file.read(4), sparkray.session.core().node.hex()
 
 
 @sparkray.remote
@@ -151,6 +166,30 @@ def wait_until_collected(yarn: Yarn, application: str) -> bytes:
     return b"".join(path.read_bytes() for path in files())
 
 
+@sparkray.remote(max_retries=0)
+def eat(mib: int) -> int:
+    """Some 100 MiB a second: slowly enough to be noticed before a container is full."""
+    held: list[bytearray] = []
+    while sum(map(len, held)) < mib << 20:
+        held.append(bytearray(b"x" * (10 << 20)))
+        time.sleep(0.1)
+    return len(held)
+
+
+def test_a_worker_is_ended_before_its_container_is_full(yarn: Yarn, ctx: RayContext) -> None:
+    node = other_node(ctx)
+    processes = [psutil.Process(one.jvm.pid) for one in ctx.executors]
+    with pytest.raises(
+        OutOfMemoryError, match=r"of 1\.17 GiB of memory were in use .* is ended(?s:.*) leased for eat\(\)"
+    ):
+        sparkray.get(eat.options(scheduling_strategy=on(node)).remote(4 * EXECUTOR_MIB), timeout=120)
+    values = sparkray.get([slow_square.options(scheduling_strategy=on(one)).remote(3) for one in ctx.executors])
+    assert values == [(9, one.node.hex()) for one in ctx.executors]
+    assert all(process.is_running() for process in processes)  # psutil compares the start times, too
+    application = yarn.application(ctx.sc.applicationId)
+    assert (application["runningContainers"], application["state"]) == (3, "RUNNING")
+
+
 OVER_LIMIT = r"Spark says of executor \d+: .*(beyond the 'PHYSICAL' memory limit|exceeding physical memory limits)"
 
 
@@ -159,20 +198,21 @@ def test_a_container_over_its_limit_takes_its_node_along_and_its_end_is_explaine
 ) -> None:
     kept, lost = head_node(ctx), other_node(ctx)
     gone, jvm = watch(lost), lost.jvm.pid
-    at_lost = NodeAffinitySchedulingStrategy(lost.node.hex(), soft=False)
-    there = Resident.options(num_cpus=0, scheduling_strategy=at_lost).remote()
+    there = Resident.options(num_cpus=0, scheduling_strategy=on(lost)).remote()
     sparkray.get(there.here.remote(), timeout=60)
 
-    def eat(_: Any) -> list[int]:
+    def grab(_: Any) -> list[int]:
         import psutil
 
         if jvm in [process.pid for process in psutil.Process().parents()]:
-            held = bytearray(3 * EXECUTOR_MIB << 20)
+            held = []
+            for _ in range(3 * EXECUTOR_MIB // 10):
+                held.append(bytearray(b"x" * (10 << 20)))
+                time.sleep(0.1)  # or YARN might look before sparkray has
             time.sleep(60)
-            return [len(held)]
         return [0]
 
-    assert ctx.sc.parallelize(range(2), 2).mapPartitions(eat).collect() == [0, 0]  # its second attempt, elsewhere
+    assert ctx.sc.parallelize(range(2), 2).mapPartitions(grab).collect() == [0, 0]  # its second attempt, elsewhere
     wait_gone([gone])
     assert sparkray.get(slow_square.remote(5), timeout=60) == (25, kept.node.hex())
     assert lost.node.hex() not in [node["NodeID"] for node in sparkray.nodes() if node["Alive"]]
@@ -263,14 +303,24 @@ def test_the_script_of_the_page_runs_in(mode: str, free_yarn: Yarn, tmp_path: Pa
 FAILS = """
 import sys
 import sparkray
-sc = sparkray.init_spark_on_yarn_cluster(None, None, 1, 1, "600m", driver_memory="512m", py_files=sys.argv[1])
+import sparkray_core.run.memory
+sc = sparkray.init_spark_on_yarn_cluster(
+    None, None, 1, 1, "600m", driver_memory="512m", extra_executor_memory_for_ray="600m", py_files=sys.argv[1]
+)
 assert sparkray.init_spark_on_yarn(None, None, 1, 1) is sc
 import beside
+with sparkray.RayContext(sc, object_store_memory="64m") as ctx:
+    own = ctx._session.own.config
+    assert own.container_bytes == (512 + 600) << 20, own
+    used = sparkray_core.run.memory.WatchedContainer(own.container_bytes, (own.container_pid,), lambda: 0).read().used
+    assert own.container_bytes / 8 < used < own.container_bytes, used  # its JVM, this process and all that it started
 raise SystemExit(beside.CODE)
 """
 
 
-def test_a_script_that_fails_in_its_container_fails_here(free_yarn: Yarn, tmp_path: Path) -> None:
+def test_a_script_that_fails_in_its_container_fails_here_and_its_node_knows_the_container(
+    free_yarn: Yarn, tmp_path: Path
+) -> None:
     yarn = free_yarn
     defaults = SETTINGS | yarn.settings() | {"spark.yarn.maxAppAttempts": "1"}
     (tmp_path / "spark-defaults.conf").write_text("".join(f"{name} {value}\n" for name, value in defaults.items()))
@@ -306,7 +356,9 @@ def test_an_environment_travels(kind: str, free_yarn: Yarn, tmp_path: Path, monk
     (modules / "others.pth").write_text(f"import sys; sys.path.append({sysconfig.get_paths()['purelib']!r})\n")
     (modules / "only_there.py").write_text("WORD = 'travelled'")
     (tmp_path / "extra.py").write_text("WORD = 'as well'")
-    sc = start(yarn, conda_name=str(environment), extra_python_lib=str(tmp_path / "extra.py"))
+    (tmp_path / "me.keytab").write_text("no key")
+    conf = {"spark.yarn.dist.files": (tmp_path / "me.keytab").as_uri()}
+    sc = start(yarn, conda_name=str(environment), extra_python_lib=str(tmp_path / "extra.py"), conf=conf)
     assert start(yarn, conda_name=str(environment)) is sc
 
     def look(_: Any = None) -> tuple[str, ...]:
@@ -317,13 +369,14 @@ def test_an_environment_travels(kind: str, free_yarn: Yarn, tmp_path: Path, monk
 
     @sparkray.remote
     def look_here() -> tuple[str, ...]:
-        return (*look(), os.environ["PYSPARK_PYTHON"], str(sparkray.__file__))
+        keytab = Path(os.environ["PWD"], "me.keytab").read_text()
+        return (*look(), keytab, os.environ["PYSPARK_PYTHON"], str(sparkray.__file__))
 
     assert {tuple(words) for _, *words in sc.parallelize(range(2), 2).map(look).collect()} == {("travelled", "as well")}
     with RayContext(sc, object_store_memory="64m", start_timeout=START_S) as ctx:
         prefix, *words, python, module = sparkray.get(look_here.remote())
         watches = [watch(node) for node in ctx.executors]
-    assert words == ["travelled", "as well"]
+    assert words == ["travelled", "as well", "no key"]
     assert str(yarn.folder) in prefix
     assert python == f"{prefix}/bin/python"
     assert re.search(r"/sparkray-[0-9a-f]{12}\.zip/sparkray/__init__\.py$", module)

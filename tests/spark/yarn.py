@@ -183,7 +183,9 @@ class Yarn:
         urllib.request.urlopen(request, timeout=10).close()
 
     def wait_for_end(self, name: str, limit: float = 60) -> dict[str, Any]:
-        wait_until(lambda: self.application(name)["finalStatus"] != "UNDEFINED", f"{name} has ended", limit)
+        wait_until(
+            lambda: self.application(name).get("finalStatus", "UNDEFINED") != "UNDEFINED", f"{name} has ended", limit
+        )
         return self.application(name)
 
     # ------------------------------------------------------------------ daemons

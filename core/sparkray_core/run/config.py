@@ -88,6 +88,7 @@ class NodeConfig:
     shown_at: str | None = None  # a file or another process's descriptor that gets the logs' lines, too (Kubernetes)
     # What the executor and this node may hold together, where no cgroup says so (YARN); 0: all.
     container_bytes: int = 0
+    container_pid: int = 0  # the first process of that, below which all others are; 0: what this node is tied to
     visits: bool = False  # it is there for one driver, and goes with it: nothing of others is placed on it
 
     def __post_init__(self) -> None:

@@ -115,23 +115,27 @@ def _up(root: str, path: str, file: str) -> Iterator[str]:
 class WatchedContainer:
     """A container without a cgroup, whose limit somebody outside keeps an eye on (YARN): the sum over its processes.
 
-    That eye loses sight of what is re-parented to init, as our keeper may be. We count it all the same.
+    That eye loses sight of what is re-parented to init, as our keeper may be; we count it all the same. And it counts
+    what processes share by mapping it, libraries and our store, once for each of them: with a dozen Pythons that is a
+    quarter of a GiB more than there is. It ends the container by its own count, so the larger of the two is ours.
     """
 
     def __init__(self, limit: int, roots: Iterable[int], shared: Callable[[], int]) -> None:
         """
         Args:
-            roots: processes that belong to it with all below them.
+            roots: processes that belong to it with all below them; whoever watches from outside looks below the first.
             shared: bytes that several of them map, to be counted once.
         """
         self._limit, self._roots, self._shared = limit, tuple(roots), shared
 
     def read(self) -> Usage:
-        return Usage(self._shared() + sum(map(own_bytes, with_descendants(self._roots))), self._limit)
+        ours = self._shared() + sum(map(own_bytes, with_descendants(self._roots)))
+        theirs = sum(map(resident_bytes, with_descendants(self._roots[:1])))
+        return Usage(max(ours, theirs), self._limit)
 
     def largest(self) -> str:
         """Its largest processes, in words."""
-        used = sorted(((own_bytes(pid), pid) for pid in with_descendants(self._roots)), reverse=True)
+        used = sorted(((resident_bytes(pid), pid) for pid in with_descendants(self._roots)), reverse=True)
         return ", ".join(f"{_name(pid)} (pid {pid}) {size >> 20} MiB" for size, pid in used[:LISTED])
 
 
@@ -173,19 +177,30 @@ def own_bytes(pid: int) -> int:
 
     Pages that it shares with the zygote, copy on write, are counted: telling them apart takes the system milliseconds.
     """
+    resident, shared = _resident(pid)
+    return resident - shared
+
+
+def resident_bytes(pid: int) -> int:
+    """What a process has in memory, shared or not; 0: it is gone."""
+    return _resident(pid)[0]
+
+
+def _resident(pid: int) -> tuple[int, int]:
+    """And how much of it is shared, as far as the system says."""
     if not LINUX:
         import psutil
 
         try:
-            return int(psutil.Process(pid).memory_info().rss)
+            return int(psutil.Process(pid).memory_info().rss), 0
         except psutil.Error:
-            return 0
+            return 0, 0
     try:
         with open(f"/proc/{pid}/statm", "rb") as file:
             _, resident, shared, *_ = file.read().split()
     except (FileNotFoundError, ProcessLookupError):
-        return 0
-    return (int(resident) - int(shared)) * _PAGE
+        return 0, 0
+    return int(resident) * _PAGE, int(shared) * _PAGE
 
 
 def _name(pid: int) -> str:

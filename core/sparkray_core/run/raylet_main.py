@@ -135,11 +135,13 @@ class Raylet:
         loop.watch(self._zygote.fileno(), self._on_zygote, self._zygote.flush)
 
     def _container(self) -> WatchedContainer | None:
-        tie = self._config.tie
-        if not self._config.container_bytes or not isinstance(tie, ProcessTie):
+        tie, first = self._config.tie, self._config.container_pid
+        if not first and isinstance(tie, ProcessTie):
+            first = tie.pid
+        if not self._config.container_bytes or not first:
             return None
         store = self._node.store.allocator
-        return WatchedContainer(self._config.container_bytes, (tie.pid, os.getppid()), lambda: store.used)
+        return WatchedContainer(self._config.container_bytes, (first, os.getppid()), lambda: store.used)
 
     def run(self) -> None:
         if not self._config.is_head:
