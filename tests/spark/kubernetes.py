@@ -82,10 +82,7 @@ class Kubernetes:
             "spark.kubernetes.container.image.pullPolicy": "IfNotPresent",
         }
         if self.mounts:
-            places = {"usr": "/usr", "python": sys.base_prefix, "environment": sys.prefix, "source": str(ROOT)}
-            for name, place in places.items():
-                if any(place.startswith(f"{other}/") for other in places.values()):
-                    continue
+            for name, place in self.places().items():
                 volume = f"spark.kubernetes.{role}.volumes.hostPath.{name}"
                 found |= {f"{volume}.mount.path": place, f"{volume}.options.path": place}
                 found[f"{volume}.mount.readOnly"] = "true"
@@ -94,6 +91,37 @@ class Kubernetes:
         more: Mapping[str, str] = json.loads(os.environ.get("K8S_CONF", "{}"))
         return {**found, **more}
 
+    def master_in_pods(self) -> str:
+        """By which pods reach the API server."""
+        if not self.mounts:
+            return self.settings().get("spark.kubernetes.driver.master", "https://kubernetes.default.svc")
+        node = self.kubectl("get", "nodes", "-o", _ADDRESS, namespace=False)
+        return self.master.removeprefix("k8s://").replace("127.0.0.1", node)
+
+    def run_pod(self, name: str, *words: str) -> None:
+        """Start a pod of the image, with the account that may make others."""
+        volumes = [{"name": key, "hostPath": {"path": place}} for key, place in self.places().items()]
+        container = {
+            "name": name,
+            "image": self.image,
+            "imagePullPolicy": "IfNotPresent",
+            "command": list(words),
+            "volumeMounts": [
+                {"name": key, "mountPath": place, "readOnly": True} for key, place in self.places().items()
+            ],
+        }
+        spec = {"serviceAccountName": ACCOUNT, "restartPolicy": "Never", "containers": [container], "volumes": volumes}
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec}
+        self.kubectl("apply", "-f", "-", given=json.dumps(pod))
+
+    def places(self) -> dict[str, str]:
+        """What the pods see of this host."""
+        if not self.mounts:
+            return {}
+        found = {"usr": "/usr", "python": sys.base_prefix, "environment": sys.prefix, "source": str(ROOT)}
+        outer = [f"{place}/" for place in found.values()]
+        return {name: place for name, place in found.items() if not place.startswith(tuple(outer))}
+
     def settings_in_cluster_mode(self, folder: Path) -> dict[str, str]:
         """Of driver and executors. Where the image has no entry point for a driver, it is lent ours."""
         found = self.settings("driver") | self.settings("executor")
@@ -101,9 +129,7 @@ class Kubernetes:
         if self.mounts:
             # There may be no DNS, and no way to a Service.
             found["spark.kubernetes.executor.useDriverPodIP"] = "true"
-            found["spark.kubernetes.driver.master"] = self.master.removeprefix("k8s://").replace(
-                "127.0.0.1", self.kubectl("get", "nodes", "-o", _ADDRESS, namespace=False)
-            )
+            found["spark.kubernetes.driver.master"] = self.master_in_pods()
             template = folder / "driver.yaml"
             template.write_text(_TEMPLATE.format(command=ENTRY_POINT))
             found["spark.kubernetes.driver.podTemplateFile"] = str(template)
@@ -116,7 +142,9 @@ class Kubernetes:
     def logs(self, pod: str) -> str:
         """What it has said so far. On this host by its files: the API server may not find the node by its name."""
         if not self.mounts:
-            return self.kubectl("logs", pod)
+            with contextlib.suppress(AssertionError):  # it has not begun
+                return self.kubectl("logs", pod)
+            return ""
         files = sorted(Path("/var/log/pods").glob(f"{self.namespace}_{pod}_*/*/*.log"))
         # Each line has a time, the stream and a mark in front.
         return "".join(line.split(" ", 3)[3] for file in files for line in file.read_text().splitlines(keepends=True))

@@ -35,7 +35,7 @@ from tests.pages import python_of
 from tests.waiting import wait_until
 
 from .conftest import SETTINGS, START_S, Contexts
-from .kubernetes import EXECUTOR_MIB, Kubernetes, running_kubernetes, why_not
+from .kubernetes import EXECUTOR_MIB, GONE_S, Kubernetes, running_kubernetes, why_not
 from .test_kills import DRIVER, slow_square, squares
 
 _WHY_NOT = why_not()
@@ -326,6 +326,35 @@ def test_nothing_is_left_of_a_killed_driver(free: Kubernetes) -> None:
         driver.stdout.close()
     free.wait_until_gone(facts["application"])
     wait_until(lambda: not Path(facts["folder"]).parent.exists(), "the driver's folder is gone")
+
+
+IN_POD = """
+import json, sys, time
+import sparkray
+sc = sparkray.init_spark_on_k8s(*sys.argv[1:3], None, 2, 1, "600m", "512m", 1, "600m", conf=json.loads(sys.argv[3]))
+with sparkray.RayContext(sc, object_store_memory="64m", start_timeout=240):
+    print(sum(sparkray.get([sparkray.remote(abs).remote(-k) for k in range(100)])), "in a pod", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_driver_in_a_pod_takes_its_executors_along(free: Kubernetes) -> None:
+    """Namespace and pod are told by what Kubernetes puts into a pod."""
+    conf = SETTINGS | free.settings()
+    conf.pop("spark.kubernetes.namespace")
+    python = "python3"
+    if free.mounts:
+        python = conf["spark.pyspark.python"] = sys.executable
+    free.run_pod("notebook", python, "-c", IN_POD, f"k8s://{free.master_in_pods()}", free.image, json.dumps(conf))
+    wait_until(lambda: "4950 in a pod" in free.logs("notebook") or failed(free, "notebook"), "it has a result", START_S)
+    assert "4950 in a pod" in free.logs("notebook"), free.logs("notebook")
+    assert len(free.pods("spark-role=executor")) == 2
+    free.kubectl("delete", "pod", "notebook", "--grace-period=0", "--force", "--wait=false")
+    wait_until(lambda: not free.pods(), "no pod is left", 2 * GONE_S)
+
+
+def failed(kubernetes: Kubernetes, pod: str) -> bool:
+    return bool(kubernetes.pods()[pod]["status"]["phase"] == "Failed")
 
 
 PAGE = "docs/kubernetes.md"
