@@ -14,6 +14,7 @@ from sparkray.executor_main import StartOrder, container_logs, measure_host, mod
 from sparkray.launch import launch
 from sparkray.rendezvous import Rendezvous, numeric_address
 from sparkray.sizing import NodePlan, UnfitSpark, store_bytes_on
+from sparkray.spark_facts import is_refused
 from sparkray_core.ids import new_node_id
 from sparkray_core.run.config import TOLD_LATER, NodeConfig, ProcessTie
 from sparkray_core.run.processes import Identity, identify
@@ -24,13 +25,21 @@ if TYPE_CHECKING:
 
 
 def jvm_of(ctx: RayContext) -> Identity:
-    """The driver's.
+    """The driver's. Or this process, which it does not outlive, where py4j may not be asked.
 
     Raises:
         UnfitSpark: it is on another host.
     """
+    from py4j.protocol import Py4JError
+
     java: Any = ctx.sc._jvm
-    jvm = identify(int(java.java.lang.ProcessHandle.current().pid()))
+    try:
+        pid = int(java.java.lang.ProcessHandle.current().pid())
+    except Py4JError as error:
+        if not is_refused(error):
+            raise
+        pid = os.getpid()
+    jvm = identify(pid)
     if jvm is None:
         raise UnfitSpark("the SparkContext's JVM is not on this host")
     return jvm

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sparkray_core.errors import RaySystemError
 
@@ -136,10 +136,12 @@ def has_ended(sc: SparkContext) -> bool:
     """It was stopped, or ended by itself in its JVM (whoever manages the cluster has killed it), or that is gone."""
     from py4j.protocol import Py4JError
 
-    java: Any = sc._jsc
+    if sc._jsc is None:
+        return True
     try:
-        return java is None or bool(java.sc().isStopped())
-    except (Py4JError, OSError):
+        # Refused by one that has ended. Not isStopped(): some services let nobody call what PySpark itself does not.
+        return sc.defaultParallelism < 0
+    except (Py4JError, OSError, AttributeError):  # the last: another thread stops it
         return True
 
 

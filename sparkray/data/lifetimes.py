@@ -40,13 +40,14 @@ _lock = threading.Lock()
 def keep_alive(frame: DataFrame, refs: Sequence[ObjectRef[Any]]) -> None:
     """Hold the references until no DataFrame made of this one, the result of `mapInArrow`, can be computed any more.
 
-    Where the JVM cannot be asked (Spark Connect), until the session ends.
+    Where the JVM cannot be asked (Spark Connect, and services that let nobody), until the session ends.
     """
     let_go()
     core = object_ref.core()
     core.on_node_gone = lambda: _on_node_gone(core)
+    is_gone = _watch(frame)
     with _lock:
-        _kept.append(_Kept(core, refs, _watch(frame), _is_worth_it(frame)))
+        _kept.append(_Kept(core, refs, is_gone or _nobody_knows, is_gone is not None and _is_worth_it(frame)))
 
 
 def let_go() -> None:
@@ -70,32 +71,31 @@ def _make_again(core: Core) -> None:
 
 
 def _is_worth_it(frame: DataFrame) -> bool:
-    """Not where the JVM cannot be asked: the DataFrame may be long gone.
-
-    Nor with dynamic allocation: Spark takes executors away because nobody uses them, and would have to start one again
-    for this, over and over.
-    """
-    if not hasattr(frame, "_jdf"):
-        return False
+    """Not with dynamic allocation: Spark takes executors away because nobody uses them, and would have to start one
+    again for this, over and over."""
     return frame.sparkSession.sparkContext.getConf().get("spark.dynamicAllocation.enabled", "false") != "true"
 
 
-def _watch(frame: DataFrame) -> Callable[[], bool]:
+def _nobody_knows() -> bool:
+    return False
+
+
+def _watch(frame: DataFrame) -> Callable[[], bool] | None:
+    """Tells when it is gone. None where nobody can tell: then what is lost is not made again unasked, either."""
     from py4j.protocol import Py4JError
 
     jdf, session = getattr(frame, "_jdf", None), frame.sparkSession
     jvm = getattr(session, "_jvm", None)
     if jdf is None or jvm is None:
-        return lambda: False
-    plan = jdf.queryExecution().analyzed()
+        return None
+    weak: Any = None
     for name in ("functionExpr", "func"):  # Spark 4, Spark 3
-        try:
-            weak = jvm.java.lang.ref.WeakReference(getattr(plan, name)().func(), jvm.java.lang.ref.ReferenceQueue())
+        with contextlib.suppress(Py4JError):
+            function = getattr(jdf.queryExecution().analyzed(), name)().func()
+            weak = jvm.java.lang.ref.WeakReference(function, jvm.java.lang.ref.ReferenceQueue())
             break
-        except Py4JError:
-            continue
-    else:
-        return lambda: False
+    if weak is None:
+        return None
 
     def is_gone() -> bool:
         try:

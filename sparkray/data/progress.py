@@ -19,7 +19,8 @@ def wanted() -> bool:
 
 
 def _somebody_looks() -> bool:
-    return _in_notebook() or (sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb")
+    is_terminal: Any = getattr(sys.stderr, "isatty", bool)  # what services put in its place may lack it
+    return _in_notebook() or (bool(is_terminal()) and os.environ.get("TERM") != "dumb")
 
 
 def _in_notebook() -> bool:
