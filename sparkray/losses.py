@@ -29,6 +29,7 @@ POLL_S = 0.25
 OUTLIVES_S = 1.0  # a JVM that has lost its node may be about to end, too
 LAST_ASK_S = 3.0  # at the session's end, for nodes that have been lost only just before
 _SHOWN_CHARACTERS = 500
+_MEANT = re.compile("killed by driver|decommission", re.IGNORECASE)  # by dynamic allocation, as a rule
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +104,8 @@ class Losses:
             sentence = f"Spark has said nothing of the end of {executor} within {waited:.0f} s; it may live on"
         self.told[node.node] = sentence
         core.explain_node(node.node, sentence)
-        log.warning(
+        log.log(
+            logging.INFO if said is not None and _MEANT.search(said) else logging.WARNING,
             "node %s on %s (%s at %s) is gone: %s\n%s",
             node.node.hex(), node.host, executor, node.executor, loss.why, core.obituaries.known_of(node.node),
         )  # fmt: skip

@@ -131,7 +131,9 @@ def why_lost(sc: SparkContext, executor_id: str) -> str | None:
         if facts.isActive() or not facts.removeReason().isDefined():
             return None
         return str(facts.removeReason().get())
-    except (Py4JError, AttributeError, OSError):  # it does not know this executor, or the JVM is ending
+    except Py4JError as error:  # it does not know this executor, or the JVM is ending
+        return "nothing: sparkray may not ask it here" if is_refused(error) else None
+    except (AttributeError, OSError):
         return None
 
 

@@ -77,6 +77,16 @@ def test_one_warning_joins_what_spark_says_with_what_the_node_said(caplog: pytes
     assert sentence in bench.core.obituaries.completed(f"its node {A.hex()} died: silent for 10 s")
 
 
+def test_an_executor_that_spark_has_let_go_is_no_reason_to_warn(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench(executor(A, "0"))
+    bench.spark.knows["0"] = "Executor killed by driver."
+    with caplog.at_level(logging.INFO):
+        bench.core.obituaries.gone(A, "its node was ended")
+        wait_until(lambda: bench.core.explained, "it is told", 10)
+        bench.losses.close()
+    assert [record.levelno for record in caplog.records if record.name == "sparkray.losses"] == [logging.INFO]
+
+
 def test_nodes_that_are_no_executor_s_are_not_asked_about() -> None:
     bench = Bench(executor(A, "0"))
     bench.core.obituaries.gone(B, "a driver's")

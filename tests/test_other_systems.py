@@ -34,6 +34,8 @@ NEEDED = re.compile(
     r"|hypothesis|prometheus_client|pytest|pytest-timeout|pytest-xdist)[<>=]"
 )
 FOR_TESTS = ["joblib", "scikit-learn>=1.4"]
+FOR_YARN = ["conda-pack>=0.7", "venv-pack2>=0.9"]
+CLIENT_MODE = "not cluster and not in_its_container"  # of the tests of YARN
 FOR_NOTEBOOKS = ["ipykernel>=6.29", "matplotlib>=3.8", "nbclient>=0.10", "nbformat>=5.10", "vega_datasets>=0.9"]
 AT_ONCE = ["--numprocesses=3", "--dist=loadfile"]  # as `make test` does; it runs this file alone
 
@@ -107,16 +109,32 @@ def test_it_runs_without_what_only_linux_has() -> None:
     _run_tests(sys.executable, [*PORTABLE, *AT_ONCE], _environment(SPARKRAY_PORTABLE="1"), 590)
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(2400)
-def test_spark_s_tests_pass_on_the_newest_pyspark_3_5(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def spark_3_5(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Python that has the newest PySpark 3.5."""
     interpreter = next(filter(None, map(_interpreter, PYTHONS_OF_SPARK_3)), None)
     if interpreter is None:
         pytest.skip(f"there is none of Python {', '.join(PYTHONS_OF_SPARK_3)} with venv, on PATH or in pyenv")
-    python = _virtual_environment(interpreter, tmp_path)
+    python = _virtual_environment(interpreter, tmp_path_factory.mktemp("spark-3.5"))
     needed = [line for line in _dependencies() if NEEDED.match(line)]
-    _install(python, ["pyspark==3.5.*", *needed, *FOR_TESTS, *FOR_NOTEBOOKS])
+    _install(python, ["pyspark==3.5.*", *needed, *FOR_TESTS, *FOR_NOTEBOOKS, *FOR_YARN])
+    return python
+
+
+def _run_on_spark_3_5(python: Path, what: list[str], limit: float, which: str) -> None:
     own = {"PYSPARK_PYTHON": str(python), "PYSPARK_DRIVER_PYTHON": str(python)}
     # Of its own make are sockets that it does not close, and what it imports of distutils.
     leniently = [f"-W=ignore::{name}" for name in ("ResourceWarning", "DeprecationWarning", UNRAISABLE)]
-    _run_tests(python, ["tests/spark", *leniently], _environment(**own), 1700, "not slow and not chaos")
+    _run_tests(python, [*what, *leniently], _environment(**own), limit, which)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2400)
+def test_spark_s_tests_pass_on_the_newest_pyspark_3_5(spark_3_5: Path) -> None:
+    _run_on_spark_3_5(spark_3_5, ["tests/spark"], 1700, "not slow and not chaos")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2400)
+def test_yarn_s_tests_of_client_mode_pass_on_the_newest_pyspark_3_5(spark_3_5: Path) -> None:
+    _run_on_spark_3_5(spark_3_5, ["tests/spark/test_yarn.py", f"-k={CLIENT_MODE}"], 1500, "slow")

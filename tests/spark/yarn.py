@@ -24,6 +24,7 @@ from typing import Any
 
 import psutil
 import pyspark
+from pyspark import SparkContext
 
 from tests.waiting import is_running, wait_until
 
@@ -170,11 +171,34 @@ class Yarn:
         found: dict[str, Any] | None = said.get(root, said)
         return found or {}
 
+    @contextlib.contextmanager
+    def _client(self) -> Iterator[Any]:
+        """Hadoop's own, in our JVM. (On Java 17 the page of Hadoop 3.3 leaves out most of an application.)"""
+        jvm: Any = SparkContext._jvm
+        assert jvm is not None, "this process has no JVM of Spark's"
+        hadoop = jvm.org.apache.hadoop.yarn
+        client = hadoop.client.api.YarnClient.createYarnClient()
+        client.init(hadoop.conf.YarnConfiguration())
+        client.start()
+        try:
+            yield client
+        finally:
+            client.stop()
+
     def application(self, name: str) -> dict[str, Any]:
-        return self.ask(f"apps/{name}", "app")
+        jvm: Any = SparkContext._jvm
+        with self._client() as client:
+            found = client.getApplicationReport(jvm.org.apache.hadoop.yarn.api.records.ApplicationId.fromString(name))
+            return {
+                "finalStatus": str(found.getFinalApplicationStatus()),
+                "state": str(found.getYarnApplicationState()),
+                "diagnostics": str(found.getDiagnostics()),
+                "runningContainers": found.getApplicationResourceUsageReport().getNumUsedContainers(),
+            }
 
     def applications(self) -> set[str]:
-        return {found["id"] for found in self.ask("apps", "apps").get("app", [])}
+        with self._client() as client:
+            return {str(found.getApplicationId()) for found in client.getApplications()}
 
     def kill_application(self, name: str) -> None:
         url = f"http://{self._page}/ws/v1/cluster/apps/{name}/state?user.name={getpass.getuser()}"
@@ -183,9 +207,7 @@ class Yarn:
         urllib.request.urlopen(request, timeout=10).close()
 
     def wait_for_end(self, name: str, limit: float = 60) -> dict[str, Any]:
-        wait_until(
-            lambda: self.application(name).get("finalStatus", "UNDEFINED") != "UNDEFINED", f"{name} has ended", limit
-        )
+        wait_until(lambda: self.application(name)["finalStatus"] != "UNDEFINED", f"{name} has ended", limit)
         return self.application(name)
 
     # ------------------------------------------------------------------ daemons
