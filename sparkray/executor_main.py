@@ -172,7 +172,7 @@ def _config(order: StartOrder, hosts_head: bool, address: str, neighbours: int, 
     host = measure_host()
     reached_at = "127.0.0.1" if order.same_machine else _reached_at(address)
     cores = order.cores or host.cpus
-    settings = Settings(**order.settings)
+    settings = Settings(**{"object_spilling_directory": spark_s_folder(), **order.settings})
     stores = neighbours + 1 if order.same_machine else neighbours  # the driver's own
     store = store_bytes_on(host, stores, order.store_bytes, settings.object_store_share)
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
@@ -214,6 +214,12 @@ def pod_output(process: int) -> str | None:
     """Where Kubernetes looks for the lines of a pod, if this is one of Spark's: the output of its main process."""
     spark_s = "SPARK_EXECUTOR_POD_IP" in os.environ or "SPARK_DRIVER_BIND_ADDRESS" in os.environ
     return f"/proc/{process}/fd/1" if spark_s and "KUBERNETES_SERVICE_HOST" in os.environ else None
+
+
+def spark_s_folder() -> str | None:
+    """Where Spark puts what has no room in memory: the executor's disk, where /tmp may be small, or the container's."""
+    first = os.environ.get("SPARK_LOCAL_DIRS", "").split(",")[0]
+    return first if os.path.isabs(first) and os.path.isdir(first) else None
 
 
 def _reached_at(address: str) -> str:

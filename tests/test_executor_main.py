@@ -6,6 +6,7 @@ import os
 import resource
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -47,6 +48,17 @@ JVM = Identity(7, 70.0)
 
 def test_the_order_arrives_as_it_was_sent() -> None:
     assert StartOrder(**ORDER.as_dict()) == ORDER
+
+
+def test_what_is_spilled_goes_where_spark_puts_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def folder(order: StartOrder = ORDER) -> str | None:
+        return executor_main._config(order, True, "h:1", 1, JVM).settings.object_spilling_directory
+
+    monkeypatch.setenv("SPARK_LOCAL_DIRS", f"{tmp_path},/nowhere")
+    assert folder() == str(tmp_path)
+    assert folder(replace(ORDER, settings={"object_spilling_directory": "/wished"})) == "/wished"
+    monkeypatch.setenv("SPARK_LOCAL_DIRS", "/nowhere")
+    assert folder() is None
 
 
 def test_secrets_are_not_shown() -> None:

@@ -92,7 +92,8 @@ class Settings:
     object_spilling_directory: str | None = _setting(
         None,
         "path",
-        "where objects go that memory has no room for; none: the session's own folder, which lies below /tmp",
+        "where objects go that memory has no room for; none: the session's own folder, which lies below /tmp; in "
+        "Spark's executors Spark's own local folder",
     )
     object_spilling_threshold: float = _setting(
         0.8,

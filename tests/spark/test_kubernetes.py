@@ -36,7 +36,7 @@ from tests.waiting import wait_until
 
 from .conftest import SETTINGS, START_S, Contexts
 from .kubernetes import EXECUTOR_MIB, GONE_S, Kubernetes, running_kubernetes, why_not
-from .test_kills import DRIVER, slow_square, squares
+from .test_kills import DRIVER, death_of, slow_square, squares
 
 _WHY_NOT = why_not()
 pytestmark = [
@@ -240,6 +240,8 @@ def test_a_pod_that_is_deleted_takes_its_node_along_and_nothing_else(kubernetes:
     kubernetes.kubectl("delete", "pod", kubernetes.pod_at(lost.host), "--grace-period=1", "--wait=false")
     assert [square for square, _ in sparkray.get(refs, timeout=120)] == squares(100)
     wait_until(lambda: lost.node.hex() not in alive(), "it is gone")
+    says = r"Spark says of executor \d+: .*deleted"
+    wait_until(lambda: re.search(says, death_of(lost)), f"nodes() says why: {death_of(lost)}")
     assert sparkray.get(slow_square.remote(5), timeout=60) == (25, kept.node.hex())
 
 
@@ -285,6 +287,8 @@ def test_a_pod_over_its_limit_is_killed_and_its_work_done_elsewhere(kubernetes: 
     assert ctx.sc.parallelize(range(2), 2).mapPartitions(eat).collect() == [0, 0]  # its second attempt, elsewhere
     assert [square for square, _ in sparkray.get(refs, timeout=120)] == squares(50)
     assert sparkray.get(slow_square.remote(5), timeout=60) == (25, kept.node.hex())
+    says = r"Spark says of executor \d+: (?s:.*)137"
+    wait_until(lambda: re.search(says, death_of(lost)), f"nodes() says why: {death_of(lost)}")
     wait_until(lambda: pod not in kubernetes.pods(), "Spark has deleted the pod", 60)
 
 
