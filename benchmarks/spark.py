@@ -1,11 +1,12 @@
 """What sparkray costs beside Spark: starting and stopping in its executors, and moving a DataFrame into the stores.
 
-    python benchmarks/spark.py                        both parts, each against what else there is: make bench
+    python benchmarks/spark.py                        all parts, each against what else there is: make bench
     python benchmarks/spark.py --quick                a small DataFrame, one round: does it run, not how fast
     python benchmarks/spark.py --parts data --mb 200  one of them
 
-The parts are `spark_start` and `spark_data`, which say how they measure. Within a part the systems take turns; a round
-that warms up is left out. Each whole part writes its values to results/, and its section of results/spark.md.
+The parts are `spark_start`, `spark_clusters` and `spark_data`, which say how they measure. Within a part the systems
+take turns; a round that warms up is left out. Each whole part writes its values to results/, and its section of
+results/spark.md.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import spark_clusters
 import spark_data
 import spark_start
 from micro import RESULTS, describe_machine, say, without_paths
@@ -27,8 +29,12 @@ from micro_process import why_not_importable
 from micro_report import OURS, RIVAL, markdown, ratio, terminal
 
 HERE = Path(__file__).resolve().parent
-PARTS = ("start", "data")
-TITLES = {"start": "Start and stop", "data": "A DataFrame into the stores"}
+PARTS = ("start", "clusters", "data")
+TITLES = {
+    "start": "Start and stop",
+    "clusters": "The first result on each kind of cluster",
+    "data": "A DataFrame into the stores",
+}
 
 
 def main() -> int:
@@ -38,7 +44,7 @@ def main() -> int:
     say("  ".join(f"{key}: {value}" for key, value in machine.items()))
     for part in args.parts:
         say(f"\n{TITLES[part]}")
-        section = start_section(args) if part == "start" else data_section(args)
+        section = SECTIONS[part](args)
         table = section.pop("table")
         say("\n" + terminal(table))
         for note in section["notes"]:
@@ -101,6 +107,27 @@ def data_section(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def clusters_section(args: argparse.Namespace) -> dict[str, Any]:
+    rows, versions, notes = spark_clusters.measure(args)
+    return {
+        "what": (
+            f"{', '.join(f'{name} {version}' for name, version in versions.items())}; on each a driver of its own with "
+            f"{spark_clusters.EXECUTORS} executors of one core, which have run Python before; {args.start_rounds} "
+            "rounds in turn after one that does not count."
+        ),
+        "versions": versions,
+        "rounds": args.start_rounds,
+        "rows": {
+            name: {"title": row.title.strip(), "unit": row.unit, "values": row.values} for name, row in rows.items()
+        },
+        "table": [spark_data.HEADER, *(row.cells() for row in rows.values())],
+        "notes": notes,
+    }
+
+
+SECTIONS = {"start": start_section, "clusters": clusters_section, "data": data_section}
+
+
 def write(part: str, section: dict[str, Any]) -> None:
     """Its values, and the page made anew of the latest of each part."""
     now = datetime.datetime.now().astimezone()
@@ -132,10 +159,10 @@ def section_lines(part: str, facts: dict[str, Any]) -> list[str]:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--parts", help="with a comma between: start, data (both)")
+    parser.add_argument("--parts", help="with a comma between: start, clusters, data (all)")
     parser.add_argument("--mb", type=int, help="size of the DataFrame, as Arrow counts it (1000)")
     parser.add_argument("--rounds", type=int, help="of data, measured after one that is not (3)")
-    parser.add_argument("--start-rounds", type=int, help="of start and stop (3)")
+    parser.add_argument("--start-rounds", type=int, help="of start and stop, and of clusters (3)")
     parser.add_argument("--quick", action="store_true", help="20 MB, one round: does it run, not how fast")
     parser.add_argument("--master", default="local-cluster[2,1,1024]", help="of data's Spark (local-cluster[2,1,1024])")
     parser.add_argument(
@@ -149,7 +176,7 @@ def parse_arguments() -> argparse.Namespace:
     args = parser.parse_args()
     args.parts = [part for part in PARTS if args.parts is None or part in args.parts.split(",")]
     if not args.parts:
-        parser.error(f"--parts takes {' and '.join(PARTS)}")
+        parser.error(f"--parts takes {', '.join(PARTS)}")
     args.python = sys.executable
     # Less than that does not replace what is published.
     args.complete = not args.quick and (args.rounds or 3) >= 3 and (args.start_rounds or 3) >= 3

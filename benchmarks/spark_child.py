@@ -1,7 +1,8 @@
 """A driver of its own, of one system, on a Spark that is there: it starts, stops or moves data when it is told to.
 
-Run by `spark_start` and `spark_data` with the interpreter of that system: it imports nothing of theirs. One JSON object
-per line on stdin is an order, one per line on stdout the answer; all else that anybody prints goes to stderr.
+Run by `spark_start`, `spark_clusters` and `spark_data` with the interpreter of that system: it imports nothing of
+theirs. One JSON object per line on stdin is an order, one per line on stdout the answer; all else that anybody prints
+goes to stderr.
 """
 
 from __future__ import annotations
@@ -169,7 +170,8 @@ def connect(order: Mapping[str, Any]) -> Any:
     conf = SparkConf().setAll(list(order["conf"].items())).setMaster(order["master"]).setAppName("benchmark")
     conf.set("spark.executorEnv.PATH", os.environ["PATH"])  # Ray's nodes look for the program `ray`
     SparkContext._ensure_initialized(conf=conf)  # starts the JVM; the secret goes by its socket, on no command line
-    conf.set("spark.authenticate.secret", order["secret"])
+    if order["secret"]:
+        conf.set("spark.authenticate.secret", order["secret"])
     spark = SparkSession(SparkContext(conf=conf))
     spark.sparkContext.setLogLevel("ERROR")
     spark.sparkContext.range(0, 8, 1, 8).map(lambda number: number).count()
@@ -187,7 +189,10 @@ def main() -> None:
     else:
         spark = connect(order)
         system = (Ray if order["system"] == "ray" else Sparkray)(spark, order["scratch"])
-    answers.write(json.dumps({"version": system.version, "python": sys.version.split()[0]}) + "\n")
+    facts = {"version": system.version, "python": sys.version.split()[0]}
+    if spark is not None:
+        facts["application"] = spark.sparkContext.applicationId
+    answers.write(json.dumps(facts) + "\n")
     for line in sys.stdin:
         try:
             answer = getattr(system, json.loads(line)["do"])()

@@ -28,7 +28,9 @@ Processes = dict[tuple[int, float], str]  # pid and start time: name
 class Child:
     """One system in a process of its own, with a folder of its own."""
 
-    def __init__(self, python: str, system: str, order: Mapping[str, Any]) -> None:
+    def __init__(
+        self, python: str, system: str, order: Mapping[str, Any], more: Mapping[str, str] | None = None
+    ) -> None:
         self.system = system
         self.scratch = tempfile.mkdtemp(prefix="sb")  # short: Unix sockets go below it
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 (read at the end)
@@ -37,7 +39,7 @@ class Child:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
-            env=environment(python, self.scratch),
+            env=environment(python, self.scratch) | dict(more or {}),
             cwd=self.scratch,
             start_new_session=True,
         )

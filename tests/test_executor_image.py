@@ -168,9 +168,17 @@ def check(said: str, user: str, python: str) -> None:
     assert line.split()[1:] == [user, python, "285", "1000", "127.0.0.1"]
 
 
+def why_not_built() -> str | None:
+    lacking = [program for program in ("buildah", "debootstrap") if shutil.which(program) is None]
+    if lacking:
+        return f"{' and '.join(lacking)} not installed"
+    return None if os.geteuid() == 0 else "debootstrap needs root"
+
+
 @pytest.mark.slow
 @pytest.mark.spark
 @pytest.mark.timeout(2 * BUILD_S)
+@pytest.mark.skipif(why_not_built() is None, reason="the whole image is built, below")
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="the image has Python 3.11 or newer, and its steps ask for it")
 def test_the_steps_that_need_no_root_run_in_a_folder(folder: Path) -> None:
     """With `/opt` there. What is left out: the Debian packages and the user."""
@@ -241,13 +249,6 @@ def pip_mounts(folder: Path) -> list[str]:
             settings[name] = f"/run/given/{name}"
     (folder / "pip.conf").write_text("\n".join(["[global]", *(f"{n} = {v}" for n, v in settings.items()), ""]))
     return [*mounts, "--volume", f"{folder}/pip.conf:/etc/pip.conf:ro"]
-
-
-def why_not_built() -> str | None:
-    lacking = [program for program in ("buildah", "debootstrap") if shutil.which(program) is None]
-    if lacking:
-        return f"{' and '.join(lacking)} not installed; what needs no root runs in the test above"
-    return None if os.geteuid() == 0 else "debootstrap needs root; what needs none runs in the test above"
 
 
 @pytest.mark.slow
