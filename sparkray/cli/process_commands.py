@@ -147,16 +147,28 @@ def _by_signal(folder: str, worker: bytes, pid: int) -> str | None:
 
 # ------------------------------------------------------------------------------------------ timeline
 def timeline(
-    output: Annotated[str | None, typer.Argument(help="The file to write; timeline-SESSION.json if not given.")] = None,
+    output: Annotated[
+        str | None, typer.Argument(help="The file to write; timeline-SESSION.json, or .png, if not given.")
+    ] = None,
+    png: Annotated[bool, typer.Option("--png", help="A picture, one row for each process; needs matplotlib.")] = False,
     address: Address = None,
     key_file: KeyFile = None,
 ) -> None:
-    """Write what ran when, as a trace for chrome://tracing or ui.perfetto.dev."""
+    """Write what ran when, as a trace for chrome://tracing or ui.perfetto.dev, or as a picture."""
     with in_one_sentence(), visiting(address, key_file) as core:
         from sparkray.chrome_trace import timeline as trace
 
         events = trace() or []
-        path = output or f"timeline-{core.session}.json"
+        path = output or f"timeline-{core.session}.{'png' if png else 'json'}"
+    if png:
+        from sparkray.gantt import draw_gantt
+
+        try:
+            drawn = draw_gantt(events, path, f"session {core.session}")
+        except (ImportError, ValueError, OSError) as error:
+            raise fail(str(error), FAILED) from None
+        typer.echo(f"{drawn} tasks and calls are in {path}")
+        return
     with in_one_sentence(), open(path, "w") as file:
         json.dump(events, file)
     typer.echo(f"{len(events)} events are in {path}; open it in chrome://tracing or https://ui.perfetto.dev")

@@ -166,6 +166,9 @@ def test_the_timeline_has_the_calls(driver: Driver, tmp_path: Path) -> None:
     path = tmp_path / "trace.json"
     assert f"are in {path}" in run("timeline", str(path))
     assert "Counter.add" in {event["name"] for event in json.loads(path.read_text())}
+    picture = tmp_path / "chart.png"
+    assert f"calls are in {picture}" in run("timeline", "--png", str(picture))
+    assert picture.read_bytes().startswith(b"\x89PNG")
 
 
 def test_an_actor_is_killed_by_name_or_id(driver: Driver) -> None:
