@@ -131,12 +131,13 @@ def in_words(said: str) -> str:
     text = re.sub(r"\[\d{4}-\d\d-\d\d [\d:.,]+\]", " ", said)
     text = re.sub(r"\n\s*at [\w.$]+\(.*?\)", " ", text)
     killed = re.search(r"(?i)termination reason:\s*(\w+)", text)
-    text = re.split(r"\n\s*The API gave the following|The API gave the following", text)[0]
+    text = text.partition("The API gave the following container statuses")[0]
+    text = re.sub(r"The API gave the following (?:brief reason|message): N/A", " ", text)
     text = " ".join(text.split())
     code = re.search(r"(?i)\bexit(?:ed with)?(?: code| status)?:? ?(?:code |is )*(137|143)\b", text)
     if len(text) > _SHOWN_CHARACTERS:
         text = text[:_SHOWN_CHARACTERS] + "..."
-    if killed is not None and killed.group(1) not in text:
+    if killed is not None and killed.group(1) != "Error" and killed.group(1) not in text:
         text += f" ({killed.group(1)})"
     if code is not None and "SIG" not in text:
         text += f" ({code.group(1)}: {_OOM[code.group(1)]})"

@@ -147,6 +147,17 @@ The API gave the following container statuses:
 \t termination reason: OOMKilled
       """
 
+EVICTED = """
+The executor with id 4 exited with exit code 143(unexpected).
+The API gave the following brief reason: Evicted
+The API gave the following message: The node was low on resource: ephemeral-storage.
+
+The API gave the following container statuses:
+
+    exit code: 143
+    termination reason: Error
+"""
+
 
 @pytest.mark.parametrize(
     ("said", "told"),
@@ -160,6 +171,12 @@ The API gave the following container statuses:
             "external signal . (143: SIGTERM, as by the cluster's manager)",
         ),
         (POD, "The executor with id 1 exited with exit code 137(SIGKILL, possible container OOM). (OOMKilled)"),
+        (
+            EVICTED,
+            "The executor with id 4 exited with exit code 143(unexpected). The API gave the following brief reason: "
+            "Evicted The API gave the following message: The node was low on resource: ephemeral-storage. (143: "
+            "SIGTERM, as by the cluster's manager)",
+        ),
         ("Error: boom\n\tat a.B.c(D.java:1)\n\tat e.F$g(H.scala:2)", "Error: boom"),
         ("x" * 2000, "x" * 500 + "..."),
     ],
