@@ -117,12 +117,11 @@ def farm(frames: int, unit: float) -> list[bytes]:
 
 
 # ------------------------------------------------------------------ around them
-def write_gif(pictures: Sequence[bytes], path: Path) -> None:
+def write_gif(pictures: Sequence[bytes], path: Path | io.BytesIO) -> None:
     images = [Image.open(io.BytesIO(picture)) for picture in pictures]
     last = 10  # the sentence is to be read
-    images[0].save(
-        path, save_all=True, append_images=images[1:], duration=[90] * (len(images) - 1) + [90 * last], loop=0
-    )
+    durations = [90] * (len(images) - 1) + [90 * last]
+    images[0].save(path, "GIF", save_all=True, append_images=images[1:], duration=durations, loop=0)
 
 
 def schedule(events: Sequence[dict[str, Any]], unit: float) -> list[str]:

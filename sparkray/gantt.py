@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import IO, Any
 
 _WAITS = ("get", "put")  # spans of a process that wait within a task; tasks are of "task", "actor" and "actor_creation"
 _ROW_INCHES, _MOST_INCHES = 0.32, 40.0
 _MOST_NAMES = 12  # in the legend; the rest share a colour
 
 
-def draw_gantt(events: Iterable[dict[str, Any]], path: str, title: str = "") -> int:
+def draw_gantt(events: Iterable[dict[str, Any]], path: str | IO[bytes], title: str = "") -> int:
     """Draw what `timeline()` returned.
 
     Args:
-        path: of the PNG.
+        path: of the PNG; or a file that is open for it, in memory for instance.
 
     Returns:
         How many bars there are.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,10 @@ def test_there_is_a_row_for_each_process_in_which_something_ran(tmp_path: Path) 
     path = tmp_path / "chart.png"
     assert draw_gantt(events, str(path), "a title") == 2
     assert path.read_bytes().startswith(PNG)
+
+    in_memory = io.BytesIO()
+    assert draw_gantt(events, in_memory, "a title") == 2
+    assert in_memory.getvalue().startswith(PNG)
 
 
 def test_rows_of_several_nodes_say_which(tmp_path: Path) -> None:

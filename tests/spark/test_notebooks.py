@@ -18,7 +18,8 @@ import pytest
 
 from .conftest import SMALL_JVM, START_S
 
-NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
+ROOT = Path(__file__).parents[2]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 QUICKSTART = NOTEBOOKS[0]
 RUNNER = Path(__file__).with_name("run_notebook.py")
 GONE_S = 15.0  # for the JVM, too, on a machine with other work
@@ -27,6 +28,16 @@ GONE_S = 15.0  # for the JVM, too, on a machine with other work
 def cells_of(path: Path) -> list[dict[str, Any]]:
     cells: list[dict[str, Any]] = json.loads(path.read_text())["cells"]
     return [cell for cell in cells if cell["cell_type"] == "code"]
+
+
+def shown_by(path: Path) -> list[str]:
+    """What stands below the cells, as text; pictures in base 64."""
+    return [
+        "".join(text) if isinstance(text, list) else str(text)
+        for cell in cells_of(path)
+        for output in cell["outputs"]
+        for text in (output.get("text", ""), *output.get("data", {}).values())
+    ]
 
 
 def start(notebook: Path, folder: Path, *stop: str) -> subprocess.Popen[str]:
@@ -71,18 +82,47 @@ def test_notebook_lies_here_without_outputs(path: Path) -> None:
 def test_quickstart_runs_and_shows_tables_and_a_picture(tmp_path: Path) -> None:
     end(start(QUICKSTART, tmp_path), tmp_path)
 
-    shown = [
-        "".join(text) if isinstance(text, list) else str(text)
-        for cell in cells_of(tmp_path / "result.ipynb")
-        for output in cell["outputs"]
-        for text in (output.get("text", ""), *output.get("data", {}).values())
-    ]
+    shown = shown_by(tmp_path / "result.ipynb")
     page = "\n".join(shown)
     assert re.search(r"<b>RayContext</b> on <code>local\[2\]</code><table>", page)
     assert re.search(r"<b>Dataset</b> of [\d,]+ rows in 4 blocks", page)
     assert re.search(r"Seattle: \w+, learnt from [\d,]+ hours in process \d+", page)
     assert "1 winter" in page
     assert any(text.startswith("iVBOR") for text in shown)  # a PNG
+
+
+SHOWN = {  # by the notebooks that run without Spark; PNG and GIF begin with "iVBOR" and "R0lGOD" in base 64
+    "02_tasks_and_actors": [
+        r"<b>sparkray session</b> is up<table>",
+        r"one after the other, \d+\.\d\d s on \d+ CPUs",
+        r"<code>ObjectRef\(\w+\)</code> is there",
+        r"<progress .*max='24' value='24'",
+        r"<b>twice\(\) \[\w+\]</b> WAITS_FOR_ARGUMENTS",
+        r"RayTaskError.*ValueError",
+        r"<code>Actor\(Canvas, \w+\)</code> alive",
+        r"\['done', 'done'\]\nattempts: \[2, 3\]",
+        r"^iVBOR",
+    ],
+    "03_render_farm": [
+        r"measured / ideal: \d+\.\d\d / 11 = \d\.\d\d\d",
+        r"^R0lGOD",
+        r"^iVBOR",
+        r"^worker +\d+  (?=.*m)[mr.]{11,}$",
+    ],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", [path for path in NOTEBOOKS if path.stem in SHOWN], ids=lambda path: path.stem)
+def test_notebook_without_spark_runs_and_shows(path: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+
+    end(start(path, folder), folder)
+
+    page = "\n".join(shown_by(folder / "result.ipynb"))
+    assert [words for words in SHOWN[path.stem] if not re.search(words, page, re.MULTILINE)] == []
 
 
 @pytest.mark.slow
