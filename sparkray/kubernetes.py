@@ -7,18 +7,39 @@ them as an archive. sparkray itself is sent where the image lacks it.
 from __future__ import annotations
 
 import os
+import re
+import secrets
+import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from sparkray.cluster_job import user_settings
-from sparkray.kubernetes_job import KubernetesJob, driver_settings, kubernetes_job, require_api_server, shared_memory
-from sparkray.kubernetes_program import settings_folder
+from sparkray.kubernetes_job import (
+    IMAGE_PYTHON,
+    KubernetesJob,
+    driver_settings,
+    kubernetes_job,
+    require_api_server,
+    shared_memory,
+)
+from sparkray.kubernetes_program import folder_with_program
 from sparkray.spark_session import active_context, require_java, spark_context, warn_of_obsolete
-from sparkray.submitting import context_in_cluster_mode, folder_of_jvm, script_to_submit, submit
+from sparkray.submitting import (
+    context_in_cluster_mode,
+    default_setting,
+    environment_of_submit,
+    folder_of_jvm,
+    script_to_submit,
+    settings_folder,
+    spark_submit,
+    submit,
+)
 
 if TYPE_CHECKING:
     from pyspark import SparkContext
+
+_STATUS_LIMIT_S = 60.0  # for spark-submit to say how a pod has ended: a JVM's start and a question
 
 
 def init_spark_on_k8s(
@@ -139,7 +160,7 @@ def init_spark_on_k8s_cluster(
             redirect_spark_log, conf: as for `init_spark_on_k8s`.
 
     Raises:
-        SystemExit: the application has ended; the code is 0 if it succeeded.
+        SystemExit: the application has ended; the code is that of its driver's pod.
         SparkNotStarted: no Java or no API server.
         ValueError: an argument out of range, there is no script, what is to travel is too large, or a SparkContext is
             active in this process.
@@ -168,33 +189,72 @@ def init_spark_on_k8s_cluster(
     _require_readable(job)
     require_java()
     require_api_server(job.api)
-    submit(lambda folder: _submission(job, folder, script, conf))
+    pod = f"sparkray-{secrets.token_hex(8)}-driver"
+    settings = {
+        "spark.kubernetes.driver.pod.name": pod,
+        "spark.kubernetes.namespace": default_setting("spark.kubernetes.namespace") or "default",  # Spark's own
+        **_cluster_settings(job, script, conf),
+    }
+    code = submit(lambda folder: _submission(settings, folder, script, job.python_files))
+    # Spark's own is 0 however the driver's pod has ended.
+    raise SystemExit(code or _code_of_pod(settings))
+
+
+def _cluster_settings(job: KubernetesJob, script: str, conf: Mapping[str, str] | None) -> dict[str, str]:
+    """Of driver and executors.
+
+    Args:
+        conf: the user's own, which go over all others.
+    """
+    own = user_settings(conf)
+    settings = {"spark.app.name": os.path.basename(script), **job.settings, **shared_memory("driver", own)}
+    if "spark.executor.memoryOverhead" in settings:  # the driver has a node, too
+        settings["spark.driver.memoryOverhead"] = settings["spark.executor.memoryOverhead"]
+    if job.python.path != IMAGE_PYTHON:
+        settings["spark.pyspark.python"] = settings["spark.pyspark.driver.python"] = job.python.path
+    return {**settings, **own}
 
 
 def _submission(
-    job: KubernetesJob, folder: str, script: str, conf: Mapping[str, str] | None
+    settings: Mapping[str, str], folder: str, script: str, files: Sequence[str]
 ) -> tuple[list[str], dict[str, str]]:
     """Spark-submit's arguments, and what to put into its environment.
 
     Args:
         folder: for files that are there while it runs.
-        conf: the user's own, which go over all others.
+        files: for Python's path.
     """
-    from pyspark.find_spark_home import _find_spark_home
+    conf_folder, program = folder_with_program(folder, settings_folder(), script, files)
+    return [*_words(settings), program, *sys.argv[1:]], {"SPARK_CONF_DIR": conf_folder}
 
-    now = os.environ.get("SPARK_CONF_DIR", os.path.join(_find_spark_home(), "conf"))
-    conf_folder, program = settings_folder(folder, now, script, job.python_files)
-    own = user_settings(conf)
-    settings = {**job.settings, **shared_memory("driver", own)}
-    if "spark.executor.memoryOverhead" in settings:  # the driver has a node, too
-        settings["spark.driver.memoryOverhead"] = settings["spark.executor.memoryOverhead"]
-    for name in ("spark.pyspark.python", "spark.pyspark.driver.python"):
-        settings[name] = job.python.path
-    settings |= own
-    words = ["--master", settings["spark.master"], "--name", settings.get("spark.app.name", os.path.basename(script))]
+
+def _words(settings: Mapping[str, str]) -> list[str]:
+    words = ["--master", settings["spark.master"]]
     for name, value in settings.items():
         words += ["--conf", f"{name}={value}"]
-    return [*words, program, *sys.argv[1:]], {"SPARK_CONF_DIR": conf_folder}
+    return words
+
+
+def _code_of_pod(settings: Mapping[str, str]) -> int:
+    """The exit code of the driver's pod, as spark-submit tells it; 0, if nobody was to wait for its end."""
+    if settings.get("spark.kubernetes.submission.waitAppCompletion", "true").lower() != "true":
+        return 0
+    pod = f"{settings['spark.kubernetes.namespace']}:{settings['spark.kubernetes.driver.pod.name']}"
+    told = subprocess.run(
+        spark_submit(*_words(settings), "--status", pod),
+        env=environment_of_submit(),
+        capture_output=True,
+        text=True,
+        timeout=_STATUS_LIMIT_S,
+        check=False,
+    )
+    said = told.stdout + told.stderr
+    if "phase: Succeeded" in said:
+        return 0
+    codes = [int(code) for code in re.findall(r"exit code: (\d+)", said)]
+    if not codes:
+        sys.stderr.write(f"how the driver's pod {pod} has ended is not known: {said[-2000:]}\n")
+    return next((code for code in codes if code), 1)
 
 
 def _require_readable(job: KubernetesJob) -> None:

@@ -21,6 +21,7 @@ _REACH_LIMIT_S = 5.0  # for a connection to the API server; Spark itself tries f
 _ELSEWHERE = ("203.0.113.1", 9)  # of no network (RFC 5737): the way to it is the default route. Nothing is sent
 _ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")  # of the pod that this process is in
 SHARED_MEMORY = "/dev/shm"
+IMAGE_PYTHON = "python3"  # where nothing is said of it; the image's own environment may say more
 _VOLUME = "spark.kubernetes.{role}.volumes.emptyDir.sparkray-shm."
 
 
@@ -77,10 +78,11 @@ def kubernetes_job(
     }
     if jars is not None:
         settings["spark.jars"] = ",".join(map(file_url, split(jars)))
-    of_image = own.get("spark.pyspark.python") or os.environ.get("PYSPARK_PYTHON") or "python3"
+    of_image = own.get("spark.pyspark.python") or os.environ.get("PYSPARK_PYTHON") or IMAGE_PYTHON
     python = executors_python(conda_name, penv_archive, python_location, None, of_image, "spark.archives")
     settings |= python.settings()
-    settings["spark.executorEnv.PYSPARK_PYTHON"] = python.path
+    if python.path != IMAGE_PYTHON:
+        settings["spark.executorEnv.PYSPARK_PYTHON"] = python.path
     scheme = urllib.parse.urlsplit(master.removeprefix("k8s://")).scheme
     port = int(found["port"] or (80 if scheme == "http" else 443))
     return KubernetesJob(

@@ -37,7 +37,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-def settings_folder(folder: str, settings_now: str | None, script: str, files: Sequence[str]) -> tuple[str, str]:
+def folder_with_program(folder: str, settings_now: str | None, script: str, files: Sequence[str]) -> tuple[str, str]:
     """Make one for spark-submit.
 
     Args:

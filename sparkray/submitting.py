@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from sparkray.spark_session import active_context
 from sparkray_core.run import processes
@@ -41,31 +42,52 @@ def script_to_submit(function: str, instead: str) -> str:
     return os.path.abspath(path)
 
 
-def submit(prepare: Callable[[str], tuple[Sequence[str], Mapping[str, str]]]) -> NoReturn:
-    """Run spark-submit, and end this process with its exit code.
+def submit(prepare: Callable[[str], tuple[Sequence[str], Mapping[str, str]]]) -> int:
+    """Run spark-submit in cluster mode until the application has ended; its exit code.
 
     Args:
         prepare: called with a folder for files that are there while it runs; returns its arguments, and what to put
             into its environment.
-
-    Raises:
-        SystemExit: always.
     """
+    with tempfile.TemporaryDirectory(prefix="sparkray-submit-") as folder:
+        words, environment = prepare(folder)
+        me = os.getpid()
+        return subprocess.Popen(
+            spark_submit("--deploy-mode", "cluster", *words),
+            env={**environment_of_submit(), **environment},
+            preexec_fn=lambda: processes.die_with_parent(signal.SIGTERM, me),  # the application goes on without either
+        ).wait()
+
+
+def spark_submit(*words: str) -> list[str]:
+    return [os.path.join(_home(), "bin", "spark-submit"), *words]
+
+
+def environment_of_submit() -> dict[str, str]:
+    """This process's, without what would tie spark-submit to a JVM of it."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PYSPARK_")}
+    return {**kept, "SPARK_HOME": _home()}
+
+
+def settings_folder() -> str:
+    """That spark-submit would take its settings from."""
+    return os.environ.get("SPARK_CONF_DIR", os.path.join(_home(), "conf"))
+
+
+def default_setting(name: str) -> str | None:
+    """What that folder's spark-defaults.conf says of it."""
+    with contextlib.suppress(OSError), open(os.path.join(settings_folder(), "spark-defaults.conf")) as file:
+        for line in file:
+            found, _, value = line.strip().replace("=", " ", 1).partition(" ")
+            if found == name:
+                return value.strip()
+    return None
+
+
+def _home() -> str:
     from pyspark.find_spark_home import _find_spark_home
 
-    home = _find_spark_home()
-    with tempfile.TemporaryDirectory(prefix="sparkray-submit-") as folder:
-        me = os.getpid()
-        words, environment = prepare(folder)
-        # What is said of Python here would tie spark-submit to a JVM of this process.
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("PYSPARK_")}
-        running = subprocess.Popen(
-            [os.path.join(home, "bin", "spark-submit"), "--deploy-mode", "cluster", *words],
-            env={**kept, "SPARK_HOME": home, **environment},
-            preexec_fn=lambda: processes.die_with_parent(signal.SIGTERM, me),  # the application goes on without either
-        )
-        code = running.wait()
-    raise SystemExit(code)
+    return str(_find_spark_home())
 
 
 def context_in_cluster_mode(spark_log_level: str) -> SparkContext | None:

@@ -182,7 +182,7 @@ def init_spark_on_yarn_cluster(
     script = script_to_submit("init_spark_on_yarn_cluster", "init_spark_on_yarn")
     require_java()
     tell_hadoop(job)
-    submit(lambda folder: (_words(job, folder, script, conf), {}))
+    raise SystemExit(submit(lambda folder: (_words(job, folder, script, conf), {})))
 
 
 def _words(job: YarnJob, folder: str, script: str, conf: Mapping[str, str] | None) -> list[str]:

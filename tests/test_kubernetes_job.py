@@ -16,6 +16,7 @@ import sparkray
 from sparkray import kubernetes, kubernetes_job, kubernetes_program
 from sparkray.kubernetes_job import KubernetesJob, driver_settings, own_address, require_api_server
 from sparkray.spark_session import SparkNotStarted
+from sparkray.submitting import default_setting
 
 MASTER = "k8s://https://cluster:6443"
 
@@ -63,7 +64,6 @@ def test_sizes_and_places_become_settings(tmp_path: Path) -> None:
         "spark.kubernetes.executor.volumes.emptyDir.sparkray-shm.mount.path": "/dev/shm",
         "spark.kubernetes.executor.volumes.emptyDir.sparkray-shm.options.medium": "Memory",
         "spark.jars": f"{(tmp_path / 'a.jar').as_uri()},s3a://bucket/b.jar",
-        "spark.executorEnv.PYSPARK_PYTHON": "python3",
     }
 
 
@@ -191,7 +191,7 @@ def test_a_script_travels_in_a_folder_of_settings(tmp_path: Path) -> None:
     (tmp_path / "now" / "spark-defaults.conf").write_text("spark.ui.enabled false\n")
     (tmp_path / "script.py").write_text(PROGRAM)
     (tmp_path / "beside.py").write_text("WORD = 'travelled'")
-    folder, url = kubernetes_program.settings_folder(
+    folder, url = kubernetes_program.folder_with_program(
         str(tmp_path), str(tmp_path / "now"), str(tmp_path / "script.py"), [str(tmp_path / "beside.py")]
     )
     assert sorted(os.listdir(folder)) == ["spark-defaults.conf", "sparkray_program.py", "sparkray_program.txt"]
@@ -215,11 +215,19 @@ def test_a_script_travels_in_a_folder_of_settings(tmp_path: Path) -> None:
     assert done.stderr == ""
 
 
+@pytest.mark.parametrize("line", ["spark.kubernetes.namespace team", "spark.kubernetes.namespace = team  ", "\tno=1"])
+def test_a_setting_in_spark_s_own_file(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPARK_CONF_DIR", str(tmp_path))
+    assert default_setting("spark.kubernetes.namespace") is None
+    (tmp_path / "spark-defaults.conf").write_text(f"# spark.kubernetes.namespace other\n{line}\n")
+    assert default_setting("spark.kubernetes.namespace") == ("team" if "team" in line else None)
+
+
 def test_what_is_too_large_for_a_configmap_is_refused(tmp_path: Path) -> None:
     (tmp_path / "script.py").touch()
     (tmp_path / "large.zip").write_bytes(os.urandom(1_000_000))
     with pytest.raises(ValueError, match=r"packed, and a ConfigMap takes 1,000,000: put the modules into the image"):
-        kubernetes_program.settings_folder(
+        kubernetes_program.folder_with_program(
             str(tmp_path), None, str(tmp_path / "script.py"), [str(tmp_path / "large.zip")]
         )
 

@@ -394,6 +394,42 @@ def test_the_script_of_the_page_runs_in(mode: str, free: Kubernetes, tmp_path: P
     wait_until(lambda: not free.pods(), "no pod is left", 60)
 
 
+FAILS = """
+import sys
+import sparkray
+sc = sparkray.init_spark_on_k8s_cluster(*sys.argv[1:3], 1, 1, "600m", "512m", 1, extra_python_lib=sys.argv[3])
+assert sparkray.init_spark_on_k8s(*sys.argv[1:3], None, 1, 1) is sc
+import beside
+assert sc.parallelize([0], 1).map(lambda _: beside.CODE).collect() == [3]
+raise SystemExit(beside.CODE)
+"""
+
+
+def test_a_script_that_fails_in_its_pod_fails_here(free: Kubernetes, tmp_path: Path) -> None:
+    settings = SETTINGS | free.settings_in_cluster_mode(tmp_path)
+    if free.mounts:
+        settings["spark.pyspark.python"] = sys.executable
+    (tmp_path / "spark-defaults.conf").write_text("".join(f"{name} {value}\n" for name, value in settings.items()))
+    (tmp_path / "fails.py").write_text(FAILS)
+    (tmp_path / "beside.py").write_text("CODE = 3")
+    done = subprocess.run(
+        [sys.executable, "fails.py", free.master, free.image, "beside.py"],
+        env=os.environ | {"SPARK_CONF_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=START_S,
+        cwd=tmp_path,
+        check=False,
+    )
+    (driver,) = free.pods("spark-role=driver")
+    said = free.logs(driver)
+    (ended,) = free.pods("spark-role=driver")[driver]["status"]["containerStatuses"]
+    free.kubectl("delete", "pod", driver)
+    assert ended["state"]["terminated"]["exitCode"] == 3, said
+    assert done.returncode == 3, done.stdout + done.stderr
+    wait_until(lambda: not free.pods(), "no pod is left", 60)
+
+
 def test_an_environment_travels(free: Kubernetes, tmp_path: Path) -> None:
     """As an archive: a venv, where the pods have the Python that it was made with; else one that goes on to theirs."""
     environment = tmp_path / "env"
