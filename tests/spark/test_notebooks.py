@@ -109,6 +109,12 @@ SHOWN = {  # by the notebooks that run without Spark; PNG and GIF begin with "iV
         r"^iVBOR",
         r"^worker +\d+  (?=.*m)[mr.]{11,}$",
     ],
+    "05_when_things_die": [
+        r"^process \d+ did +\d+ of the tasks and was killed$",
+        r"^Ledger +\[10, 30, 60\], killed, and 40 more: 40$",
+        r"^SafeLedger +\[10, 30, 60\], killed, and 40 more: 100$",
+        r"^joined: (\w+)\s+killed: \1\s+joined: (\w+)\s+made on \2\s+killed: \2$",
+    ],
 }
 
 
