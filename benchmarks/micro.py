@@ -128,7 +128,7 @@ def measure(args: argparse.Namespace, pythons: dict[str, str], table: Table) -> 
     for turn in range(args.rounds):
         for row in args.rows:
             for system in args.systems if turn % 2 == 0 else args.systems[::-1]:
-                outcome = run_child(pythons[system], system, row.name, args.seconds, args.timeout)
+                outcome = run_child(pythons[system], system, [row.name, str(args.seconds)], args.timeout)
                 table[row.name][system].outcomes.append(outcome)
                 say(f"round {turn + 1}  {row.name:<20} {system:<9} {describe(row, outcome)}")
 

@@ -16,6 +16,7 @@ import platform
 import signal
 import sys
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 from micro_measure import Absent, Row, Stopwatch, check
@@ -45,8 +46,8 @@ def _error(failure: Exception) -> dict[str, object]:
     return {"error": f"{type(failure).__name__}: {failure}"}
 
 
-def main() -> None:
-    system, name, seconds, timeout = sys.argv[1], sys.argv[2], float(sys.argv[3]), float(sys.argv[4])
+def lines_to_parent(timeout: float) -> Callable[[dict[str, object]], None]:
+    """What tells the parent a fact. After `timeout` seconds this process dies, with its stacks on stderr."""
     # A hang then tells where it hangs, and a child whose parent was killed does not stay: the alarm dumps all stacks,
     # then kills. Not faulthandler's own timer, which is a thread: a system that forks would fork beside it.
     faulthandler.enable()
@@ -59,6 +60,12 @@ def main() -> None:
     def tell(facts: dict[str, object]) -> None:
         lines.write(json.dumps(facts) + "\n")
 
+    return tell
+
+
+def main() -> None:
+    system, name, seconds, timeout = sys.argv[1], sys.argv[2], float(sys.argv[3]), float(sys.argv[4])
+    tell = lines_to_parent(timeout)
     ray = importlib.import_module(system)
     tell({"version": str(getattr(ray, "__version__", "?")), "python": platform.python_version()})
     row = next(row for row in ROWS if row.name == name)

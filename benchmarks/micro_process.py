@@ -11,7 +11,8 @@ import subprocess
 import tempfile
 import time
 import uuid
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +33,14 @@ class Outcome:
     version: str = "?"
     python: str = "?"
     leftovers: tuple[str, ...] = ()  # processes that outlived the child by GRACE seconds, and had to be killed
+    counts: Mapping[str, int] = field(default_factory=dict)  # what a stress child counted besides
 
 
-def run_child(python: str, system: str, row: str, seconds: float, timeout: float) -> Outcome:
+def run_child(python: str, system: str, words: Sequence[str], timeout: float, script: Path = CHILD) -> Outcome:
     """Run one row in a process of its own, with a temporary folder of its own.
 
     Args:
+        words: what the script is told besides the system and the timeout, between these.
         timeout: seconds for all of it: start, row and shutdown. Then the child dumps its stacks to stderr and ends.
     """
     mark = uuid.uuid4().hex
@@ -45,7 +48,7 @@ def run_child(python: str, system: str, row: str, seconds: float, timeout: float
     environment = {**os.environ, _MARK: mark, **_variables(system, scratch)}
     with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
         child = subprocess.Popen(
-            [python, str(CHILD), system, row, str(seconds), str(timeout)],
+            [python, str(script), system, *words, str(timeout)],
             stdin=subprocess.DEVNULL,
             stdout=stdout,
             stderr=stderr,
@@ -138,6 +141,7 @@ def _outcome(code: int, timeout: float, stdout: str, stderr: str, leftovers: tup
         version=facts.get("version", "?"),
         python=facts.get("python", "?"),
         leftovers=leftovers,
+        counts=facts.get("counts", {}),
     )
 
 

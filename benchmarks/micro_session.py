@@ -19,7 +19,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def start(ray: Any) -> None:
+def start(ray: Any, cpus: int = CPUS) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        ray.init(num_cpus=CPUS, **_OPTIONS[ray.__name__])
+        ray.init(num_cpus=cpus, **_OPTIONS[ray.__name__])

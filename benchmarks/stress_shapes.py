@@ -1,0 +1,133 @@
+"""i x j x k as shapes of tasks: what is asked of the scheduler, not of the processor."""
+
+from __future__ import annotations
+
+import os
+import signal
+import struct
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+from stress_work import RECORD, Leaf, edge, leaves, run_leaf, value
+
+FOREVER = -1  # retries and restarts: the killer knows no limit
+SEED = 20261129
+RECORD_BYTES = struct.calcsize(RECORD)
+
+
+def flat(ray: Any, count: int, cpus: int, journal: str) -> int:
+    """All leaves from the driver."""
+    leaf = ray.remote(max_retries=FOREVER)(run_leaf)
+    return sum(ray.get([leaf.remote(tuple(at), SEED, journal) for at in leaves(count)]))
+
+
+def nested(ray: Any, count: int, cpus: int, journal: str) -> int:
+    """A task for each i, which submits its j x k leaves and waits for them: more waiters than CPUs."""
+
+    @ray.remote(max_retries=FOREVER)
+    def row(some: list[tuple[int, int, int]]) -> int:
+        leaf = ray.remote(max_retries=FOREVER)(run_leaf)
+        return sum(ray.get([leaf.remote(at, SEED, journal) for at in some]))
+
+    rows: dict[int, list[tuple[int, int, int]]] = {}
+    for at in leaves(count):
+        rows.setdefault(at.i, []).append(tuple(at))
+    return sum(ray.get([row.remote(some) for some in rows.values()]))
+
+
+def actors(ray: Any, count: int, cpus: int, journal: str) -> int:
+    """Ordered calls to one actor per CPU. Each refuses a call that comes before one that was made earlier."""
+
+    @ray.remote(max_restarts=FOREVER, max_task_retries=FOREVER)
+    class Counting:
+        def __init__(self) -> None:
+            self.last: tuple[int, int, int] = (-1, -1, -1)  # again after a restart: what follows is in order, too
+
+        def leaf(self, at: tuple[int, int, int]) -> int:
+            if at <= self.last:
+                raise RuntimeError(f"the call {at} came after {self.last}")
+            self.last = at
+            return run_leaf(at, SEED, journal)
+
+    crew = [Counting.remote() for _ in range(cpus)]
+    total = sum(ray.get([crew[number % cpus].leaf.remote(tuple(at)) for number, at in enumerate(leaves(count))]))
+    for one in crew:
+        ray.kill(one)
+    return total
+
+
+def tree(ray: Any, count: int, cpus: int, journal: str) -> int:
+    """Leaves, then pairs of sums until one is left: as many tasks again, each of which waits for two others."""
+    leaf = ray.remote(max_retries=FOREVER)(run_leaf)
+    add = ray.remote(max_retries=FOREVER)(lambda one, other: one + other)
+    level = [leaf.remote(tuple(at), SEED, journal) for at in leaves(count)]
+    while len(level) > 1:
+        odd = [level.pop()] if len(level) % 2 else []
+        level = [add.remote(one, other) for one, other in zip(level[::2], level[1::2], strict=True)] + odd
+    return ray.get(level[0])
+
+
+SHAPES: dict[str, Callable[[Any, int, int, str], int]] = {
+    "flat": flat,
+    "nested": nested,
+    "actors": actors,
+    "tree": tree,
+}
+
+
+def check(count: int, answer: int, journal: str, *, kills: int) -> int:
+    """How many executions there were. A wrong sum, a leaf that never ran, or ran twice without a kill, is an error."""
+    ran = Counter(Leaf(*record[:3]) for record in struct.iter_unpack(RECORD, Path(journal).read_bytes()))
+    wanted = set(leaves(count))
+    assert len(wanted) == count, f"{count} leaves of a cube of {edge(count)}"
+    if answer != (right := sum(value(at, SEED) for at in wanted)):
+        raise RuntimeError(f"the sum is {answer}, not {right}: leaves were lost, or counted twice")
+    if ran.keys() != wanted:
+        raise RuntimeError(f"{len(wanted - ran.keys())} leaves never ran, {len(ran.keys() - wanted)} are none of ours")
+    if not kills and ran.total() != count:
+        raise RuntimeError(f"{ran.total() - count} of {count} leaves ran twice, and nothing was killed")
+    return ran.total()
+
+
+@contextmanager
+def killing(journal: str, every: float | None) -> Iterator[list[int]]:
+    """Every so many seconds, kill who ran the last leaf. Yields the list of the killed, which grows."""
+    killed: list[int] = []
+    if every is None:
+        yield killed
+        return
+    stop = threading.Event()
+
+    def kill_them() -> None:
+        while not stop.wait(every):
+            if victim := _last_runner(journal):
+                killed.append(victim.pid)
+                with suppress(psutil.NoSuchProcess):
+                    victim.send_signal(signal.SIGKILL)
+
+    thread = threading.Thread(target=kill_them, daemon=True)
+    thread.start()
+    try:
+        yield killed
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _last_runner(journal: str) -> psutil.Process | None:
+    with open(journal, "rb") as file:
+        if file.seek(0, os.SEEK_END) < RECORD_BYTES:
+            return None
+        file.seek(-RECORD_BYTES, os.SEEK_END)
+        pid = struct.unpack(RECORD, file.read())[3]
+        written = os.fstat(file.fileno()).st_mtime
+    try:
+        process = psutil.Process(pid)
+        return process if process.create_time() <= written else None  # else another one got its number
+    except psutil.NoSuchProcess:
+        return None

@@ -1,0 +1,143 @@
+"""The systems that run the loops: each is ready before the clock starts, and gives the answers of all parts."""
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing
+import os
+import pickle
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import stress_work
+from micro_session import start
+from stress_work import cost, part, total
+
+Pass = Callable[[str, int], list[tuple[int, int]]]  # shape and n -> an answer per part, or per process
+
+PYTHON, STATIC, COUNTER = "python", "forks_static", "forks_counter"
+FLOOR = (STATIC, COUNTER)
+_NUMBER = struct.Struct("<i")
+_PIPE_BYTES = 65536  # what a pipe holds without a reader
+
+
+@contextmanager
+def running(system: str, cpus: int) -> Iterator[Pass]:
+    with _SYSTEMS[system](cpus) as run:
+        yield run
+
+
+@contextmanager
+def _python(cpus: int) -> Iterator[Pass]:
+    yield lambda shape, n: [part(shape, n, i) for i in range(1, n + 1)]
+
+
+class Forks:
+    """Plain processes that share nothing: forked before the clock starts, held at a pipe, one answer each.
+
+    With parts dealt out beforehand by their cost, the dearest first to who has least, or (`dealt` False) taken one by
+    one from a pipe, which is a counter that needs no lock. No system that moves work between processes can be faster
+    than the better of the two, but for chance.
+    """
+
+    def __init__(self, shape: str, n: int, cpus: int, *, dealt: bool) -> None:
+        self._shape, self._n = shape, n
+        self._order = sorted(range(1, n + 1), key=lambda i: -cost(shape, n, i))
+        if n * _NUMBER.size > _PIPE_BYTES:
+            raise ValueError(f"n = {n} is too large for the shared counter: {_PIPE_BYTES // _NUMBER.size} at most")
+        queue, tail = os.pipe()
+        os.write(tail, b"".join(map(_NUMBER.pack, self._order)))
+        os.close(tail)
+        gate, self._opener = os.pipe()
+        hands = self._deal(cpus)
+        self._children = [self._fork(gate, iter(hand) if dealt else self._taken(queue)) for hand in hands]
+        os.close(queue)
+        os.close(gate)
+
+    def run(self) -> list[tuple[int, int]]:
+        os.close(self._opener)
+        answers = []
+        for _, reading in self._children:
+            with os.fdopen(reading, "rb") as file:
+                answers.append(pickle.loads(file.read()))
+        return answers
+
+    def end(self) -> None:
+        for pid, _ in self._children:
+            os.waitpid(pid, 0)
+
+    def _deal(self, cpus: int) -> list[list[int]]:
+        hands: list[list[int]] = [[] for _ in range(cpus)]
+        loads = [0] * cpus
+        for i in self._order:
+            least = loads.index(min(loads))
+            hands[least].append(i)
+            loads[least] += cost(self._shape, self._n, i)
+        return hands
+
+    def _taken(self, queue: int) -> Iterator[int]:
+        while number := os.read(queue, _NUMBER.size):
+            yield _NUMBER.unpack(number)[0]
+
+    def _fork(self, gate: int, numbers: Iterator[int]) -> tuple[int, int]:
+        reading, writing = os.pipe()
+        pid = os.fork()
+        if pid:
+            os.close(writing)
+            return pid, reading
+        code = 1
+        try:
+            os.close(self._opener)
+            os.read(gate, 1)  # returns when the parent closes its end
+            answers = [part(self._shape, self._n, i) for i in numbers]
+            os.write(writing, pickle.dumps(tuple(total(answers))))
+            os.close(writing)
+            code = 0
+        finally:
+            os._exit(code)
+
+
+@contextmanager
+def _pool(cpus: int, chunksize: int | None = None) -> Iterator[Pass]:
+    with multiprocessing.get_context("fork").Pool(cpus) as pool:
+        yield lambda shape, n: pool.map(partial(part, shape, n), range(1, n + 1), chunksize)
+        pool.close()
+        pool.join()
+
+
+@contextmanager
+def _joblib(cpus: int) -> Iterator[Pass]:
+    joblib: Any = importlib.import_module("joblib")
+    with joblib.Parallel(n_jobs=cpus) as parallel:
+        yield lambda shape, n: parallel(joblib.delayed(part)(shape, n, i) for i in range(1, n + 1))
+
+
+@contextmanager
+def _ray(name: str, cpus: int) -> Iterator[Pass]:
+    """Ray or sparkray, by the loop that a reader of either's first page would write: a task for each i."""
+    ray = session(name, cpus)
+    remote_part = ray.remote(part)
+    yield lambda shape, n: ray.get([remote_part.remote(shape, n, i) for i in range(1, n + 1)])
+    ray.shutdown()
+
+
+def session(name: str, cpus: int) -> Any:
+    """Started, and with our functions sent by value: its workers need not find this folder."""
+    ray = importlib.import_module(name)
+    pickler: Any = importlib.import_module("ray.cloudpickle" if name == "ray" else "cloudpickle")
+    pickler.register_pickle_by_value(stress_work)
+    start(ray, cpus)
+    return ray
+
+
+_SYSTEMS: dict[str, Callable[[int], Any]] = {
+    PYTHON: _python,
+    "multiprocessing": _pool,
+    "multiprocessing_chunk1": partial(_pool, chunksize=1),
+    "joblib": _joblib,
+    "ray": partial(_ray, "ray"),
+    "sparkray": partial(_ray, "sparkray"),
+}
