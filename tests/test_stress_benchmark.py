@@ -90,11 +90,11 @@ def test_all_systems_and_shapes_run_and_give_right_answers(tmp_path: Path) -> No
 
 @pytest.mark.slow
 def test_sums_are_right_while_workers_are_killed(tmp_path: Path) -> None:
-    facts = run(tmp_path, "--quick", "--cpus", "2", "--parts", "tasks", "--leaves", "1000", "--kill-every", "0.05")
+    facts = run(tmp_path, "--quick", "--cpus", "2", "--parts", "tasks", "--leaves", "10000", "--kill-every", "0.5")
 
     counts = [line["outcomes"][0]["counts"] for line in facts["tasks"]["values"]]
     assert sum(count["kills"] for count in counts) > 0
-    assert all(count["executions"] >= 1000 for count in counts)
+    assert all(count["executions"] >= 10000 for count in counts)
 
 
 def run(folder: Path, *words: str) -> Any:
