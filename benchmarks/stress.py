@@ -15,6 +15,7 @@ import argparse
 import datetime
 import json
 import os
+import signal
 import statistics
 import sys
 from dataclasses import asdict
@@ -47,6 +48,7 @@ Cells = dict[Run, Cell]
 
 def main() -> int:
     args = parse_arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the child is ended
     machine = describe_machine()
     say("  ".join(f"{key}: {value}" for key, value in machine.items()))
     facts: dict[str, Any] = {"machine": machine, "rounds": args.rounds, "passes": args.passes}
