@@ -89,6 +89,10 @@ Resident = sparkray.remote(_Resident)
 EXIT_137 = "Spark says of executor .: Command exited with code 137"
 
 
+def alive() -> list[str]:
+    return [node["NodeID"] for node in sparkray.nodes() if node["Alive"]]
+
+
 def death_of(node: ExecutorNode) -> str:
     (found,) = [one for one in sparkray.nodes() if one["NodeID"] == node.node.hex()]
     return str(found["DeathReasonMessage"])
@@ -134,9 +138,8 @@ def test_the_session_goes_on_without_a_killed_node(ctx: RayContext, victim: str)
     values = sparkray.get(refs, timeout=60)
     assert [square for square, _ in values] == squares(30)
     assert sparkray.get(slow_square.remote(5), timeout=60) == (25, kept.node.hex())
-    alive = [node["NodeID"] for node in sparkray.nodes() if node["Alive"]]
-    assert kept.node.hex() in alive
-    assert lost.node.hex() not in alive
+    wait_until(lambda: lost.node.hex() not in alive(), "the head has noticed")
+    assert kept.node.hex() in alive()
     says = EXIT_137 if victim == "executor" else f"executor {lost.executor_id} .* lives on"
     wait_until(lambda: re.search(says, death_of(lost)), "nodes() says why")
     with pytest.raises(ActorDiedError, match=f"its node {lost.node.hex()} died: (?s:.*){says}"):

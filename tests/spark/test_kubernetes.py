@@ -36,7 +36,7 @@ from tests.waiting import wait_until
 
 from .conftest import SETTINGS, START_S, Contexts
 from .kubernetes import EXECUTOR_MIB, GONE_S, Kubernetes, running_kubernetes, why_not
-from .test_kills import DRIVER, death_of, slow_square, squares
+from .test_kills import DRIVER, alive, death_of, slow_square, squares
 
 _WHY_NOT = why_not()
 pytestmark = [
@@ -110,10 +110,6 @@ def ctx(sc: SparkContext) -> Iterator[RayContext]:
 def is_head(node: ExecutorNode) -> bool:
     (facts,) = [one for one in sparkray.nodes() if one["NodeID"] == node.node.hex()]
     return "node:__internal_head__" in facts["Resources"]
-
-
-def alive() -> list[str]:
-    return [node["NodeID"] for node in sparkray.nodes() if node["Alive"]]
 
 
 def ours_in_pods(sc: SparkContext) -> list[str]:
