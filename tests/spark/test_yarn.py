@@ -37,6 +37,7 @@ from .conftest import SETTINGS, START_S, Contexts
 from .test_kills import (
     DRIVER,
     Resident,
+    alive,
     death_of,
     failure_of,
     head_node,
@@ -215,7 +216,7 @@ def test_a_container_over_its_limit_takes_its_node_along_and_its_end_is_explaine
     assert ctx.sc.parallelize(range(2), 2).mapPartitions(grab).collect() == [0, 0]  # its second attempt, elsewhere
     wait_gone([gone])
     assert sparkray.get(slow_square.remote(5), timeout=60) == (25, kept.node.hex())
-    assert lost.node.hex() not in [node["NodeID"] for node in sparkray.nodes() if node["Alive"]]
+    wait_until(lambda: lost.node.hex() not in alive(), "the head has noticed")
     wait_until(lambda: re.search(OVER_LIMIT, death_of(lost)), f"nodes() says why: {death_of(lost)}", 20)
     words = "WARNING memory: [0-9]+ of [0-9]+ MiB are in use. The container's largest: .*python"
     with pytest.raises(RayError, match=f"{OVER_LIMIT}(?s:.*){words}"):  # it died, or was ended before to save memory
