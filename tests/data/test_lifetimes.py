@@ -79,8 +79,19 @@ def spark(settings: dict[str, str]) -> Any:
     [
         (SimpleNamespace(_jdf=None, sparkSession=spark({})), True),
         (SimpleNamespace(_jdf=None, sparkSession=spark({"spark.dynamicAllocation.enabled": "true"})), False),
-        (SimpleNamespace(sparkSession=None), False),  # of Spark Connect
     ],
 )
 def test_nothing_is_made_again_at_once_where_nobody_may_want_it(frame: Any, at_once: bool) -> None:
     assert lifetimes._is_worth_it(frame) == at_once
+
+
+def test_nor_where_nobody_can_tell_whether_the_dataframe_is_there(ray: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spark Connect's; its blocks are held to the session's end."""
+    monkeypatch.setattr(lifetimes, "_kept", [])
+    frame: Any = SimpleNamespace(sparkSession=None)
+    core, asked = session.core(), list[int]()
+    lifetimes.keep_alive(frame, [delivered(core, asked)])
+    lifetimes.let_go()
+    (kept,) = lifetimes._kept
+    assert not kept.at_once
+    assert not kept.is_gone()
