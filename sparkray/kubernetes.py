@@ -240,15 +240,18 @@ def _code_of_pod(settings: Mapping[str, str]) -> int:
     if settings.get("spark.kubernetes.submission.waitAppCompletion", "true").lower() != "true":
         return 0
     pod = f"{settings['spark.kubernetes.namespace']}:{settings['spark.kubernetes.driver.pod.name']}"
-    told = subprocess.run(
-        spark_submit(*_words(settings), "--status", pod),
-        env=environment_of_submit(),
-        capture_output=True,
-        text=True,
-        timeout=_STATUS_LIMIT_S,
-        check=False,
-    )
-    said = told.stdout + told.stderr
+    try:
+        said = subprocess.run(
+            spark_submit(*_words(settings), "--status", pod),
+            env=environment_of_submit(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=_STATUS_LIMIT_S,
+            check=False,
+        ).stdout
+    except subprocess.TimeoutExpired:
+        said = f"spark-submit did not say within {_STATUS_LIMIT_S:g} s"
     if "phase: Succeeded" in said:
         return 0
     codes = [int(code) for code in re.findall(r"exit code: (\d+)", said)]

@@ -13,7 +13,6 @@ import shutil
 import tarfile
 from collections.abc import Sequence
 
-from sparkray.env_archives import file_url
 from sparkray.ship import modules
 from sparkray.submitting import PYTHON_FILES
 
@@ -37,7 +36,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-def folder_with_program(folder: str, settings_now: str | None, script: str, files: Sequence[str]) -> tuple[str, str]:
+def folder_with_program(folder: str, settings_now: str, script: str, files: Sequence[str]) -> tuple[str, str]:
     """Make one for spark-submit.
 
     Args:
@@ -56,11 +55,16 @@ def folder_with_program(folder: str, settings_now: str | None, script: str, file
         raise ValueError(f"extra_python_lib names two files alike: {', '.join(sorted(names))}")
     target = os.path.join(folder, "conf")
     os.mkdir(target)
-    for name in os.listdir(settings_now) if settings_now and os.path.isdir(settings_now) else ():
-        if os.path.isfile(os.path.join(settings_now or "", name)):
-            shutil.copy(os.path.join(settings_now or "", name), target)
+    size = 0
+    for entry in os.scandir(settings_now) if os.path.isdir(settings_now) else ():
+        if entry.is_file():
+            size += os.path.getsize(shutil.copy(entry.path, target))
     for file in files:
-        file_url(file)  # it is there
+        if not os.path.isfile(file):
+            raise ValueError(
+                f"extra_python_lib names {file}, which is no file of this host's: only such reach the driver's pod. "
+                "Give URLs in conf, as spark.submit.pyFiles"
+            )
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w:xz") as archive:
         archive.add(script, f"script/{os.path.basename(script)}")
@@ -69,10 +73,11 @@ def folder_with_program(folder: str, settings_now: str | None, script: str, file
         for path, name in sorted(modules()):
             archive.add(path, f"sparkray/{name}")
     text = base64.b64encode(packed.getvalue())
-    if len(text) > MOST_BYTES:
+    size += len(text)
+    if size > MOST_BYTES:  # Spark would leave files out, and say so in its log only
         raise ValueError(
-            f"the script, extra_python_lib and sparkray are {len(text):,} bytes, packed, and a ConfigMap takes "
-            f"{MOST_BYTES:,}: put the modules into the image, or into an archive that penv_archive names"
+            f"Spark's settings, the script, extra_python_lib and sparkray are {size:,} bytes, packed, and a ConfigMap "
+            f"takes {MOST_BYTES:,}: put the modules into the image, or into an archive that penv_archive names"
         )
     with open(os.path.join(target, _ARCHIVE), "wb") as out:
         out.write(text)

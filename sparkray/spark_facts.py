@@ -152,12 +152,8 @@ def what_yarn_says(sc: SparkContext) -> str | None:
             return str(client.getApplicationReport(application).getDiagnostics() or "").strip() or None
         finally:
             client.stop()
-    except (
-        Py4JError,
-        AttributeError,
-        TypeError,
-        OSError,
-    ):  # no ResourceManager, no YARN's classes, or the JVM is ending
+    # No ResourceManager, no YARN's classes, or the JVM is ending.
+    except (Py4JError, AttributeError, TypeError, OSError):
         return None
 
 

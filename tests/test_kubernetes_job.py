@@ -228,8 +228,45 @@ def test_what_is_too_large_for_a_configmap_is_refused(tmp_path: Path) -> None:
     (tmp_path / "large.zip").write_bytes(os.urandom(1_000_000))
     with pytest.raises(ValueError, match=r"packed, and a ConfigMap takes 1,000,000: put the modules into the image"):
         kubernetes_program.folder_with_program(
-            str(tmp_path), None, str(tmp_path / "script.py"), [str(tmp_path / "large.zip")]
+            str(tmp_path), "/nowhere", str(tmp_path / "script.py"), [str(tmp_path / "large.zip")]
         )
+
+
+def test_settings_count_for_the_size_of_a_configmap_too(tmp_path: Path) -> None:
+    (tmp_path / "script.py").touch()
+    (tmp_path / "now").mkdir()
+    (tmp_path / "now" / "metrics.properties").write_bytes(b"x" * 900_000)
+    with pytest.raises(ValueError, match=r"Spark's settings, the script, .* a ConfigMap takes 1,000,000"):
+        kubernetes_program.folder_with_program(str(tmp_path), str(tmp_path / "now"), str(tmp_path / "script.py"), [])
+
+
+@pytest.mark.parametrize("file", ["/nowhere/a.py", "s3a://bucket/a.zip"])
+def test_only_files_of_this_host_s_travel(file: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=rf"extra_python_lib names {file}, .*spark\.submit\.pyFiles"):
+        kubernetes_program.folder_with_program(str(tmp_path), "/nowhere", str(tmp_path / "script.py"), [file])
+
+
+@pytest.mark.parametrize(
+    ("said", "code"),
+    [
+        ("phase: Succeeded\n exit code: 0", 0),
+        ("phase: Failed\n exit code: 0\n exit code: 3", 3),  # a side container's first
+        ("phase: Failed\n exit code: 0", 1),
+        ("No applications found.", 1),
+    ],
+)
+def test_the_code_of_a_driver_s_pod(
+    said: str, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(kubernetes, "spark_submit", lambda *_: [sys.executable, "-c", f"print({said!r})"])
+    settings = {
+        "spark.master": MASTER,
+        "spark.kubernetes.namespace": "team",
+        "spark.kubernetes.driver.pod.name": "mine",
+    }
+    assert kubernetes._code_of_pod(settings) == code
+    assert ("the driver's pod team:mine has ended is not known" in capsys.readouterr().err) is ("exit" not in said)
+    assert kubernetes._code_of_pod(settings | {"spark.kubernetes.submission.waitAppCompletion": "false"}) == 0
 
 
 def test_cluster_mode_wants_a_script_and_files_that_the_pod_can_read(

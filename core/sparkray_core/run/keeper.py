@@ -91,7 +91,7 @@ class Keeper:
             ready = True
             processes.redirect_output(self._config.new_log("keeper"))
             folders.sweep(self._config.base_folder, self._config.settings.keep_logs)
-            self._show_logs()
+            self._go_on()
         except Ended as end:
             if not ready:
                 log = folders.log_tail(self._config.folder)
@@ -103,8 +103,8 @@ class Keeper:
         if self._follower is not None:
             self._follower.close()
 
-    def _show_logs(self) -> NoReturn:
-        """Where that is asked for, till the end.
+    def _go_on(self) -> NoReturn:
+        """Wait for the end, and show the logs meanwhile, where that is asked for.
 
         Raises:
             Ended: it is over.
