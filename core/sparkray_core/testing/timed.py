@@ -1,0 +1,310 @@
+"""A session on virtual time, for numbers: the real head, raylets and owners, and what each of their steps costs.
+
+`simulation.py` asks whether the models are right, whatever happens; this asks how fast they are when nothing goes
+wrong. So there are no faults, no dice but those of the tasks' durations, no links (nothing gets lost that they would
+have to mend), no bytes unless asked for, and no invariants after each step; but every process is busy for as long as
+`Costs` says, and what comes meanwhile waits. Each model's own time on this machine's clock is measured beside it.
+
+A process takes what comes in the order in which it comes. So a step is computed when its message arrives, for the
+moment at which the process will be free: one event per message, and none for the waiting.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Sequence
+from time import perf_counter
+from typing import Any
+
+from sparkray_core.ids import HEAD, HEAD_NODE, NodeId, ProcessId, node_of, raylet_of
+from sparkray_core.messages import (
+    LeaseGranted,
+    Message,
+    NodeBeat,
+    PushTasks,
+    RegisterProcess,
+    RequestLeases,
+    ReturnLeases,
+    TaskResults,
+)
+from sparkray_core.model.effects import Effect, Send, SendFrom, StartWorker, WakeAt
+from sparkray_core.model.events import ClockTicked, Event, Received
+from sparkray_core.model.head import Head
+from sparkray_core.model.limits import HeadLimits, NodeLimits
+from sparkray_core.model.node import Node
+from sparkray_core.model.node_info import NodeInfo
+from sparkray_core.model.resources import from_floats
+from sparkray_core.store.allocator import Allocator
+from sparkray_core.testing.costs import Costs
+from sparkray_core.testing.histogram import Histogram
+from sparkray_core.testing.timed_processes import Measured, TimedDriver, TimedWorker
+from sparkray_core.wire import codec
+
+STORE_BYTES = 1 << 30
+STALL_S = 120.0  # of virtual time without a result, beyond the longest task: then something is lost
+_LOOK_EVERY = 1 << 14  # events between two looks at that
+_FOREVER = float("inf")
+
+
+class Host:
+    """The head, or a node. Its model is made when the first message comes for it: until then it only beats."""
+
+    __slots__ = ("busy_s", "free_at", "info", "line_free_at", "me", "model", "node", "wake")
+
+    def __init__(self, node: NodeId, info: NodeInfo | None = None) -> None:
+        self.node = node
+        self.info = info
+        self.me = HEAD if info is None else raylet_of(node)
+        self.model: Head | Node | None = None
+        self.free_at = 0.0  # the process that speaks for it
+        self.line_free_at = 0.0  # what leaves the node
+        self.busy_s = 0.0
+        self.wake = _FOREVER
+
+
+class TimedSession:
+    """Nodes with their CPUs, and drivers whose tasks they run. `run` once."""
+
+    def __init__(
+        self,
+        nodes: int,
+        cpus_per_node: int,
+        costs: Costs | None = None,
+        *,
+        with_bytes: bool = False,
+        head_limits: HeadLimits | None = None,
+        node_limits: NodeLimits | None = None,
+    ) -> None:
+        """
+        Args:
+            with_bytes: every message is encoded and decoded, and its bytes are counted; about twice as slow.
+        """
+        if nodes < 1 or cpus_per_node < 1:
+            raise ValueError(f"{nodes} nodes of {cpus_per_node} CPUs: both must be at least 1")
+        self.costs = costs or Costs()
+        self.cpus = nodes * cpus_per_node
+        self.with_bytes = with_bytes
+        self.node_limits = node_limits or NodeLimits()
+        self.now = 0.0
+        self.events = 0
+        self.sent: dict[type[Message], int] = {}
+        self.sent_bytes = 0
+        self.measured = {name: Measured() for name in ("owner", "raylet", "head", "worker")}
+        self.placed = self.granted = 0  # leases: by the head, by raylets
+        self.delays = Histogram()  # from a task's submission to its start
+        self.started = 0  # tasks
+        self.drivers: list[TimedDriver] = []
+        self.unfinished = 0  # drivers
+        self.processes: dict[ProcessId, TimedDriver | TimedWorker] = {}
+        self._agenda: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
+        self._ties = 0
+        self._head = Host(HEAD_NODE)
+        self._head.model = head = Head("timed", head_limits)
+        self._hosts: dict[NodeId, Host] = {HEAD_NODE: self._head}
+        resources = from_floats({"CPU": cpus_per_node})
+        self._table: dict[NodeId, NodeInfo] = {}
+        for number in range(1, nodes + 1):
+            node = NodeId(number.to_bytes(8, "big"))
+            info = NodeInfo(node, f"tcp://n{number}:1", f"n{number}", 1, resources, {}, STORE_BYTES, f"/n{number}")
+            self._table[node] = info
+            self._hosts[node] = host = Host(node, info)
+            head.handle(Received(host.me, info.join()), 0.0)  # its answers are of the start, which is not timed
+            self.at(self.node_limits.beat_s * number / nodes, self._beat_of_idle, host)
+        head.handle(ClockTicked(), 0.05)
+        self._performed(self._head, head.start(0.0), 0.0)
+
+    # ------------------------------------------------------------------ setting up, and running
+    def add_driver(self, seconds: Sequence[float], node: int = 0, window: int | None = None) -> TimedDriver:
+        """One that submits a task of each of these durations, then waits for all.
+
+        Args:
+            node: on which it lives, from 0.
+            window: so many of its tasks may be unanswered at a time; None: all.
+        """
+        host = self._hosts[NodeId((node + 1).to_bytes(8, "big"))]
+        me = ProcessId(host.node + (0xFF << 56 | len(self.drivers)).to_bytes(8, "big"))
+        driver = TimedDriver(self, me, seconds, window)
+        self._model(host, 0.0)
+        self._handle(host, Received(me, RegisterProcess("driver", 1)), 0.0, 0.0)
+        self.processes[me] = driver
+        self.drivers.append(driver)
+        self.unfinished += 1
+        self.at(0.0, driver.submit)
+        return driver
+
+    def run(self) -> None:
+        """Until every driver has all its answers.
+
+        Raises:
+            RuntimeError: nothing goes on any more, or a task did not run exactly once: a bug.
+        """
+        agenda, pop = self._agenda, heapq.heappop
+        longest = max((max(driver.seconds) for driver in self.drivers if len(driver.seconds)), default=0.0)
+        answered, last = 0, 0.0
+        while self.unfinished:
+            for _ in range(_LOOK_EVERY):
+                self.now, _, do, args = pop(agenda)
+                do(self.now, *args)
+                self.events += 1
+                if not self.unfinished:
+                    break
+            so_far = sum(driver.answered for driver in self.drivers)
+            if so_far > answered:
+                answered, last = so_far, self.now
+            elif self.now > last + longest + STALL_S:
+                raise RuntimeError(f"after {answered} answers nothing came for {self.now - last:.0f} virtual seconds")
+        wanted = sum(len(driver.seconds) for driver in self.drivers)
+        if self.started != wanted:
+            raise RuntimeError(f"{wanted} tasks were submitted, and {self.started} ran")
+
+    def at(self, when: float, do: Callable[..., None], *args: Any) -> None:
+        self._ties += 1
+        heapq.heappush(self._agenda, (when, self._ties, do, args))
+
+    # ------------------------------------------------------------------ raylets and the head
+    def _model(self, host: Host, now: float) -> Head | Node:
+        if host.model is not None:
+            return host.model
+        assert host.info is not None
+        host.model = node = Node(host.info, "timed", Allocator(STORE_BYTES), self.node_limits)
+        # All nodes share one book of who is alive: nobody joins or dies.
+        node.table = self._table
+        node.peers = set() if len(self._table) == 1 else self._table.keys()  # type: ignore[assignment]
+        effects = node.start(now)
+        for effect in effects:  # it was up long before, and so were these
+            if isinstance(effect, StartWorker):
+                node.handle(Received(effect.worker, RegisterProcess("worker", 1)), now)
+        self._performed(host, [effect for effect in effects if isinstance(effect, WakeAt)], now)
+        return node
+
+    def _beat_of_idle(self, now: float, host: Host) -> None:
+        if host.model is None:
+            assert host.info is not None
+            self._transmit(host, host.me, HEAD, NodeBeat(host.info.resources, 0, 0.0), now)
+            self.at(now + self.node_limits.beat_s, self._beat_of_idle, host)
+
+    def _receive(self, now: float, host: Host, sender: ProcessId, message: Any) -> None:
+        if self.with_bytes:
+            message = self.decoded(message, "head" if host is self._head else "raylet")
+        costs = self.costs
+        leases = len(message.leases) if isinstance(message, RequestLeases | ReturnLeases) else 0
+        if host is self._head:
+            cost = costs.head_message_s + leases * costs.head_lease_s
+            self.placed += leases * isinstance(message, RequestLeases)
+        else:
+            cost = costs.raylet_message_s + leases * costs.raylet_lease_s
+        self._handle(host, Received(sender, message), now, cost)
+
+    def _tick(self, now: float, host: Host) -> None:
+        if host.wake == now:
+            host.wake = _FOREVER
+            self._handle(host, ClockTicked(), now, 0.0)
+
+    def _handle(self, host: Host, event: Event, now: float, cost: float) -> None:
+        model = self._model(host, now)
+        start = max(now, host.free_at)
+        began = perf_counter()
+        effects = model.handle(event, start)
+        self.measured["head" if host is self._head else "raylet"].add(perf_counter() - began)
+        host.free_at = start + cost
+        host.busy_s += cost
+        self._performed(host, effects, host.free_at)
+
+    def _performed(self, host: Host, effects: Sequence[Effect], now: float) -> None:
+        for effect in effects:
+            if isinstance(effect, Send):
+                self.granted += isinstance(effect.message, LeaseGranted)
+                self.send(host.me, effect.to, effect.message, now)
+            elif isinstance(effect, SendFrom):
+                self.send(effect.sender, effect.to, effect.message, now, host)
+            elif isinstance(effect, WakeAt):
+                if effect.at < host.wake:
+                    host.wake = max(effect.at, now)
+                    self.at(host.wake, self._tick, host)
+            elif isinstance(effect, StartWorker):
+                raise RuntimeError(f"{host.info} starts a worker beyond those that it had: the simulator has no forks")
+
+    # ------------------------------------------------------------------ frames
+    def send(
+        self, sender: ProcessId, to: ProcessId, message: Message, now: float, relayed_by: Host | None = None
+    ) -> None:
+        """It leaves its sender (or the raylet or head that passes it on in its name) now."""
+        kind = type(message)
+        self.sent[kind] = self.sent.get(kind, 0) + 1
+        host = relayed_by or self._hosts[node_of(sender)]
+        frame: Any = message
+        if self.with_bytes:
+            who = "head" if host is self._head else "raylet"
+            frame = self.encoded(message, who if relayed_by or sender == host.me else self.processes[sender].role)
+        if node_of(to) == host.node:
+            self._hand_over(host, sender, to, frame, now)
+        elif relayed_by is not None or sender == host.me:
+            self._transmit(host, sender, to, frame, now)
+        else:
+            self.at(now + self.costs.local_s, self._relay, host, sender, to, frame)
+
+    def _relay(self, now: float, host: Host, sender: ProcessId, to: ProcessId, frame: Any) -> None:
+        """A raylet passes on what a process of its node says to another node."""
+        self._transmit(host, sender, to, frame, self._passed_on(host, now))
+
+    def _passed_on(self, host: Host, now: float) -> float:
+        host.free_at = max(now, host.free_at) + self.costs.raylet_relay_s
+        host.busy_s += self.costs.raylet_relay_s
+        return host.free_at
+
+    def _transmit(self, host: Host, sender: ProcessId, to: ProcessId, frame: Any, now: float) -> None:
+        gone = max(now, host.line_free_at) + self._size(frame) / self.costs.network_bytes_per_s
+        host.line_free_at = gone
+        self.at(gone + self.costs.network_s, self._landed, self._hosts[node_of(to)], sender, to, frame)
+
+    def _landed(self, now: float, host: Host, sender: ProcessId, to: ProcessId, frame: Any) -> None:
+        if to == host.me:
+            self._receive(now, host, sender, frame)
+        else:
+            self._hand_over(host, sender, to, frame, self._passed_on(host, now))
+
+    def _hand_over(self, host: Host, sender: ProcessId, to: ProcessId, frame: Any, now: float) -> None:
+        """Over a socket inside the node."""
+        if to == host.me:
+            self.at(now + self.costs.local_s, self._receive, host, sender, frame)
+            return
+        process = self.processes.get(to)
+        if process is None:
+            process = self.processes[to] = TimedWorker(self, to)
+        self.at(now + self.costs.local_s, process.receive, sender, frame)
+
+    def _size(self, frame: Any) -> int:
+        if isinstance(frame, bytes):
+            return len(frame)
+        costs = self.costs
+        if isinstance(frame, PushTasks):
+            return costs.frame_bytes + costs.task_bytes * len(frame.tasks)
+        if isinstance(frame, TaskResults):
+            return costs.frame_bytes + costs.result_bytes * len(frame.results)
+        return costs.frame_bytes
+
+    def encoded(self, message: Message, who: str) -> bytes:
+        began = perf_counter()
+        body = codec.encode(message)
+        self.measured[who].seconds += perf_counter() - began
+        self.sent_bytes += len(body) + codec.ENVELOPE_BYTES
+        return body
+
+    def decoded(self, body: bytes, who: str) -> Message:
+        began = perf_counter()
+        message = codec.decode(body)
+        self.measured[who].seconds += perf_counter() - began
+        return message
+
+    # ------------------------------------------------------------------ looked at afterwards
+    @property
+    def head_busy_s(self) -> float:
+        return self._head.busy_s
+
+    @property
+    def workers(self) -> list[TimedWorker]:
+        return [process for process in self.processes.values() if isinstance(process, TimedWorker)]
+
+    @property
+    def raylets(self) -> list[Host]:
+        return [host for host in self._hosts.values() if host is not self._head]

@@ -1,0 +1,249 @@
+"""The driver and the worker of `timed.py`: what `run.local_process` and `run.worker_main` do, on virtual time."""
+
+from __future__ import annotations
+
+from array import array
+from collections import deque
+from collections.abc import Callable, Sequence
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from sparkray_core.ids import FunctionId, ProcessId, raylet_of
+from sparkray_core.messages import PushTasks, ResultTuple, StealTasks, TaskResults, TasksReturned, TaskTuple
+from sparkray_core.model.effects import Effect, Send, WakeAt
+from sparkray_core.model.entries import Entry
+from sparkray_core.model.owner import Function, Owner, Task
+from sparkray_core.model.resources import from_floats
+
+if TYPE_CHECKING:
+    from sparkray_core.testing.timed import TimedSession
+
+BATCH = 64  # as in run.local_process
+FLUSH_S = 0.001  # as in run.worker_main, and so is the next
+FLUSH_RESULTS = 256
+LOOK_S = 0.1  # as in run.output: a task that takes longer does not hold up results before it
+SPIN_S = 0.0003  # as in run.pump: who had nothing to do for longer sleeps, and has to be woken
+_FUNCTION = Function(FunctionId(b"timed".ljust(16, b".")), "timed", b"pickle")
+_PAYLOAD = b"\x80\x05" + bytes(40)  # of the arguments
+_VALUES: list[Any] = [b"\x80\x05N."]  # what each task returns
+_FOREVER = float("inf")
+
+
+class Measured:
+    """A kind of process: the steps of its model, and their time on this machine's clock."""
+
+    __slots__ = ("seconds", "steps")
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self.seconds = 0.0
+
+    def add(self, seconds: float) -> None:
+        self.steps += 1
+        self.seconds += seconds
+
+
+class TimedDriver:
+    """Submits its tasks in a loop, and then waits for all of them, in one thread's time."""
+
+    role = "owner"
+
+    def __init__(self, session: TimedSession, me: ProcessId, seconds: Sequence[float], window: int | None) -> None:
+        self.session = session
+        self.me = me
+        self.raylet = raylet_of(me[:8])  # type: ignore[arg-type]
+        self.seconds = seconds  # of the task with the number n at n - 1
+        self.window = window if window is not None else len(seconds)
+        self.owner = Owner(me)
+        self.shape = self.owner.leasing.shape(from_floats({"CPU": 1}), True)
+        self.submitted = 0
+        self.submitted_at = array("d", bytes(8 * len(seconds)))
+        self.free_at = 0.0
+        self.busy_s = 0.0
+        self.finished_at: float | None = None
+        self._paused = False  # as many tasks as may be are unanswered
+        self._wake = _FOREVER
+
+    @property
+    def answered(self) -> int:
+        return self.submitted - len(self.owner.book.tasks)
+
+    def submit(self, now: float) -> None:
+        """The next tasks of the loop: one by one where somebody idles for want of them, else as many as go together."""
+        count, costs = self.submitted, self.session.costs
+        some = min(
+            1 if self.shape.hungry else BATCH, len(self.seconds) - count, self.window - len(self.owner.book.tasks)
+        )
+        if some <= 0:
+            self._paused = True
+            self._look_whether_done()
+            return
+        start = max(now, self.free_at)
+        me, shape, at = self.me, self.shape, self.submitted_at
+        tasks = []
+        for number in range(count + 1, count + some + 1):
+            start += costs.driver_submit_s
+            at[number - 1] = start
+            tasks.append(Task(number, _FUNCTION, _PAYLOAD, None, None, [Entry(me, number)], 3, shape))
+        self.submitted += some
+        self._step(lambda: self.owner.submit(tasks, start), max(now, self.free_at), some * costs.driver_submit_s)
+        self.session.at(self.free_at, self.submit)
+
+    def receive(self, now: float, sender: ProcessId, message: Any) -> None:
+        session, costs = self.session, self.session.costs
+        if session.with_bytes:
+            message = session.decoded(message, self.role)
+        cost = costs.driver_message_s
+        if isinstance(message, TaskResults):
+            cost += len(message.results) * costs.driver_result_s
+        elif type(message).__name__ == "Registered":
+            return
+        start = max(now, self.free_at)
+        if start > self.free_at + SPIN_S:
+            start += costs.wake_s
+        self._step(lambda: self.owner.handle(sender, message, start), start, cost)
+        if self._paused:
+            self._paused = False
+            session.at(self.free_at, self.submit)
+
+    def _tick(self, now: float) -> None:
+        if now == self._wake:
+            self._wake = _FOREVER
+            start = max(now, self.free_at)
+            self._step(lambda: self.owner.tick(start), start, 0.0)
+
+    def _step(self, do: Callable[[], list[Effect]], start: float, cost: float) -> None:
+        began = perf_counter()
+        effects = do()
+        self.session.measured["owner"].add(perf_counter() - began)
+        costs = self.session.costs
+        self.busy_s -= start
+        start += cost
+        for effect in effects:
+            if isinstance(effect, Send):
+                start += costs.driver_message_s
+                self.session.send(self.me, effect.to, effect.message, start)
+            elif isinstance(effect, WakeAt):
+                if effect.at < self._wake:
+                    self._wake = max(effect.at, self.session.now)
+                    self.session.at(self._wake, self._tick)
+            else:
+                raise TypeError(f"an owner does not wish for {effect}")
+        self.busy_s += start
+        self.free_at = start
+
+    def _look_whether_done(self) -> None:
+        if self.finished_at is None and self.submitted == len(self.seconds) and not self.owner.book.tasks:
+            self.finished_at = self.free_at
+            self.session.unfinished -= 1
+
+
+class TimedWorker:
+    """Runs what it is pushed, one after the other. Its own events are the ends of runs of tasks that are short."""
+
+    role = "worker"
+
+    def __init__(self, session: TimedSession, me: ProcessId) -> None:
+        self.session = session
+        self.me = me
+        self.queue: deque[tuple[TimedDriver, TaskTuple]] = deque()
+        self.planned: deque[tuple[float, float, TimedDriver, TaskTuple]] = deque()  # begin, end; some have not begun
+        self.results: list[tuple[ProcessId, ResultTuple]] = []
+        self.busy_s = 0.0
+        self._idle = True
+        self._idle_at = -1.0
+        self._owed_s = 0.0  # what came while a task ran took time from the main thread, too
+        self._flushed_at = 0.0
+        self._plan = 0  # the number of the last one: an earlier one's end does not count
+
+    def receive(self, now: float, sender: ProcessId, message: Any) -> None:
+        session = self.session
+        if session.with_bytes:
+            message = session.decoded(message, self.role)
+        if isinstance(message, PushTasks):
+            owner = session.processes[sender]
+            assert isinstance(owner, TimedDriver)
+            self.queue.extend([(owner, task) for task in message.tasks])
+            if self._idle:
+                self._idle = False
+                if now > self._idle_at + SPIN_S:
+                    now += session.costs.wake_s
+                self._flushed_at = now
+                self._go_on(now + session.costs.worker_message_s)
+            else:
+                self._owed_s += session.costs.worker_message_s
+        elif isinstance(message, StealTasks):
+            self._give_back(now, sender, message.most)
+
+    def _go_on(self, now: float) -> None:
+        """Begin tasks until it is time to send results."""
+        session, queue, planned = self.session, self.queue, self.planned
+        overhead = session.costs.worker_task_s
+        while queue:
+            owner, task = queue.popleft()
+            began, now = now, now + overhead + owner.seconds[task[0] - 1]
+            planned.append((began, now, owner, task))
+            if now - self._flushed_at > FLUSH_S or len(planned) >= FLUSH_RESULTS:
+                break
+        self._plan += 1
+        session.at(now, self._ended, self._plan)
+
+    def _ended(self, now: float, plan: int) -> None:
+        if plan != self._plan:
+            return
+        session = self.session
+        began = perf_counter()
+        for start, end, owner, task in self.planned:
+            session.delays.add(start - owner.submitted_at[task[0] - 1])
+            self.results.append((owner.me, (task[0], _VALUES, None)))
+            self.busy_s += end - start
+        session.started += len(self.planned)
+        self.planned.clear()
+        session.measured["worker"].add(perf_counter() - began)
+        queue = self.queue
+        long = bool(queue) and queue[0][0].seconds[queue[0][1][0] - 1] > LOOK_S
+        if not queue or long or now - self._flushed_at > FLUSH_S or len(self.results) >= FLUSH_RESULTS:
+            now = self._flush(now)
+        if queue:
+            self._go_on(now)
+        else:
+            self._idle, self._idle_at = True, now
+
+    def _flush(self, now: float) -> float:
+        by_owner: dict[ProcessId, list[ResultTuple]] = {}
+        for owner, result in self.results:
+            by_owner.setdefault(owner, []).append(result)
+        self.results.clear()
+        now += self._owed_s
+        self._owed_s = 0.0
+        busy, self._flushed_at = now - self._flushed_at, now
+        for owner, done in by_owner.items():
+            now += self.session.costs.worker_message_s
+            self.busy_s += self.session.costs.worker_message_s
+            self.session.send(self.me, owner, TaskResults(done, busy), now)
+        return now
+
+    def _give_back(self, now: float, sender: ProcessId, most: int) -> None:
+        """From the end, as the worker's side thread does it, while its main thread runs a task."""
+        back: list[int] = []
+        kept: deque[tuple[TimedDriver, TaskTuple]] = deque()
+        while self.queue and len(back) < most:
+            owner, task = self.queue.pop()
+            if owner.me == sender:
+                back.append(task[0])
+            else:
+                kept.appendleft((owner, task))
+        self.queue.extend(kept)
+        changed = False
+        while self.planned and len(back) < most and self.planned[-1][0] > now and self.planned[-1][2].me == sender:
+            back.append(self.planned.pop()[3][0])
+            changed = True
+        if changed:
+            self._plan += 1
+            if self.planned:
+                self.session.at(self.planned[-1][1], self._ended, self._plan)
+            else:
+                self._idle, self._idle_at = True, now
+        back.reverse()
+        answer = TasksReturned(back, blocked=False)
+        self.session.send(self.me, sender, answer, now + self.session.costs.worker_message_s)
