@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextvars
 import os
 import sys
 import threading
+import time
 from typing import Any
 
 from sparkray.data.context import DataContext
 
 SHOW_AFTER_S = 0.5  # what is done sooner needs no bar
+REDRAW_S = 0.1  # in a notebook, each time is a message to whoever looks
 
 
 def wanted() -> bool:
@@ -30,7 +33,10 @@ def _in_notebook() -> bool:
 
 
 class Bar:
-    """Counts blocks; by tqdm, if that is installed, else by rich. Nothing at all if nobody looks."""
+    """Counts blocks: in a notebook's page, or at a terminal by tqdm, if that is installed, else by rich.
+
+    Nothing at all if nobody looks.
+    """
 
     def __init__(self, what: str, total: int) -> None:
         self._what, self._total = what, total
@@ -54,11 +60,72 @@ class Bar:
 
 
 def _open(what: str, total: int) -> Any:
+    if _in_notebook():
+        return _Page(what, total)
     try:
-        from tqdm.auto import tqdm  # type: ignore[import-not-found,import-untyped,unused-ignore]
+        from tqdm import tqdm  # type: ignore[import-not-found,import-untyped,unused-ignore]
     except ImportError:
         return _Rich(what, total)
     return _Tqdm(tqdm(desc=what, total=total, unit="block", delay=SHOW_AFTER_S, leave=False, dynamic_ncols=True))
+
+
+class _Page:
+    """A line of HTML below the cell, which stays there when all is done.
+
+    Not a widget: that needs ipywidgets here and its half in whatever shows the page, and is lost in a saved notebook.
+    tqdm and rich would draw one, or warn that they cannot.
+    """
+
+    def __init__(self, what: str, total: int) -> None:
+        self._what, self._total = what, total
+        self._done = self._rows = 0
+        self._began = self._drawn = time.monotonic()
+        self._shown: Any = None
+        self._lock = threading.Lock()
+        # Not by the first block that comes: one that takes a minute would be waited for without a bar. In the context
+        # of the cell, by which the kernel knows where on the page it belongs.
+        show = contextvars.copy_context().run
+        self._timer = threading.Timer(SHOW_AFTER_S, show, (self._show,))
+        self._timer.daemon = True
+        self._timer.start()
+
+    def add(self, blocks: int, rows: int) -> None:
+        with self._lock:
+            self._done += blocks
+            self._rows = rows
+            if time.monotonic() - self._drawn >= REDRAW_S:
+                self._redraw()
+
+    def close(self) -> None:
+        self._timer.cancel()
+        with self._lock:
+            self._redraw()
+            self._total = 0  # a timer that is past cancelling shows nothing any more
+
+    def _show(self) -> None:
+        from IPython import display
+
+        show: Any = display.display
+        with self._lock:
+            if self._total:
+                self._shown = show(self._as_mime(), raw=True, display_id=True)
+
+    def _redraw(self) -> None:
+        if self._shown is not None:
+            self._drawn = time.monotonic()
+            self._shown.update(self._as_mime(), raw=True)
+
+    def _as_mime(self) -> dict[str, str]:
+        import html
+
+        took = time.monotonic() - self._began
+        left = f", about {took / self._done * (self._total - self._done):.0f} s left" if self._done else ""
+        text = (
+            f"{self._what}: {self._done} of {self._total} blocks, {self._rows:,} rows, "
+            f"{took:.1f} s{left if self._done < self._total else ''}"
+        )
+        bar = f'<progress max="{self._total}" value="{self._done}" style="width: 16em"></progress>'
+        return {"text/html": f"{bar} {html.escape(text)}", "text/plain": text}
 
 
 class _Tqdm:

@@ -8,14 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import nbformat
 import pyspark
 import pytest
 
+from tests.kernels import RUNNER, cells_of, write_notebook
 from tests.pages import python_of
 
 from .conftest import SETTINGS, START_S, remove_work_folder
-from .test_notebooks import RUNNER, cells_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2 * START_S)]
 PAGE = "docs/notebooks.md"
@@ -67,13 +66,6 @@ except KeyboardInterrupt:
 """
 
 
-def notebook(folder: Path, *cells: str) -> Path:
-    made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])  # type: ignore[no-untyped-call,unused-ignore]
-    path = folder / "notebook.ipynb"
-    nbformat.write(made, path)  # type: ignore[no-untyped-call,unused-ignore]
-    return path
-
-
 def printed(path: Path) -> list[str]:
     """What each cell has printed, the lines of Spark and of sparkray itself left out."""
     texts = ["".join("".join(output.get("text", "")) for output in cell["outputs"]) for cell in cells_of(path)]
@@ -110,7 +102,7 @@ def test_cells_run_below_a_jvm_that_is_given_and_refuses_what_is_private(
     master: str, nodes: int, tmp_path: Path
 ) -> None:
     first, tasks, data, stop = python_of(PAGE)
-    path = notebook(tmp_path, OUTPUT + GIVEN, REFUSES, first, tasks, INTERRUPTED, data, stop)
+    path = write_notebook(tmp_path, OUTPUT + GIVEN, REFUSES, first, tasks, INTERRUPTED, data, stop)
     settings = [word for setting in SETTINGS_HERE.items() for word in ("--conf", "=".join(setting))]
 
     said = run([str(SUBMIT), "--master", master, *settings], path)
@@ -123,7 +115,7 @@ def test_cells_run_below_a_jvm_that_is_given_and_refuses_what_is_private(
 def test_cells_run_in_a_session_of_spark_connect(tmp_path: Path) -> None:
     pytest.importorskip("grpc", reason="Spark Connect needs sparkray[connect]")
     first, tasks, data, stop = python_of(PAGE)
-    path = notebook(tmp_path, OUTPUT + CONNECTED, first, tasks, INTERRUPTED, data, stop)
+    path = write_notebook(tmp_path, OUTPUT + CONNECTED, first, tasks, INTERRUPTED, data, stop)
     (tmp_path / "spark-defaults.conf").write_text("".join(f"{name} {value}\n" for name, value in SETTINGS_HERE.items()))
 
     said = run(["env", f"SPARK_CONF_DIR={tmp_path}", sys.executable], path)

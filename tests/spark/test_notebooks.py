@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import signal
@@ -11,59 +10,24 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 
-from .conftest import SMALL_JVM, START_S
+from tests import kernels
+from tests.kernels import cells_of, end, shown_by
+
+from .conftest import SMALL_JVM
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 QUICKSTART = NOTEBOOKS[0]
-RUNNER = Path(__file__).with_name("run_notebook.py")
 GONE_S = 15.0  # for the JVM, too, on a machine with other work
 
 
-def cells_of(path: Path) -> list[dict[str, Any]]:
-    cells: list[dict[str, Any]] = json.loads(path.read_text())["cells"]
-    return [cell for cell in cells if cell["cell_type"] == "code"]
-
-
-def shown_by(path: Path) -> list[str]:
-    """What stands below the cells, as text; pictures in base 64."""
-    return [
-        "".join(text) if isinstance(text, list) else str(text)
-        for cell in cells_of(path)
-        for output in cell["outputs"]
-        for text in (output.get("text", ""), *output.get("data", {}).values())
-    ]
-
-
 def start(notebook: Path, folder: Path, *stop: str) -> subprocess.Popen[str]:
-    with (folder / "log").open("w") as log:
-        return subprocess.Popen(
-            [sys.executable, "-W", "ignore", str(RUNNER), str(notebook), str(folder / "result.ipynb"), *stop],
-            cwd=folder,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-            env={
-                **os.environ,
-                "PYSPARK_PYTHON": sys.executable,
-                "SPARK_LOCAL_IP": "127.0.0.1",
-                "JDK_JAVA_OPTIONS": SMALL_JVM,
-                "IPYTHONDIR": str(folder / "ipython"),
-                "JUPYTER_RUNTIME_DIR": str(folder / "jupyter"),
-                "MPLCONFIGDIR": str(folder / "matplotlib"),
-            },
-        )
-
-
-def end(runner: subprocess.Popen[str], folder: Path) -> None:
-    runner.communicate(timeout=START_S)
-    assert runner.returncode == 0, (folder / "log").read_text()[-4000:]
+    small = {"PYSPARK_PYTHON": sys.executable, "SPARK_LOCAL_IP": "127.0.0.1", "JDK_JAVA_OPTIONS": SMALL_JVM}
+    return kernels.start(notebook, folder, *stop, **small)
 
 
 def lives(process: psutil.Process) -> bool:

@@ -1,4 +1,4 @@
-"""Executes a notebook in a kernel of its own, for test_notebooks: in a process that ends with all that it has open.
+"""Executes a notebook in a kernel of its own, for kernels.py: in a process that ends with all that it has open.
 
 python run_notebook.py NOTEBOOK RESULT            all of it; RESULT is the notebook with its outputs
 python run_notebook.py NOTEBOOK RESULT WORDS      up to the cell that has these words; prints the kernel's pid, and
