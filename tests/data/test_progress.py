@@ -39,10 +39,9 @@ class Told:
 
 
 def test_bars_are_tqdm_s_where_it_is_installed(context: DataContext, monkeypatch: pytest.MonkeyPatch, ray: Any) -> None:
-    module = types.ModuleType("tqdm.auto")
+    module = types.ModuleType("tqdm")
     module.tqdm = Told  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "tqdm", types.ModuleType("tqdm"))
-    monkeypatch.setitem(sys.modules, "tqdm.auto", module)
+    monkeypatch.setitem(sys.modules, "tqdm", module)
     Told.made.clear()
     context.enable_progress_bars = True
     ray.data.range(1000, override_num_blocks=4).map_batches(lambda batch: batch).count()
