@@ -10,6 +10,7 @@ VENV ?= .venv
 RAY_VENV ?= .venv-ray
 RAYDP_VENV ?= .venv-raydp
 ARGS ?=
+NOTEBOOKS ?= $(wildcard notebooks/*.ipynb)
 # Files of tests run beside each other: a third of a test's time is waiting for processes.
 AT_ONCE ?= --numprocesses=3 --dist=loadfile
 
@@ -19,6 +20,7 @@ RAYDP := raydp==1.7.0b20260911.dev0 ray[default,data]==2.60.0
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 DEMO_READY := $(VENV)/.demo-ready
+NOTEBOOKS_READY := $(VENV)/.notebooks-ready
 DEV_READY := $(VENV)/.dev-ready
 RAY_READY := $(RAY_VENV)/.ray-ready
 RAYDP_READY := $(RAYDP_VENV)/.raydp-ready
@@ -34,10 +36,11 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test test-all test-systems test-k8s check format bench clean need-java need-python
+.PHONY: help demo notebooks test test-all test-systems test-k8s check format bench clean need-java need-python
 
 help:
 	@echo "make demo      real data through Spark, sparkray and back: a table and a picture"
+	@echo "make notebooks each from top to bottom, to build/notebooks/*.html; some of them: NOTEBOOKS=notebooks/02_tasks_and_actors.ipynb"
 	@echo "make test      the tests but the slow ones"
 	@echo "make test-all  all tests; with ARGS, those that it names"
 	@echo "make test-systems  the last part of these: on each other Python that is found, without Linux's own means, on PySpark 3.5"
@@ -49,6 +52,14 @@ help:
 
 demo: need-java $(DEMO_READY)
 	$(PY) examples/demo.py $(ARGS)
+
+# As pages of HTML, with all that the cells have shown.
+notebooks: need-java $(NOTEBOOKS_READY)
+	@for notebook in $(NOTEBOOKS); do \
+	  began=$$(date +%s); \
+	  $(PY) -m nbconvert --log-level WARN --execute --to html --output-dir build/notebooks "$$notebook" || exit 1; \
+	  echo "$$notebook ran in $$(( $$(date +%s) - began )) s: build/notebooks/$$(basename "$$notebook" .ipynb).html"; \
+	done
 
 test: need-java $(DEV_READY)
 	$(PY) -m pytest -m "not slow and not chaos" $(AT_ONCE) $(ARGS)
@@ -101,6 +112,10 @@ $(PY): | need-python
 $(DEMO_READY): pyproject.toml | $(PY)
 	$(PIP) --editable ".[demo]"
 	@touch $@
+
+$(NOTEBOOKS_READY): pyproject.toml | $(PY)
+	$(PIP) --editable ".[notebooks]"
+	@touch $(DEMO_READY) $@
 
 $(DEV_READY): pyproject.toml | $(PY)
 	$(PIP) --editable ".[demo,dev]"

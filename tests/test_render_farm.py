@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -12,7 +13,11 @@ from typing import Any
 import pytest
 from PIL import Image, ImageChops, ImageDraw, ImageFont
 
-SCRIPT = Path(__file__).parents[1] / "examples" / "render_farm.py"
+from tests.kernels import source_of
+from tests.pages import ROOT
+
+SCRIPT = ROOT / "examples" / "render_farm.py"
+NOTEBOOK = ROOT / "notebooks" / "03_render_farm.ipynb"
 FRAMES = 10
 
 
@@ -80,3 +85,26 @@ def test_a_film_that_cannot_be_is_refused(words: tuple[str, str]) -> None:
     done = subprocess.run([sys.executable, str(SCRIPT), *words], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "a film has two frames at least" in done.stderr
+
+
+def functions_of(source: str) -> dict[str, str]:
+    """Those of a module, as they would be written without types."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            node.returns = None
+            node.body[:] = map(without_type, node.body)
+        elif isinstance(node, ast.arg):
+            node.annotation = None
+    return {node.name: ast.unparse(node) for node in tree.body if isinstance(node, ast.FunctionDef)}
+
+
+def without_type(node: ast.stmt) -> ast.stmt:
+    if isinstance(node, ast.AnnAssign) and node.value is not None:
+        return ast.copy_location(ast.Assign([node.target], node.value), node)
+    return node
+
+
+def test_the_notebook_has_the_script_s_two_programs() -> None:
+    script, notebook = (functions_of(source) for source in (SCRIPT.read_text(), "\n".join(source_of(NOTEBOOK))))
+    assert notebook == {name: script[name] for name in ("serial", "farm")}

@@ -166,12 +166,12 @@ class DatasetCore:
 
     def _blocks(self) -> list[Block]:
         """All of them, waited for and kept."""
-        self._begin()
         schemas: list[pa.Schema] = []
         blocks: list[Block] = []
-        pieces = self._open()
-        with Bar("blocks", sum(isinstance(piece, Promised) for piece in pieces)) as bar:
-            for piece in pieces:
+        awaited = [piece for piece in self._open() if self._stages or not isinstance(piece, Block)]
+        with Bar("blocks", len(awaited)) as bar:
+            self._begin()  # with a pool of actors it takes until there are some
+            for piece in self._open():
                 if isinstance(piece, Promised):
                     piece, schema = piece.block()
                     schemas.append(schema)

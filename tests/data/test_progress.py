@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from sparkray.data import DataContext, progress
+from sparkray.data import DataContext, core, execution, progress
 
 
 @pytest.fixture
@@ -38,19 +38,41 @@ class Told:
         self.closed = True
 
 
-def test_bars_are_tqdm_s_where_it_is_installed(context: DataContext, monkeypatch: pytest.MonkeyPatch, ray: Any) -> None:
+@pytest.fixture
+def bars(context: DataContext, monkeypatch: pytest.MonkeyPatch) -> list[Told]:
+    """Those that were made of tqdm's."""
     module = types.ModuleType("tqdm")
     module.tqdm = Told  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "tqdm", module)
-    Told.made.clear()
     context.enable_progress_bars = True
+    Told.made.clear()
+    return Told.made
+
+
+def test_bars_are_tqdm_s_where_it_is_installed(context: DataContext, bars: list[Told], ray: Any) -> None:
     ray.data.range(1000, override_num_blocks=4).map_batches(lambda batch: batch).count()
-    (bar,) = Told.made
+    (bar,) = bars
     assert (bar.how["total"], bar.blocks, bar.text, bar.closed) == (4, 4, "1,000 rows", True)
 
     context.enable_progress_bars = False
     ray.data.range(1000, override_num_blocks=4).materialize()
-    assert len(Told.made) == 1
+    assert len(bars) == 1
+
+
+def test_a_bar_is_there_while_a_pool_of_actors_starts(
+    bars: list[Told], monkeypatch: pytest.MonkeyPatch, ray: Any
+) -> None:
+    there: list[int] = []
+
+    def started(*words: Any) -> Any:
+        there.append(len(bars))
+        return execution.started(*words)
+
+    monkeypatch.setattr(core, "started", started)
+    ray.data.range(1000, override_num_blocks=4).map_batches(lambda batch: batch).materialize()
+    assert there == [1]
+    (bar,) = bars
+    assert (bar.how["total"], bar.blocks, bar.text, bar.closed) == (4, 4, "1,000 rows", True)
 
 
 def test_without_tqdm_rich_shows_them(

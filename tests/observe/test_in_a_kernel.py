@@ -34,11 +34,8 @@ Counter.remote()""",
 
 
 def bars(cell: dict[str, Any]) -> list[str]:
-    return [
-        "".join(output["data"]["text/html"])
-        for output in cell["outputs"]
-        if output["output_type"] == "display_data" and "<progress" in "".join(output["data"]["text/html"])
-    ]
+    shown = ["".join(output.get("data", {}).get("text/html", "")) for output in cell["outputs"]]
+    return [html for html in shown if "<progress" in html]
 
 
 @pytest.mark.slow

@@ -55,7 +55,7 @@ def test_quickstart_runs_and_shows_tables_and_a_picture(tmp_path: Path) -> None:
     assert any(text.startswith("iVBOR") for text in shown)  # a PNG
 
 
-SHOWN = {  # by the notebooks that run without Spark; PNG and GIF begin with "iVBOR" and "R0lGOD" in base 64
+SHOWN = {  # by the others; PNG and GIF begin with "iVBOR" and "R0lGOD" in base 64
     "02_tasks_and_actors": [
         r"<b>sparkray session</b> is up<table>",
         r"one after the other, \d+\.\d\d s on \d+ CPUs",
@@ -73,6 +73,17 @@ SHOWN = {  # by the notebooks that run without Spark; PNG and GIF begin with "iV
         r"^iVBOR",
         r"^worker +\d+  (?=.*m)[mr.]{11,}$",
     ],
+    "04_dataframes_to_models": [
+        r"<b>RayContext</b> on <code>spark://",
+        r"<b>Dataset</b> of 1,095 rows in 4 blocks",
+        r"<progress .*max='21' value='21'",
+        r"<code>ObjectRef\(\w+\)</code>",
+        r"^the best of 21: [\w ]+ \([\d.]+\), \w+: 0\.7\d\d$",
+        r"<b>Dataset</b> of 364 rows in 4 blocks",
+        r"all of 2015",
+        r"^iVBOR",
+        r"3 nodes stopped in",
+    ],
     "05_when_things_die": [
         r"^process \d+ did +\d+ of the tasks and was killed$",
         r"^Ledger +\[10, 30, 60\], killed, and 40 more: 40$",
@@ -84,7 +95,7 @@ SHOWN = {  # by the notebooks that run without Spark; PNG and GIF begin with "iV
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", [path for path in NOTEBOOKS if path.stem in SHOWN], ids=lambda path: path.stem)
-def test_notebook_without_spark_runs_and_shows(path: Path, tmp_path: Path) -> None:
+def test_notebook_runs_and_shows(path: Path, tmp_path: Path) -> None:
     folder = tmp_path / "notebooks"
     folder.mkdir()
     (tmp_path / "examples").symlink_to(ROOT / "examples")
