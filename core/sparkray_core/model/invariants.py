@@ -296,7 +296,7 @@ def check_leases(owner: Owner) -> None:
     for some, lease in leasing.leases.items():
         assert lease.id == some
         assert leasing.by_worker.get(lease.worker) is lease, f"{some.hex()} and its worker disagree"
-        assert lease.queue.leases.count(lease) == 1, f"{some.hex()} and its queue disagree"
+        assert lease in lease.queue.leases, f"{some.hex()} and its queue disagree"
         for count, task in lease.inflight.items():
             assert owner.book.tasks.get(count) is task, f"task {count} is in flight, and answered"
             assert task.shape is lease.queue.shape, f"task {count} is on a worker of another shape"
@@ -305,6 +305,7 @@ def check_leases(owner: Owner) -> None:
     asked = {lease: queue for queue in queues for lease in queue.requests}
     assert asked == leasing.requests, "requests and their queues disagree"
     for queue in queues:
+        queue.leases.check()
         if queue.tasks:
             coming = queue.requests or any(not lease.idle for lease in queue.leases)
             assert coming, f"{len(queue.tasks)} tasks are queued, and nothing will bring them a worker"

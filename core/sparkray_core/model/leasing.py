@@ -67,7 +67,7 @@ class Leasing:
         """Act on every queue that something happened to."""
         while self.touched:
             queue, _ = self.touched.popitem()
-            for lease in [lease for lease in queue.leases if (lease.reclaimed or lease.left == 0) and lease.idle]:
+            for lease in list(queue.leases.spent):
                 self._give_back(lease, effects)
             if queue.shape.refused is not None:
                 self._refuse(queue, queue.shape.refused, effects)
@@ -83,7 +83,8 @@ class Leasing:
 
     def ticked(self) -> None:
         self._wake = None
-        self.touched.update(dict.fromkeys(lease.queue for lease in self.leases.values()))
+        for shape in self.shapes.values():
+            self.touched.update(dict.fromkeys(queue for queue in shape.queues.values() if queue.leases))
 
     def answered(self, lease: Lease, shape: Shape, tasks: int, busy_s: float, now: float) -> None:
         """A worker on lease sent results."""
@@ -92,7 +93,7 @@ class Leasing:
         lease.heard = now
         if not lease.inflight:
             lease.idle_since = now
-        self.touched[lease.queue] = None
+        self._note(lease)
 
     def clear(self) -> None:
         for shape in self.shapes.values():
@@ -136,7 +137,7 @@ class Leasing:
         prefer = self._where(task) if task.refs else None
         queue = shape.queues.get(prefer)
         if queue is None:
-            queue = shape.queues[prefer] = Queue(shape, prefer)
+            queue = shape.queues[prefer] = Queue(shape, prefer, self.limits.stuck_after_s)
         queue.tasks.append(task)
         self.touched[queue] = None
 
@@ -153,6 +154,11 @@ class Leasing:
                 queue.tasks.remove(task)
                 self.touched[queue] = None
         return None
+
+    def _note(self, lease: Lease) -> None:
+        """Something happened to it."""
+        lease.queue.leases.note(lease)
+        self.touched[lease.queue] = None
 
     def touch(self, queue: Queue) -> None:
         """Something happened to it: `dispatch` acts on that."""
@@ -174,20 +180,16 @@ class Leasing:
         """Hungry: a worker of ours idles, or nothing is under way that would bring us back here."""
         waiting = False
         for queue in shape.queues.values():
-            for lease in queue.leases:
-                if lease.open and not lease.inflight:
-                    shape.hungry = True
-                    return
-                waiting = True
-            waiting = waiting or bool(queue.requests)
+            if queue.leases.starving:
+                shape.hungry = True
+                return
+            waiting = waiting or bool(queue.leases or queue.requests)
         shape.hungry = not waiting
 
     def _fill(self, queue: Queue, now: float, effects: list[Effect]) -> None:
         """Push to each worker with room, no more than an even share each."""
         depth = queue.shape.depth(self.limits)
-        leases = [lease for lease in queue.leases if lease.open and len(lease.inflight) * 2 <= depth]
-        leases = [lease for lease in leases if depth > 1 or not lease.inflight]
-        leases.sort(key=lambda lease: len(lease.inflight))
+        leases = queue.leases.with_room(depth)
         for position, lease in enumerate(leases):
             if not queue.tasks:
                 return
@@ -224,6 +226,7 @@ class Leasing:
         if tasks:
             if lease.left > 0:
                 lease.left -= len(tasks)
+            lease.queue.leases.note(lease)
             effects.append(Send(lease.worker, PushTasks(functions, tasks)))
 
     def _request(self, queue: Queue, effects: list[Effect]) -> None:
@@ -251,24 +254,30 @@ class Leasing:
 
     def _relieve(self, queue: Queue, now: float, effects: list[Effect]) -> None:
         """Nothing is queued. Idle workers help another queue, take half of a loaded one's work, or go back."""
-        if queue.requests and not any(lease.inflight for lease in queue.leases):
+        leases = queue.leases
+        if queue.requests and not leases.busy:
             self._take_back(queue, effects)
-        for lease in [lease for lease in queue.leases if lease.idle]:
-            if self._lend_to_sibling(lease):
-                continue
+        # Who idles longest comes first: what is not due for it is not due for the others.
+        while leases.idle and self._lend_to_sibling(next(iter(leases.idle))):
+            pass
+        while leases.idle:
+            longest = next(iter(leases.idle))
             # Compared as they are asked for: a difference of times may round to less than it was meant to be.
-            give_back_at, steal_at = (
-                lease.idle_since + self.limits.linger_s,
-                lease.idle_since + self.limits.steal_after_s,
-            )
-            if now >= give_back_at:
-                self._give_back(lease, effects)
-                continue
-            self._wake_at(give_back_at, effects)
-            if now >= steal_at:
-                self._steal(queue, effects)
-            elif any(len(other.inflight) > 1 for other in queue.leases):
-                self._wake_at(steal_at, effects)
+            give_back_at = longest.idle_since + self.limits.linger_s
+            if now < give_back_at:
+                self._wake_at(give_back_at, effects)
+                self._even_out(queue, longest, now, effects)
+                return
+            self._give_back(longest, effects)
+
+    def _even_out(self, queue: Queue, longest: Lease, now: float, effects: list[Effect]) -> None:
+        """One that idles for a while takes from the one that has most."""
+        if now >= longest.idle_since + self.limits.steal_after_s:
+            self._steal(queue, effects)
+            longest = next(reversed(queue.leases.idle))  # the others look again when this one has idled for as long
+        steal_at = longest.idle_since + self.limits.steal_after_s
+        if queue.leases.loaded and now < steal_at:
+            self._wake_at(steal_at, effects)
 
     def _take_back(self, queue: Queue, effects: list[Effect]) -> None:
         """Nothing is left that the leases asked for would run: left waiting, they would stand in others' way."""
@@ -279,29 +288,30 @@ class Leasing:
 
     def _unstick(self, queue: Queue, now: float, effects: list[Effect]) -> None:
         """A task that takes longer than those before it must not hold up those that were pushed behind it."""
-        for lease in queue.leases:
-            if len(lease.inflight) > 1 and not lease.blocked and not lease.stealing:
-                due = lease.heard + self.limits.stuck_after_s
-                if now >= due:
-                    lease.stealing = lease.blocked = True  # blocked until it answers: not to be given them back
-                    effects.append(Send(lease.worker, StealTasks(len(lease.inflight) - 1)))
-                else:
-                    self._wake_at(due, effects)
+        while (stuck := queue.leases.next_stuck()) is not None:
+            due, lease = stuck
+            if now < due:
+                self._wake_at(due, effects)
+                return
+            lease.stealing = lease.blocked = True  # blocked until it answers: not to be given them back
+            queue.leases.note(lease)
+            effects.append(Send(lease.worker, StealTasks(len(lease.inflight) - 1)))
 
     def _lend_to_sibling(self, lease: Lease) -> bool:
         for sibling in lease.queue.shape.queues.values():
             if sibling.tasks:
                 lease.queue.leases.remove(lease)
                 lease.queue = sibling
-                sibling.leases.append(lease)
+                sibling.leases.add(lease)
                 self.touched[sibling] = None
                 return True
         return False
 
     def _steal(self, queue: Queue, effects: list[Effect]) -> None:
-        loaded = max(queue.leases, key=lambda lease: len(lease.inflight))
-        if len(loaded.inflight) > 1 and not loaded.stealing:
+        loaded = queue.leases.most_loaded() if queue.leases.loaded else None
+        if loaded is not None and not loaded.stealing:
             loaded.stealing = True
+            queue.leases.note(loaded)
             effects.append(Send(loaded.worker, StealTasks(len(loaded.inflight) // 2)))
 
     def _give_back(self, lease: Lease, effects: list[Effect]) -> None:
@@ -339,7 +349,7 @@ class Leasing:
         elif queue.shape.per_lease:
             lease.left = queue.shape.per_lease
         self.leases[lease.id] = self.by_worker[lease.worker] = lease
-        queue.leases.append(lease)
+        queue.leases.add(lease)
         self.touched[queue] = None
         group = membership(queue.shape.where)
         if self.groups.get(lease.worker, NO_GROUP) != group:
@@ -371,7 +381,7 @@ class Leasing:
             lease = self.leases.get(lease_id)
             if lease is not None:
                 lease.reclaimed = True
-                self.touched[lease.queue] = None
+                self._note(lease)
 
     def lost(self, message: LeaseLost, effects: list[Effect]) -> None:
         queue = self.requests.pop(message.lease, None)
@@ -443,7 +453,7 @@ class Leasing:
         lease.queue.tasks.extendleft(reversed(back))
         if lease.left >= 0:
             lease.left += len(back)
-        self.touched[lease.queue] = None
+        self._note(lease)
 
     def node_gone(self, node: NodeId, why: str, effects: list[Effect]) -> None:
         for lease in [lease for lease in self.leases.values() if node_of(lease.worker) == node]:

@@ -15,6 +15,7 @@ from sparkray_core.ids import ActorId, FunctionId, LeaseId, NodeId, ObjectId, Pr
 from sparkray_core.messages import Resources, Value, Where
 from sparkray_core.model.entries import Entry, bare, dependent, is_failure
 from sparkray_core.model.methods import decode, encode
+from sparkray_core.model.queue_leases import QueueLeases
 from sparkray_core.model.streams import Stream
 from sparkray_core.model.where import SPREAD
 from sparkray_core.settings import Settings
@@ -194,11 +195,11 @@ class Queue:
 
     __slots__ = ("leases", "prefer", "requests", "shape", "tasks")
 
-    def __init__(self, shape: Shape, prefer: NodeId | None) -> None:
+    def __init__(self, shape: Shape, prefer: NodeId | None, stuck_after_s: float = OwnerLimits.stuck_after_s) -> None:
         self.shape = shape
         self.prefer = prefer
         self.tasks: deque[Task] = deque()
-        self.leases: list[Lease] = []
+        self.leases = QueueLeases(stuck_after_s)
         self.requests: set[LeaseId] = set()
 
 
@@ -207,11 +208,15 @@ class Lease:
 
     __slots__ = (
         "blocked",
+        "due",
         "heard",
         "id",
         "idle_since",
         "inflight",
         "left",
+        "level",
+        "load",
+        "place",
         "queue",
         "reclaimed",
         "stealing",
@@ -229,6 +234,9 @@ class Lease:
         self.stealing = False  # a StealTasks is under way
         self.reclaimed = False  # others want it: nothing more is pushed, and it goes back when idle
         self.left = -1  # tasks that the worker may still be given; -1: without end
+        # As `QueueLeases` knows it: the how-manieth that came, its tasks, these if it is open (else -1), and when it
+        # will count as stuck (0.0: not yet asked).
+        self.place, self.load, self.level, self.due = 0, 0, -1, 0.0
 
     @property
     def open(self) -> bool:

@@ -1,0 +1,141 @@
+"""The leases of one queue, by what may be done with them, so that none is looked at for another one's news."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sparkray_core.model.tasks import Lease
+
+
+class QueueLeases:
+    """In the order in which they came. Whoever changes one says so with `note`."""
+
+    __slots__ = ("_all", "_last", "_loads", "_stuck", "busy", "idle", "loaded", "spent", "stuck_after_s")
+
+    def __init__(self, stuck_after_s: float) -> None:
+        """
+        Args:
+            stuck_after_s: after an answer, or its first task, a lease with others behind it counts as stuck.
+        """
+        self.stuck_after_s = stuck_after_s
+        self.idle: dict[Lease, None] = {}  # who became so first is first
+        self.spent: dict[Lease, None] = {}  # of these, who gets nothing more
+        self.busy = 0  # have a task
+        self.loaded = 0  # have more than one
+        self._all: dict[Lease, None] = {}
+        self._loads: dict[int, dict[Lease, None]] = {}  # open ones, by the number of their tasks
+        self._stuck: list[tuple[float, int, Lease]] = []  # a heap. What has changed since does not count: see `due`
+        self._last = 0
+
+    def __iter__(self) -> Iterator[Lease]:
+        return iter(self._all)
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def __contains__(self, lease: object) -> bool:
+        return lease in self._all
+
+    @property
+    def starving(self) -> bool:
+        """Whether an open one has no task."""
+        return 0 in self._loads
+
+    def add(self, lease: Lease) -> None:
+        self._last += 1
+        lease.place, lease.load, lease.level, lease.due = self._last, 0, -1, 0.0
+        self._all[lease] = None
+        self.note(lease)
+
+    def remove(self, lease: Lease) -> None:
+        del self._all[lease]
+        self.idle.pop(lease, None)
+        self.spent.pop(lease, None)
+        self.busy -= lease.load > 0
+        self.loaded -= lease.load > 1
+        self._leave_level(lease)
+        lease.due = 0.0
+
+    def note(self, lease: Lease) -> None:
+        """Something of it has changed."""
+        load, before = len(lease.inflight), lease.load
+        if load != before:
+            self.busy += (load > 0) - (before > 0)
+            self.loaded += (load > 1) - (before > 1)
+            lease.load = load
+        level = load if lease.open else -1
+        if level != lease.level:
+            self._leave_level(lease)
+            lease.level = level
+            if level >= 0:
+                self._loads.setdefault(level, {})[lease] = None
+        if load or lease.blocked:
+            self.idle.pop(lease, None)
+            self.spent.pop(lease, None)
+        else:
+            self.idle[lease] = None
+            if lease.reclaimed or lease.left == 0:
+                self.spent[lease] = None
+            else:
+                self.spent.pop(lease, None)
+        if load > 1 and not (lease.blocked or lease.stealing):
+            due = lease.heard + self.stuck_after_s
+            if due != lease.due:
+                lease.due = due
+                heapq.heappush(self._stuck, (due, lease.place, lease))
+
+    def _leave_level(self, lease: Lease) -> None:
+        if lease.level >= 0:
+            same = self._loads[lease.level]
+            del same[lease]
+            if not same:
+                del self._loads[lease.level]
+            lease.level = -1
+
+    def with_room(self, depth: int) -> list[Lease]:
+        """Those that are at most half as full as they may be, the emptiest first."""
+        if depth > 1:
+            found = [lease for load, some in self._loads.items() if load * 2 <= depth for lease in some]
+        else:
+            found = list(self._loads.get(0, ()))
+        if len(found) > 1:
+            found.sort(key=lambda lease: (lease.load, lease.place))
+        return found
+
+    def most_loaded(self) -> Lease:
+        """There is one with more than one task."""
+        load = max(self._loads, default=0)
+        return max(self._loads[load] if load > 1 else self._all, key=lambda lease: (lease.load, -lease.place))
+
+    def next_stuck(self) -> tuple[float, Lease] | None:
+        """Who is next to have answered nothing for too long, and when."""
+        while self._stuck:
+            due, _, lease = self._stuck[0]
+            if lease.due == due:
+                if lease.load > 1 and not (lease.blocked or lease.stealing):
+                    return due, lease
+                lease.due = 0.0
+            heapq.heappop(self._stuck)
+        return None
+
+    def check(self) -> None:
+        """For the invariants.
+
+        Raises:
+            AssertionError: a change was not noted.
+        """
+        assert list(self.idle) == [lease for lease in self.idle if lease in self._all and lease.idle]
+        assert len(self.idle) == sum(lease.idle for lease in self._all), "an idle lease was not noted"
+        spent = {lease for lease in self._all if lease.idle and (lease.reclaimed or lease.left == 0)}
+        assert set(self.spent) == spent, "a spent lease was not noted"
+        assert self.busy == sum(bool(lease.inflight) for lease in self._all), "busy leases are miscounted"
+        assert self.loaded == sum(len(lease.inflight) > 1 for lease in self._all), "loaded leases are miscounted"
+        by_load = {lease: load for load, some in self._loads.items() for lease in some}
+        assert by_load == {lease: len(lease.inflight) for lease in self._all if lease.open}, "loads are out of date"
+        waiting = {(due, lease) for due, _, lease in self._stuck}
+        for lease in self._all:
+            if len(lease.inflight) > 1 and not (lease.blocked or lease.stealing):
+                assert (lease.heard + self.stuck_after_s, lease) in waiting, "a lease could be stuck for ever"
