@@ -12,6 +12,7 @@ from sparkray_core.model.groups import Groups, GroupState
 from sparkray_core.model.head_nodes import NodeRecord, Nodes
 from sparkray_core.model.limits import HeadLimits
 from sparkray_core.model.placement import NodeLoad, choose_in_turn, choose_nodes
+from sparkray_core.model.ranking import Rankings
 from sparkray_core.model.resources import fits, show
 
 
@@ -36,6 +37,7 @@ class Choosing:
         self.nodes = nodes
         self.groups = groups
         self.limits = limits
+        self.rankings = Rankings(nodes, limits)
         self._turn = 0  # of the node that SPREAD chose last: the how-manieth it was to join
 
     def choose(
@@ -49,6 +51,8 @@ class Choosing:
         """One node for each of `count` requests; none, if no node could ever hold one."""
         here = residents or {}
         if not where:
+            if not here:
+                return self.rankings.choose(wanted, count, prefer)
             everywhere = (record.load(here.get(record.info.node, 0)) for record in self.nodes.hosts())
             return choose_nodes(everywhere, wanted, count, prefer, self.limits)
         kind = where[0]
@@ -104,8 +108,7 @@ class Choosing:
                 return Refusal("UnschedulableError", why)
             soft = True
         if soft:
-            loads = (record.load() for record in self.nodes.hosts())
-            return choose_nodes(loads, wanted, count, prefer, self.limits)
+            return self.rankings.choose(wanted, count, prefer)
         if there:
             return []
         why = f"it is to run on node {node.hex()} only, which {_what_of(record)}. soft=True would let it run elsewhere"

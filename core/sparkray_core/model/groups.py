@@ -40,7 +40,7 @@ from sparkray_core.model.gangs import Site, Wanted
 from sparkray_core.model.head_nodes import Nodes
 from sparkray_core.model.limits import HeadLimits
 from sparkray_core.model.moves import IllegalMove
-from sparkray_core.model.resources import minus, plus, show
+from sparkray_core.model.resources import plus, show
 
 
 class GroupState(Enum):
@@ -320,8 +320,7 @@ class Groups:
 
     def _release(self, group: Group, node: NodeId, indexes: list[int], why: str) -> None:
         named = where.offered(group.id, [(index, group.bundles[index]) for index in indexes])
-        record = self.nodes.all[node]
-        record.totals = minus(record.totals, named)
+        self.nodes.all[node].withdraw(named)
         sentence = f"placement group {group.id.hex()} was removed: {why}"
         self.out.append(Send(raylet_of(node), ReleaseBundles(group.id, indexes, sentence)))
 

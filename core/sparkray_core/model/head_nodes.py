@@ -11,6 +11,7 @@ from sparkray_core.ids import ActorId, LeaseId, NodeId
 from sparkray_core.messages import NodeBeat, NodeTable, Resources
 from sparkray_core.model.node_info import NodeInfo
 from sparkray_core.model.placement import NodeLoad
+from sparkray_core.model.ranking import ChangeLog
 from sparkray_core.model.resources import fits, minus, plus
 from sparkray_core.model.where import plain
 
@@ -37,6 +38,7 @@ class NodeRecord:
     unsettled: dict[int, Placement] = field(default_factory=dict)  # by number: not known to have a worker
     # (free, queued) with what is on the way counted in; None: to be summed up anew. Never changed in place.
     sums: tuple[Resources, int] | None = None
+    log: ChangeLog = field(default_factory=ChangeLog)  # of all nodes together
 
     def place(self, wanted: Resources, lease: LeaseId | None = None, actor: ActorId | None = None) -> int:
         """Note what is sent there. Returns its number."""
@@ -44,6 +46,7 @@ class NodeRecord:
         placement = Placement(self.placed, wanted, lease, actor)
         self.on_the_way.append(placement)
         self.unsettled[placement.number] = placement
+        self.log.add(self.info.node)
         if self.sums is not None:
             self.sums = _with(placement, *self.sums)
         return placement.number
@@ -53,12 +56,21 @@ class NodeRecord:
         self.totals = plus(self.totals, named)
         self.place({name: -amount for name, amount in named.items()})
 
+    def withdraw(self, named: Resources) -> None:
+        """They are going."""
+        self.totals = minus(self.totals, named)
+        self.log.add(self.info.node)
+
     def beat(self, message: NodeBeat) -> list[Placement]:
         """Believe it, but for what was placed after it was sent. Returns what it settles."""
+        news = (message.available, message.queued, message.task_s) != (self.reported, self.queued, self.task_s)
         self.reported, self.queued, self.task_s = message.available, message.queued, message.task_s
-        self.sums = None
         while self.on_the_way and self.on_the_way[0].number <= message.placed:
             self.on_the_way.popleft()
+            news = True
+        if news:
+            self.sums = None
+            self.log.add(self.info.node)
         settled: list[Placement] = []
         while self.unsettled and (number := next(iter(self.unsettled))) <= message.settled:
             settled.append(self.unsettled.pop(number))
@@ -85,6 +97,7 @@ class Nodes:
         self.all: dict[NodeId, NodeRecord] = {}
         self.complaints: set[tuple[NodeId, NodeId]] = set()
         self.judged_at: float | None = None  # when the complaints will be weighed
+        self.log = ChangeLog()  # of what placement looks at
         self._rows: dict[NodeId, dict[str, Any]] = {}  # of the table; each is made once, a table with every join
 
     def alive(self) -> Iterator[NodeRecord]:
@@ -102,7 +115,9 @@ class Nodes:
         """Whether it is new."""
         if info.node in self.all:
             return False
-        self.all[info.node] = NodeRecord(info, len(self.all), now, info.resources, info.resources)
+        record = NodeRecord(info, len(self.all), now, info.resources, info.resources, log=self.log)
+        self.all[info.node] = record
+        self.log.add(info.node)
         self._rows[info.node] = info.as_dict()
         return True
 
@@ -111,6 +126,7 @@ class Nodes:
         record.info = replace(record.info, alive=False, why=why)
         self._rows[node] = record.info.as_dict()
         record.on_the_way.clear()
+        self.log.add(node)
         self.complaints = {pair for pair in self.complaints if node not in pair}
         return record
 

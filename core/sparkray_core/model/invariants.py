@@ -214,6 +214,7 @@ def check_nodes(head: Head) -> None:
         assert kept is None or record.info.alive is False or kept == (record.load().available, record.load().queued)
         if not record.info.alive:
             assert not record.unsettled, f"{record.info} is dead, and something may still begin there"
+    head.choosing.rankings.check()
     for lease, node in head.leases.placed_at.items():
         record = head.nodes.all[node]
         assert record.info.alive, f"lease {lease.hex()} is thought to wait on a dead node"

@@ -43,7 +43,7 @@ def choose_nodes(
     """
     bonus = {node: limits.prefer_s * (1 - rank / len(prefer)) for rank, node in enumerate(prefer)}
     heap = [
-        _Place(load, wanted, bonus.get(load.node, 0.0), limits).entry() for load in nodes if fits(wanted, load.totals)
+        Place(load, wanted, bonus.get(load.node, 0.0), limits).entry() for load in nodes if fits(wanted, load.totals)
     ]
     heapq.heapify(heap)
     chosen: list[NodeId] = []
@@ -77,7 +77,7 @@ def choose_in_turn(nodes: Iterable[NodeLoad], wanted: Resources, count: int, tur
     return chosen, turn
 
 
-class _Place:
+class Place:
     """A node as a candidate for one kind of request."""
 
     __slots__ = ("bonus", "costs_nothing", "joined", "node", "queued", "residents", "room", "slots", "task_s")
@@ -98,9 +98,19 @@ class _Place:
         if self.room < 0:
             self.queued += 1
 
-    def entry(self) -> tuple[float, float, int, _Place]:
+    def copy(self) -> Place:
+        other = object.__new__(Place)
+        for name in self.__slots__:
+            setattr(other, name, getattr(self, name))
+        return other
+
+    def entry(self) -> tuple[float, float, int, Place]:
+        return (*self.key(), self)
+
+    def key(self) -> tuple[float, float, int]:
+        """The best place has the least one."""
         wait = 0.0
         if self.room <= 0 and not self.costs_nothing:
             wait = (self.queued + 1) * self.task_s / max(1, self.slots)
         share = (self.room - self.residents) / self.slots if self.slots else float("-inf")
-        return wait - self.bonus, -share, self.joined, self
+        return wait - self.bonus, -share, self.joined

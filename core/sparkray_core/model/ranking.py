@@ -1,0 +1,163 @@
+"""The nodes by their waiting time for one kind of request, kept from one request to the next.
+
+`placement.choose_nodes` looks at every node; what it looks at changes for few nodes between two requests. So a ranking
+keeps the entry of each node in a heap, and makes anew only those of nodes that the log of changes names. It gives what
+`choose_nodes` gives.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from sparkray_core.ids import NodeId
+from sparkray_core.messages import Resources
+from sparkray_core.model.limits import HeadLimits
+from sparkray_core.model.placement import Place
+from sparkray_core.model.resources import fits
+
+if TYPE_CHECKING:
+    from sparkray_core.model.head_nodes import Nodes
+
+Entry = tuple[float, float, int, int, Place]
+MOST = 16  # kinds of requests that are ranked; of more, the one that was asked for longest ago has to begin anew
+
+
+class ChangeLog:
+    """Which nodes something changed on, in the order in which it did."""
+
+    def __init__(self) -> None:
+        self.begins = 0  # the number of the first change that is still known
+        self._nodes: list[NodeId] = []
+
+    @property
+    def ends(self) -> int:
+        return self.begins + len(self._nodes)
+
+    def add(self, node: NodeId) -> None:
+        self._nodes.append(node)
+
+    def since(self, number: int) -> list[NodeId] | None:
+        """Each node once. None: that is too long ago."""
+        return None if number < self.begins else list(dict.fromkeys(self._nodes[number - self.begins :]))
+
+    def forget(self, beyond: int) -> None:
+        """All of it, if there is more than this: to look at all nodes is cheaper then."""
+        if len(self._nodes) > beyond:
+            self.begins += len(self._nodes)
+            self._nodes.clear()
+
+
+class Rankings:
+    """One for each kind of request that came lately."""
+
+    def __init__(self, nodes: Nodes, limits: HeadLimits) -> None:
+        self.nodes = nodes
+        self.limits = limits
+        self._known: dict[tuple[tuple[str, int], ...], Ranking] = {}
+
+    def choose(self, wanted: Resources, count: int, prefer: Sequence[NodeId]) -> list[NodeId]:
+        """As `choose_nodes`, of all nodes on which anything may be placed."""
+        key = tuple(sorted(wanted.items()))
+        ranking = self._known.pop(key, None) or Ranking(self.nodes, wanted, self.limits)
+        self._known[key] = ranking
+        if len(self._known) > MOST:
+            del self._known[next(iter(self._known))]
+        self.nodes.log.forget(2 * len(self.nodes.all) + 64)
+        return ranking.choose(count, prefer)
+
+    def check(self) -> None:
+        """For the invariants.
+
+        Raises:
+            AssertionError: something changed on a node, and the log does not say so.
+        """
+        for ranking in self._known.values():
+            ranking.check()
+
+
+class Ranking:
+    def __init__(self, nodes: Nodes, wanted: Resources, limits: HeadLimits) -> None:
+        self.nodes = nodes
+        self.wanted = wanted
+        self.limits = limits
+        self._seen = -1  # changes
+        self._current: dict[NodeId, Entry] = {}  # of the nodes that could ever hold one
+        self._heap: list[Entry] = []  # these, and older ones
+        self._made = 0
+
+    def choose(self, count: int, prefer: Sequence[NodeId]) -> list[NodeId]:
+        self._catch_up()
+        touched: dict[NodeId, Place] = {}  # their entries count no more
+        heap: list[Entry] = []  # theirs
+        for rank, node in enumerate(prefer):
+            if node in self._current and node not in touched:
+                touched[node] = place = self._current[node][-1].copy()
+                place.bonus = self.limits.prefer_s * (1 - rank / len(prefer))
+                heapq.heappush(heap, self._entry(place))
+        set_aside: list[Entry] = []
+        chosen: list[NodeId] = []
+        while len(chosen) < count:
+            best = self._best(touched, set_aside)
+            if best is None and not heap:
+                break
+            if best is not None and (not heap or best < heap[0]):
+                set_aside.append(heapq.heappop(self._heap))
+                place = touched[best[-1].node] = best[-1].copy()
+            else:
+                place = heapq.heappop(heap)[-1]
+            chosen.append(place.node)
+            place.take_one()
+            heapq.heappush(heap, self._entry(place))
+        for entry in set_aside:
+            heapq.heappush(self._heap, entry)
+        return chosen
+
+    def _best(self, touched: dict[NodeId, Place], set_aside: list[Entry]) -> Entry | None:
+        """The best of the nodes that are not touched, on top of the heap."""
+        heap, current = self._heap, self._current
+        while heap:
+            entry = heap[0]
+            node = entry[-1].node
+            if current.get(node) is not entry:
+                heapq.heappop(heap)
+            elif node in touched:
+                set_aside.append(heapq.heappop(heap))
+            else:
+                return entry
+        return None
+
+    def _entry(self, place: Place) -> Entry:
+        self._made += 1
+        return (*place.key(), self._made, place)
+
+    def _catch_up(self) -> None:
+        log = self.nodes.log
+        changed = log.since(self._seen)
+        if changed is None or len(self._heap) > 4 * len(self._current) + 64:
+            self._current = {node: self._entry(place) for node in self.nodes.all if (place := self._place(node))}
+            self._heap = list(self._current.values())
+            heapq.heapify(self._heap)
+        else:
+            for node in changed:
+                place = self._place(node)
+                if place is not None:
+                    self._current[node] = entry = self._entry(place)
+                    heapq.heappush(self._heap, entry)
+                else:
+                    self._current.pop(node, None)
+        self._seen = log.ends
+
+    def check(self) -> None:
+        self._catch_up()
+        for node in self.nodes.all:
+            place, entry = self._place(node), self._current.get(node)
+            ranked = None if entry is None else entry[:3]
+            assert ranked == (place and place.key()), f"node {node.hex()} is ranked by what it was"
+
+    def _place(self, node: NodeId) -> Place | None:
+        record = self.nodes.all[node]
+        if not record.info.alive or record.info.visits or not fits(self.wanted, record.totals):
+            return None
+        return Place(record.load(), self.wanted, 0.0, self.limits)

@@ -1,0 +1,73 @@
+"""What is kept of a choice of nodes until the next one gives the same choice."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+
+from sparkray_core.messages import NodeBeat, Resources
+from sparkray_core.model.head_nodes import Nodes
+from sparkray_core.model.limits import HeadLimits
+from sparkray_core.model.placement import choose_nodes
+from sparkray_core.model.ranking import MOST, Rankings
+from sparkray_core.testing.builders import node_id, node_info
+
+LIMITS = HeadLimits()
+KINDS: list[Resources] = [{"CPU": 1000}, {"CPU": 2000}, {"GPU": 1000}, {}, {"CPU": 500, "GPU": 500}]
+
+
+def change_something(nodes: Nodes, dice: Random, letters: str) -> None:
+    letter = dice.choice(letters)
+    node = node_id(letter)
+    record = nodes.all.get(node)
+    if record is None or not record.info.alive:
+        info = node_info(letter, CPU=dice.choice([0, 1, 4]), GPU=dice.choice([0, 2]))
+        nodes.join(info, 0.0)
+        return
+    kind = dice.random()
+    if kind < 0.5:
+        wanted = dice.choice(KINDS)
+        record.place(wanted)
+    elif kind < 0.9:
+        cpus = record.info.resources.get("CPU", 0)
+        free: Resources = {"CPU": dice.randint(0, cpus), "GPU": record.info.resources.get("GPU", 0)}
+        record.beat(NodeBeat(free, dice.randint(0, 3), dice.choice([0.0, 0.1, 2.0]), dice.randint(0, record.placed)))
+    elif kind < 0.95:
+        named: Resources = {"CPU_group": 1000}
+        (record.withdraw if "CPU_group" in record.totals else record.offer)(named)
+    else:
+        nodes.bury(node, "it died")
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_ranked_choice_is_that_of_looking_at_every_node(seed: int) -> None:
+    dice = Random(seed)
+    nodes = Nodes()
+    rankings = Rankings(nodes, LIMITS)
+    letters = "abcdefghij"
+    for _ in range(300):
+        for _ in range(dice.choice([0, 1, 1, 5, 60])):
+            change_something(nodes, dice, letters)
+        wanted, count = dice.choice(KINDS), dice.choice([1, 1, 2, 20])
+        prefer = [node_id(dice.choice(letters)) for _ in range(dice.choice([0, 0, 1, 3]))]
+        prefer = list(dict.fromkeys(prefer))
+
+        everywhere = choose_nodes((one.load() for one in nodes.hosts()), wanted, count, prefer, LIMITS)
+        chosen = rankings.choose(wanted, count, prefer)
+
+        assert chosen == everywhere
+        for node in chosen[: dice.randint(0, count)]:
+            nodes.all[node].place(wanted)
+        rankings.check()
+
+
+def test_only_so_many_kinds_of_requests_are_ranked() -> None:
+    nodes = Nodes()
+    nodes.join(node_info("a", CPU=4), 0.0)
+    rankings = Rankings(nodes, LIMITS)
+
+    for cpus in range(1, 3 * MOST):
+        assert rankings.choose({"CPU": cpus}, 1, []) == [node_id("a")]
+
+    assert len(rankings._known) == MOST
