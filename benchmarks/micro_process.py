@@ -19,6 +19,7 @@ from typing import Any
 CHILD = Path(__file__).resolve().parent / "micro_child.py"
 GRACE = 5.0  # seconds: for a child that its own alarm ends, and for the processes that a session leaves to go away
 STDERR_TAIL = 2000  # characters
+STDOUT_TAIL = 1_000_000  # the child's own lines; a stress child's has a number for each part of its loops
 _MARK = "MICRO_BENCHMARK_CHILD"  # in the environment of everything that a child starts
 
 
@@ -34,6 +35,7 @@ class Outcome:
     python: str = "?"
     leftovers: tuple[str, ...] = ()  # processes that outlived the child by GRACE seconds, and had to be killed
     counts: Mapping[str, int] = field(default_factory=dict)  # what a stress child counted besides
+    part_seconds: Sequence[float] = ()  # and how long each part of its loops takes
 
 
 def run_child(python: str, system: str, words: Sequence[str], timeout: float, script: Path = CHILD) -> Outcome:
@@ -63,7 +65,7 @@ def run_child(python: str, system: str, words: Sequence[str], timeout: float, sc
         finally:
             leftovers = _clean_up(child, mark)
             shutil.rmtree(scratch, ignore_errors=True)
-        return _outcome(child.returncode, timeout, _read(stdout), _read(stderr), leftovers)
+        return _outcome(child.returncode, timeout, _read(stdout, STDOUT_TAIL), _read(stderr, STDERR_TAIL), leftovers)
 
 
 def why_not_importable(python: str, system: str) -> str:
@@ -142,10 +144,11 @@ def _outcome(code: int, timeout: float, stdout: str, stderr: str, leftovers: tup
         python=facts.get("python", "?"),
         leftovers=leftovers,
         counts=facts.get("counts", {}),
+        part_seconds=facts.get("part_seconds", ()),
     )
 
 
-def _read(file: Any) -> str:
+def _read(file: Any, most: int) -> str:
     size = file.seek(0, os.SEEK_END)
-    file.seek(max(0, size - STDERR_TAIL))
+    file.seek(max(0, size - most))
     return bytes(file.read()).decode(errors="replace").strip()

@@ -1,10 +1,9 @@
 """i x j x k: the same loops on every system, beside what plain forked processes reach; and as shapes of tasks.
 
-    python benchmarks/stress.py                            n = 200, and 100 to 10,000 leaves
-    python benchmarks/stress.py --n 200,300,400            larger loops
-    python benchmarks/stress.py --leaves 10000,1000000     more leaves
-    python benchmarks/stress.py --parts tasks --kill-every 2
+    python benchmarks/stress.py                            everything, in some 20 minutes; or: make bench
+    python benchmarks/stress.py --parts loops --n 200      one part, or other sizes
     python benchmarks/stress.py --quick                    small, one round: does it run, not how fast
+    python benchmarks/stress.py --plot RESULT.json         the picture of a result again
 
 benchmarks/README.md says what is measured, and how.
 """
@@ -15,193 +14,283 @@ import argparse
 import datetime
 import json
 import os
+import shutil
 import signal
-import statistics
 import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from micro import RESULTS, describe_machine, say, without_paths
 from micro_process import Outcome, run_child, why_not_importable
-from micro_report import OURS, RIVAL, Cell, number, terminal
-from stress_systems import FLOOR, PYTHON
-from stress_work import CUBE, TRIANGLE, expected
+from micro_report import OURS, RIVAL, Cell, markdown, number, terminal
+from stress_plot import PICTURE, draw
+from stress_predict import predictions
+from stress_report import GROWTH_FROM, Run, failures, growth, notes_of, table
+from stress_systems import COUNTER, ON_SPARK, PYTHON, STATIC
+from stress_work import CUBE, TRIANGLE
 
 HERE = Path(__file__).resolve().parent
 CHILD = HERE / "stress_child.py"
-PARTS = ("loops", "tasks")
+PARTS = ("loops", "tasks", "kills")
 TASK_SHAPES = ("flat", "nested", "actors", "tree")  # of stress_shapes, which needs a session's packages
-
-
-class Run(NamedTuple):
-    """What one child does, and the name of a line of the table."""
-
-    system: str
-    shape: str
-    size: int  # n, or leaves
-    cpus: int
-
-
-Cells = dict[Run, Cell]
+NONE = "none"
+POOL, POOL_1, JOBLIB = "multiprocessing", "multiprocessing_chunk1", "joblib"
+# Ours between the two that it is compared with.
+SYSTEMS = (PYTHON, STATIC, OURS, COUNTER, ON_SPARK, POOL, POOL_1, JOBLIB, RIVAL)
+HEAVY = (ON_SPARK, RIVAL)  # not with --quick
+RIVAL_LEAVES = (1_000, 10_000)  # of those that are asked for: more would take it minutes
+TITLES = {
+    "loops": "Loops",
+    "tasks": "Shapes of tasks",
+    "kills": "Shapes of tasks, while workers are killed",
+}
 
 
 def main() -> int:
     args = parse_arguments()
+    if args.plot:
+        draw(json.loads(args.plot.read_text()), args.png)
+        say(f"{args.png}")
+        return 0
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the child is ended
     machine = describe_machine()
     say("  ".join(f"{key}: {value}" for key, value in machine.items()))
-    facts: dict[str, Any] = {"machine": machine, "rounds": args.rounds, "passes": args.passes}
-    failed = False
-    for part in args.parts:
-        runs, notes = (loop_runs if part == "loops" else task_runs)(args)
-        cells: Cells = {run: Cell() for run in runs}
-        say(f"\n{part}")
-        measure(args, part, cells)
-        table = (loop_table if part == "loops" else task_table)(cells)
-        notes += [f"{' '.join(map(str, run))}: {note}" for run, cell in cells.items() for note in cell.notes]
-        say("\n" + terminal(table))
-        for note in notes:
-            say(note)
-        failed = failed or any(outcome.error for cell in cells.values() for outcome in cell.outcomes)
-        facts[part] = {"table": table, "notes": notes, "values": list(map(values, cells.items()))}
+    absent = why_absent(args)
+    args.systems = [system for system in args.systems if system not in absent]
+    facts: dict[str, Any] = {"machine": machine, "rounds": args.rounds, "seconds": args.seconds}
+    facts["absent"] = [f"{system} was not measured: {why}" for system, why in absent.items()]
+    for line in facts["absent"]:
+        say(line)
+    plan = {part: {"loops": loop_runs, "tasks": task_runs, "kills": kill_runs}[part](args) for part in args.parts}
+    cells = {part: {run: Cell() for run in runs} for part, runs in plan.items()}
+    progress = Progress(sum(run.rounds for runs in plan.values() for run in runs))
+    for part, its in cells.items():
+        measure(args, its, progress)
+        lines, notes = table(part, its), [*growth(its), *notes_of(its)] if part == "tasks" else notes_of(its)
+        say("\n".join(["", TITLES[part], terminal(lines), *notes, ""]))
+        facts[part] = {"table": lines, "notes": notes, "values": [values(run, cell) for run, cell in its.items()]}
     facts["machine"]["load after"] = f"{os.getloadavg()[0]:.1f}"
+    facts["versions"] = versions(cells)
+    if "loops" in facts:
+        try:
+            facts["predicted"] = predictions(facts["loops"]["values"])
+        except ImportError as lacking:
+            say(f"nothing is foretold for more CPUs: {lacking}")
     write(args, facts)
-    return 1 if failed else 0
+    return 1 if any(failures(its) for its in cells.values()) else 0
 
 
-def loop_runs(args: argparse.Namespace) -> tuple[list[Run], list[str]]:
-    """One line per system, and for the floor and for us one per number of CPUs."""
-    notes = []
-    rivals = ["multiprocessing", "multiprocessing_chunk1", "joblib", RIVAL]
-    if why := why_not_importable(sys.executable, "joblib"):
-        rivals.remove("joblib")
-        notes.append(f"joblib was not measured (it comes with scikit-learn, in the extra `demo`): {why}")
-    there = Path(args.ray_python).exists()
-    if args.quick or (why := why_not_importable(args.ray_python, RIVAL) if there else "no such file"):
-        rivals.remove(RIVAL)
-        notes.append(f"Ray was not measured: {'--quick' if args.quick else f'{args.ray_python} lacks it: {why}'}")
+# ---------------------------------------------------------------------- what is run
+def why_absent(args: argparse.Namespace) -> dict[str, str]:
+    found = {}
+    if JOBLIB in args.systems and (why := why_not_importable(sys.executable, "joblib")):
+        found[JOBLIB] = f"it comes with scikit-learn, in the extra `demo`: {why}"
+    if ON_SPARK in args.systems and not (shutil.which("java") or os.environ.get("JAVA_HOME")):
+        found[ON_SPARK] = "Spark needs Java, and there is neither `java` nor JAVA_HOME"
+    if RIVAL in args.systems:
+        there = Path(args.ray_python).exists()
+        if why := why_not_importable(args.ray_python, RIVAL) if there else "no such file":
+            found[RIVAL] = f"no Ray with --ray-python {args.ray_python}: {why}"
+    return found
+
+
+def loop_runs(args: argparse.Namespace) -> list[Run]:
+    """The cube of every n, and the triangle of the largest; that n on 1, 2, 4... CPUs, the others on all."""
     runs = []
     for n in args.n:
         for shape in args.loops:
-            runs.append(Run(PYTHON, shape, n, 1))
-            for cpus in range(args.cpus if args.quick else 1, args.cpus + 1):
-                runs += [Run(system, shape, n, cpus) for system in (*FLOOR, OURS)]
-            runs += [Run(system, shape, n, args.cpus) for system in rivals]
-    return runs, notes
+            if shape == TRIANGLE and n != max(args.n):
+                continue
+            for cpus in cpu_counts(args.cpus) if n == max(args.n) and not args.quick else [args.cpus]:
+                for system in args.systems:
+                    scaling = system in (STATIC, COUNTER, OURS)
+                    if cpus == args.cpus or scaling:
+                        on = 1 if system == PYTHON else cpus
+                        runs.append(Run("loops", system, shape, n, on, args.rounds, args.seconds))
+    return runs
 
 
-def task_runs(args: argparse.Namespace) -> tuple[list[Run], list[str]]:
-    runs = [Run(OURS, shape, leaves, args.cpus) for shape in TASK_SHAPES for leaves in args.leaves]
-    return runs, [f"every {args.kill_every:g} s the process that ran the last leaf is killed"] * bool(args.kill_every)
+def cpu_counts(most: int) -> list[int]:
+    counts = [1]
+    while counts[-1] * 2 < most:
+        counts.append(counts[-1] * 2)
+    return counts if most == 1 else [*counts, most]
 
 
-def measure(args: argparse.Namespace, part: str, cells: Cells) -> None:
+def task_runs(args: argparse.Namespace) -> list[Run]:
+    """Small sizes in every round, those that take long in the first alone."""
+    runs = []
+
+    def add(system: str, shape: str, leaves: int) -> None:
+        if system in args.systems:
+            often = leaves <= GROWTH_FROM and system == OURS
+            cpus = 1 if system == PYTHON else args.cpus
+            runs.append(Run("tasks", system, shape, leaves, cpus, args.rounds if often else 1, 0.0))
+
+    for leaves in sorted({min(GROWTH_FROM, max(args.leaves)), max(args.leaves)}):
+        add(PYTHON, NONE, leaves)
+    for shape in TASK_SHAPES:
+        for leaves in args.leaves:
+            add(OURS, shape, leaves)
+            if leaves in RIVAL_LEAVES:
+                add(RIVAL, shape, leaves)
+            if leaves == GROWTH_FROM:
+                add(ON_SPARK, shape, leaves)
+    return runs
+
+
+def kill_runs(args: argparse.Namespace) -> list[Run]:
+    sizes = {OURS: args.kill_leaves, RIVAL: min(args.kill_leaves, max(RIVAL_LEAVES))}
+    return [
+        Run("kills", system, shape, size, args.cpus, 1, args.kill_seconds, args.kill_every)
+        for shape in TASK_SHAPES
+        for system, size in sizes.items()
+        if system in args.systems
+    ]
+
+
+# ---------------------------------------------------------------------- running it
+class Progress:
+    """Says what each child came to, how many there are to be, and the minutes so far."""
+
+    def __init__(self, children: int) -> None:
+        self._children, self._began, self._done = children, time.monotonic(), 0
+
+    def say(self, run: Run, outcome: Outcome) -> None:
+        self._done += 1
+        minutes = (time.monotonic() - self._began) / 60
+        say(f"{self._done}/{self._children}  {minutes:4.1f} min  {run!s:<52} {describe(outcome)}")
+
+
+def measure(args: argparse.Namespace, cells: dict[Run, Cell], progress: Progress) -> None:
     """One child at a time. Rounds go around all lines, every other one backwards, so that a slow minute hits all."""
-    last = str(args.passes if part == "loops" else args.kill_every)
     for turn in range(args.rounds):
         for run in list(cells) if turn % 2 == 0 else list(cells)[::-1]:
+            if turn >= run.rounds:
+                continue
             python = args.ray_python if run.system == RIVAL else sys.executable
-            words = [part, run.shape, str(run.size), str(run.cpus), last]
-            outcome = run_child(python, run.system, words, args.timeout, CHILD)
-            cells[run].outcomes.append(outcome)
-            say(f"round {turn + 1}  {' '.join(map(str, run)):<40} {describe(outcome)}")
+            kind = "loops" if run.part == "loops" else "tasks"
+            words = [kind, run.shape, str(run.size), str(run.cpus), str(run.seconds), str(run.kill_every)]
+            limit = args.ray_timeout if run.system == RIVAL else args.timeout
+            cells[run].outcomes.append(outcome := run_child(python, run.system, words, limit, CHILD))
+            progress.say(run, outcome)
 
 
 def describe(outcome: Outcome) -> str:
     words = [] if outcome.value is None else [f"{number(outcome.value)} s"]
-    words += [f"{count} {what}" for what, count in outcome.counts.items()]
+    words += [f"{count:,} {what}" for what, count in outcome.counts.items()]
     words += [f"ERROR {outcome.error}\n{outcome.stderr}"] if outcome.error else []
     words += [f"LEFT BEHIND {', '.join(outcome.leftovers)}"] if outcome.leftovers else []
     return "  ".join(words)
 
 
-def loop_table(cells: Cells) -> list[list[str]]:
-    lines = [["loops", "n", "operations", "system", "CPUs", "seconds: min - median - max", "x serial", "of the floor"]]
-    for run, cell in cells.items():
-        serial, floor = cells[run._replace(system=PYTHON, cpus=1)].median, floor_of(cells, run)
-        lines.append(
-            [
-                run.shape,
-                str(run.size),
-                f"{expected(run.shape, run.size).operations:,}",
-                run.system,
-                str(run.cpus),
-                cell.text,
-                f"{serial / cell.median:.2f}" if serial and cell.median else "",
-                f"{floor / cell.median:.0%}" if floor and cell.median else "",
-            ]
-        )
-    return lines
+def values(run: Run, cell: Cell) -> dict[str, Any]:
+    return {**run._asdict(), "median": cell.median, "outcomes": [asdict(outcome) for outcome in cell.outcomes]}
 
 
-def floor_of(cells: Cells, run: Run) -> float | None:
-    """Seconds of the better of the plain forked processes, for the same loops on as many CPUs."""
-    medians = [cells.get(run._replace(system=system), Cell()).median for system in FLOOR]
-    return min((median for median in medians if median), default=None)
+def versions(cells: dict[str, dict[Run, Cell]]) -> dict[str, str]:
+    return {
+        run.system: f"{outcome.version} (Python {outcome.python})"
+        for its in cells.values()
+        for run, cell in its.items()
+        for outcome in cell.outcomes
+        if run.system in (OURS, RIVAL)
+    }
 
 
-def task_table(cells: Cells) -> list[list[str]]:
-    lines = [["shape", "leaves", "system", "CPUs", "seconds: min - median - max", "us per leaf", "executions", "kills"]]
-    for run, cell in cells.items():
-        counts = [outcome.counts for outcome in cell.outcomes if outcome.counts]
-        most = [f"{max(count[what] for count in counts):,}" if counts else "" for what in ("executions", "kills")]
-        each = f"{cell.median / run.size * 1e6:,.0f}" if cell.median else ""
-        lines.append([run.shape, f"{run.size:,}", run.system, str(run.cpus), cell.text, each, *most])
-    return lines
-
-
-def values(line: tuple[Run, Cell]) -> dict[str, Any]:
-    run, cell = line
-    median = statistics.median(cell.values) if cell.values else None
-    return {**run._asdict(), "median": median, "outcomes": [asdict(outcome) for outcome in cell.outcomes]}
-
-
+# ---------------------------------------------------------------------- what is written
 def write(args: argparse.Namespace, facts: dict[str, Any]) -> None:
     now = datetime.datetime.now().astimezone()
-    text = without_paths(json.dumps({"when": now.isoformat(timespec="seconds"), **facts}, indent=1)) + "\n"
+    facts = {"when": now.isoformat(timespec="seconds"), **facts}
+    text = without_paths(json.dumps(facts, indent=1)) + "\n"
     if args.json:
         args.json.write_text(text)
-    if args.complete:
-        RESULTS.mkdir(exist_ok=True)
-        path = RESULTS / f"stress-{now:%Y-%m-%dT%H%M}.json"
-        path.write_text(text)
-        say(f"\nbenchmarks/results/{path.name}")
+    if not args.complete:
+        return
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"stress-{now:%Y-%m-%dT%H%M}.json"
+    path.write_text(text)
+    (RESULTS / "stress.md").write_text(without_paths(page(facts)))
+    say(f"benchmarks/results/{path.name}, benchmarks/results/stress.md")
+    try:
+        draw(facts, args.png)
+    except ImportError as lacking:
+        say(f"no picture: {lacking}")
+    else:
+        say(f"{args.png}")
 
 
+def page(facts: dict[str, Any]) -> str:
+    """Of a result, for people."""
+    said = ", ".join(f"{system} {version}" for system, version in facts["versions"].items())
+    lines = [
+        "# Stress: i x j x k",
+        "",
+        f"{facts['when'][:10]}. {said}.",
+        ", ".join(f"{key} {value}" for key, value in facts["machine"].items()) + ".",
+        f"Each cell: min - median - max over {facts['rounds']} rounds, or one value where there was one round.",
+        "What the columns mean is in [benchmarks/README.md](../README.md#stress-i-x-j-x-k).",
+    ]
+    for part, title in TITLES.items():
+        if part in facts:
+            its = facts[part]
+            lines += ["", f"## {title}", "", markdown(its["table"]), ""]
+            lines += [f"- {line}" for line in [*its["notes"], *(facts["absent"] if part == "loops" else [])]]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+# ---------------------------------------------------------------------- the command
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--parts", type=names, default=PARTS, help="with a comma between: loops, tasks (both)")
-    parser.add_argument("--loops", type=names, help="with a comma between: cube, triangle (both)")
-    parser.add_argument("--n", type=numbers, help="of the loops, with commas between (200)")
-    parser.add_argument("--leaves", type=numbers, help="of the shapes of tasks, with commas between (100,1000,10000)")
+    parser.add_argument("--parts", type=names(PARTS), default=PARTS, help=f"with commas between: {', '.join(PARTS)}")
+    parser.add_argument("--systems", type=names(SYSTEMS), help=f"with commas between: {', '.join(SYSTEMS)}")
+    parser.add_argument("--loops", type=names((CUBE, TRIANGLE)), help="with a comma between: cube, triangle (both)")
+    parser.add_argument("--n", type=numbers, help="of the loops, with commas between (200,300,400)")
+    parser.add_argument(
+        "--leaves", type=numbers, help="of the shapes of tasks, with commas between (100 to 1000000, in tens)"
+    )
     parser.add_argument("--cpus", type=int, default=cpus_here(), help="the most that are used (all)")
-    parser.add_argument("--kill-every", type=float, default=0.0, help="kill a worker every so many seconds (never)")
-    parser.add_argument("--rounds", type=int, help="children per line (3)")
-    parser.add_argument("--passes", type=int, help="of the loops in each child, after one that is not counted (3)")
-    parser.add_argument("--quick", action="store_true", help="small, one round, without Ray: does it run, not how fast")
+    parser.add_argument("--kill-every", type=float, default=2.0, help="seconds between two kills of a worker (2)")
+    parser.add_argument("--kill-leaves", type=int, help="of a pass while workers are killed (100000; Ray: 10000)")
+    parser.add_argument("--kill-seconds", type=float, help="that passes with kills fill at least (10)")
+    parser.add_argument("--rounds", type=int, help="children per line (3; of those that take long, 1)")
+    parser.add_argument("--seconds", type=float, help="that passes of the loops fill at least, in each child (1.5)")
+    parser.add_argument(
+        "--quick", action="store_true", help="small, one round, without Ray and Spark: does it run, not how fast"
+    )
     parser.add_argument("--timeout", type=float, default=300.0, help="seconds for one child (300)")
+    parser.add_argument("--ray-timeout", type=float, default=75.0, help="the same, for one of Ray (75)")
     parser.add_argument(
         "--ray-python", default=str(HERE.parent / ".venv-ray/bin/python"), help="an interpreter with Ray"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every value there as well")
+    parser.add_argument("--plot", type=Path, metavar="RESULT", help="measure nothing: draw what that file has")
+    parser.add_argument("--png", type=Path, default=PICTURE, help="where pictures go (docs/images/scaling.png)")
     args = parser.parse_args()
-    if unknown := [part for part in args.parts if part not in PARTS]:
-        parser.error(f"there is no part {', '.join(unknown)}; there are {', '.join(PARTS)}")
-    args.loops = args.loops or ([TRIANGLE] if args.quick else [CUBE, TRIANGLE])
-    if unknown := [shape for shape in args.loops if shape not in (CUBE, TRIANGLE)]:
-        parser.error(f"there are no loops {', '.join(unknown)}; there are {CUBE} and {TRIANGLE}")
-    args.rounds = args.rounds or (1 if args.quick else 3)
-    args.passes = args.passes or (1 if args.quick else 3)
-    args.complete = not args.quick and args.rounds >= 3  # less than that is no result
-    args.n = args.n or ([20] if args.quick else [200])
-    args.leaves = args.leaves or ([30] if args.quick else [100, 1000, 10000])
+    quick = args.quick
+    args.systems = args.systems or [system for system in SYSTEMS if not (quick and system in HEAVY)]
+    args.loops = args.loops or ([TRIANGLE] if quick else [CUBE, TRIANGLE])
+    args.rounds = args.rounds or (1 if quick else 3)
+    args.seconds = args.seconds or (0.01 if quick else 1.5)
+    args.complete = not quick and args.rounds >= 3 and set(args.parts) == set(PARTS)  # less than that is no result
+    args.n = args.n or ([20] if quick else [200, 300, 400])
+    args.leaves = args.leaves or ([30] if quick else [10**power for power in range(2, 7)])
+    args.kill_leaves = args.kill_leaves or (10_000 if quick else 100_000)
+    args.kill_seconds = args.kill_seconds or (3.0 if quick else 10.0)
     args.ray_python = os.path.abspath(args.ray_python)  # children start elsewhere. Not resolved: a venv is its link
     return args
 
 
-def names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",")]
+def names(known: tuple[str, ...]) -> Any:
+    def chosen(text: str) -> list[str]:
+        found = [name.strip() for name in text.split(",")]
+        if unknown := [name for name in found if name not in known]:
+            raise argparse.ArgumentTypeError(f"there is no {', '.join(unknown)}; there are {', '.join(known)}")
+        return [name for name in known if name in found]
+
+    return chosen
 
 
 def numbers(text: str) -> list[int]:

@@ -1,39 +1,57 @@
 """Runs one system's loops, or one shape of tasks, in this process; what came of it goes to stdout as JSON lines.
 
-    python stress_child.py SYSTEM loops SHAPE N CPUS PASSES TIMEOUT
-    python stress_child.py SYSTEM tasks SHAPE LEAVES CPUS KILL_EVERY TIMEOUT
+    python stress_child.py SYSTEM loops SHAPE N CPUS SECONDS KILL_EVERY TIMEOUT
+    python stress_child.py SYSTEM tasks SHAPE LEAVES CPUS SECONDS KILL_EVERY TIMEOUT
 
-The lines are those of micro_child.py, and the seconds are the value. A wrong answer is an error.
+The lines are those of micro_child.py, and the seconds of one pass are the value. A wrong answer is an error.
 """
 
 from __future__ import annotations
 
 import importlib
 import platform
+import resource
 import statistics
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 from micro_child import lines_to_parent
-from stress_systems import FLOOR, STATIC, Forks, running, session
-from stress_work import expected, total
+from stress_systems import FLOOR, PACKAGES, PYTHON, STATIC, Forks, running, session
+from stress_work import expected, part, total
+
+LEAST_PASSES = 2
 
 
-def loops(system: str, shape: str, n: int, cpus: int, passes: int) -> dict[str, object]:
-    """Seconds of one pass: the median of some, after one that is not counted."""
+def loops(system: str, shape: str, n: int, cpus: int, seconds: float) -> dict[str, object]:
+    """Seconds of one pass: the median of those that fit into `seconds`, after one that is not counted."""
     if system in FLOOR:
-        seconds = []
-        for _ in range(passes + 1):
-            forks = Forks(shape, n, cpus, dealt=system == STATIC)
-            seconds.append(_timed(lambda _shape, _n, ready=forks: ready.run(), shape, n))
-            forks.end()
+        took = list(_passes(lambda: _forked(system, shape, n, cpus), seconds))
     else:
         with running(system, cpus) as run:
-            seconds = [_timed(run, shape, n) for _ in range(passes + 1)]
-    return {"value": statistics.median(seconds[1:])}
+            took = list(_passes(lambda: _timed(run, shape, n), seconds))
+    parts = {"part_seconds": _part_seconds(shape, n)} if system == PYTHON else {}
+    return {"value": statistics.median(took[1:]), "counts": {"passes": len(took) - 1}, **parts}
+
+
+def _passes(one: Callable[[], float], seconds: float) -> Iterator[float]:
+    yield one()
+    left, done = seconds, 0
+    while left > 0 or done < LEAST_PASSES:
+        took = one()
+        yield took
+        left, done = left - took, done + 1
+
+
+def _forked(system: str, shape: str, n: int, cpus: int) -> float:
+    forks = Forks(shape, n, cpus, dealt=system == STATIC)
+    took = _timed(lambda _shape, _n: forks.run(), shape, n)
+    forks.end()
+    return took
 
 
 def _timed(run: Callable[[str, int], list[tuple[int, int]]], shape: str, n: int) -> float:
@@ -45,36 +63,62 @@ def _timed(run: Callable[[str, int], list[tuple[int, int]]], shape: str, n: int)
     return seconds
 
 
-def tasks(system: str, shape: str, leaves: int, cpus: int, kill_every: float) -> dict[str, object]:
-    from stress_shapes import SHAPES, check, killing  # needs psutil, which is not in every system's environment
+def _part_seconds(shape: str, n: int) -> list[float]:
+    """Of each part on its own, for whoever wants to foretell how they would go on other machines."""
+    took = []
+    for i in range(1, n + 1):
+        began = time.perf_counter()
+        part(shape, n, i)
+        took.append(round(time.perf_counter() - began, 7))
+    return took
+
+
+def tasks(system: str, shape: str, leaves: int, cpus: int, seconds: float, kill_every: float) -> dict[str, object]:
+    """Seconds of one pass, or the mean of as many as it takes to last `seconds`."""
+    from stress_shapes import SHAPES, check, killing  # needs psutil, which Ray has in a place of its own
 
     journal = str(Path.cwd() / "executions")
-    ray = session(system, cpus)
     Path(journal).touch()
-    warm = ray.remote(abs)
-    ray.get([warm.remote(-number) for number in range(100)])
-    with killing(journal, kill_every or None) as killed:
-        began = time.perf_counter()
-        answer = SHAPES[shape](ray, leaves, cpus, journal)
-        seconds = time.perf_counter() - began
-    executions = check(leaves, answer, journal, kills=len(killed))
-    ray.shutdown()
-    return {"value": seconds, "counts": {"executions": executions, "kills": len(killed)}}
+    with nullcontext() if system == PYTHON else session(system, cpus) as ray:
+        if system != PYTHON:
+            _warm_up(ray)
+        with killing(journal, kill_every or None) as killed:
+            answer = passes = 0
+            began = time.perf_counter()
+            while not passes or time.perf_counter() - began < seconds:
+                answer += SHAPES[shape](ray, leaves, cpus, journal)
+                passes += 1
+            took = time.perf_counter() - began
+        peak = _peak_mib()
+        executions = check(leaves, answer, journal, passes=passes, kills=len(killed))
+    counts = {"executions": executions, "kills": len(killed), "passes": passes, "peak_mib": peak}
+    return {"value": took / passes, "counts": counts}
+
+
+def _warm_up(ray: Any) -> None:
+    warm = ray.remote(lambda number: number)
+    ray.get([warm.remote(number) for number in range(100)])
+
+
+def _peak_mib() -> int:
+    """Of this process, the driver, until now."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit // 2**20
 
 
 def main() -> None:
-    system, kind, shape, size, cpus, last, timeout = sys.argv[1:]
+    system, kind, shape, size, cpus, seconds, kill_every, timeout = sys.argv[1:]
     tell = lines_to_parent(float(timeout))
     try:
-        version = str(getattr(importlib.import_module(system), "__version__", "?"))
+        version = str(getattr(importlib.import_module(PACKAGES.get(system, system)), "__version__", "?"))
     except ModuleNotFoundError:  # plain processes
         version = platform.python_version()
     tell({"version": version, "python": platform.python_version()})
     try:
         if kind == "loops":
-            tell(loops(system, shape, int(size), int(cpus), int(last)))
+            tell(loops(system, shape, int(size), int(cpus), float(seconds)))
         else:
-            tell(tasks(system, shape, int(size), int(cpus), float(last)))
+            tell(tasks(system, shape, int(size), int(cpus), float(seconds), float(kill_every)))
     except Exception as failure:  # noqa: BLE001 - the system under test is user code here
         traceback.print_exc()
         tell({"error": f"{type(failure).__name__}: {failure}"})

@@ -6,10 +6,13 @@ import importlib
 import multiprocessing
 import os
 import pickle
+import shutil
 import struct
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import stress_work
@@ -20,6 +23,18 @@ Pass = Callable[[str, int], list[tuple[int, int]]]  # shape and n -> an answer p
 
 PYTHON, STATIC, COUNTER = "python", "forks_static", "forks_counter"
 FLOOR = (STATIC, COUNTER)
+ON_SPARK = "sparkray_on_spark"  # the same package, its nodes in the executors of a local-cluster
+PACKAGES = {ON_SPARK: "sparkray"}  # of the systems that are not called as their package is
+EXECUTOR_MIB = 1024
+SPARK = {
+    "spark.driver.host": "127.0.0.1",
+    "spark.driver.bindAddress": "127.0.0.1",
+    "spark.executor.cores": "1",
+    "spark.executor.memory": f"{EXECUTOR_MIB}m",
+    "spark.scheduler.minRegisteredResourcesRatio": "1.0",
+    "spark.ui.enabled": "false",
+    "spark.ui.showConsoleProgress": "false",
+}
 _NUMBER = struct.Struct("<i")
 _PIPE_BYTES = 65536  # what a pipe holds without a reader
 
@@ -118,19 +133,51 @@ def _joblib(cpus: int) -> Iterator[Pass]:
 @contextmanager
 def _ray(name: str, cpus: int) -> Iterator[Pass]:
     """Ray or sparkray, by the loop that a reader of either's first page would write: a task for each i."""
-    ray = session(name, cpus)
-    remote_part = ray.remote(part)
-    yield lambda shape, n: ray.get([remote_part.remote(shape, n, i) for i in range(1, n + 1)])
-    ray.shutdown()
+    with session(name, cpus) as ray:
+        remote_part = ray.remote(part)
+        yield lambda shape, n: ray.get([remote_part.remote(shape, n, i) for i in range(1, n + 1)])
 
 
-def session(name: str, cpus: int) -> Any:
+@contextmanager
+def session(name: str, cpus: int) -> Iterator[Any]:
     """Started, and with our functions sent by value: its workers need not find this folder."""
-    ray = importlib.import_module(name)
+    ray = importlib.import_module(PACKAGES.get(name, name))
     pickler: Any = importlib.import_module("ray.cloudpickle" if name == "ray" else "cloudpickle")
     pickler.register_pickle_by_value(stress_work)
-    start(ray, cpus)
-    return ray
+    if name == ON_SPARK:
+        with _spark(cpus) as spark:
+            context = ray.RayContext(spark)
+            context.init()
+            yield ray
+            context.stop()
+    else:
+        start(ray, cpus)
+        yield ray
+        ray.shutdown()
+
+
+@contextmanager
+def _spark(cpus: int) -> Iterator[Any]:
+    """Executors of one core, as JVMs of their own; up, as Spark has it, before anybody looks for them."""
+    for name in [name for name in os.environ if name.startswith("SPARK_")]:
+        del os.environ[name]  # another Spark's
+    os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
+    from pyspark.sql import SparkSession
+
+    builder = SparkSession.builder.master(f"local-cluster[{cpus},1,{EXECUTOR_MIB}]").appName("stress")
+    for setting, its in SPARK.items():
+        builder = builder.config(setting, its)
+    spark = builder.getOrCreate()
+    spark.sparkContext.setLogLevel("ERROR")
+    application = spark.sparkContext.applicationId
+    try:
+        yield spark
+    finally:
+        spark.stop()
+        import pyspark
+
+        # local-cluster leaves a folder inside PySpark.
+        shutil.rmtree(Path(str(pyspark.__file__)).parent / "work" / application, ignore_errors=True)
 
 
 _SYSTEMS: dict[str, Callable[[int], Any]] = {
@@ -140,4 +187,5 @@ _SYSTEMS: dict[str, Callable[[int], Any]] = {
     "joblib": _joblib,
     "ray": partial(_ray, "ray"),
     "sparkray": partial(_ray, "sparkray"),
+    ON_SPARK: partial(_ray, ON_SPARK),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import json
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -23,6 +25,11 @@ def work(monkeypatch: pytest.MonkeyPatch) -> Any:
 @pytest.fixture
 def shapes(work: Any) -> Any:
     return importlib.import_module("stress_shapes")
+
+
+@pytest.fixture
+def report(work: Any) -> Any:
+    return importlib.import_module("stress_report")
 
 
 @pytest.mark.parametrize("shape", ["cube", "triangle"])
@@ -74,27 +81,109 @@ def test_answer_for_leaves_that_never_ran_is_an_error(work: Any, shapes: Any, tm
     answer = sum(ran(work, 30, journal))
     journal.write_bytes(journal.read_bytes()[: 29 * shapes.RECORD_BYTES])
 
-    with pytest.raises(RuntimeError, match="1 leaves never ran"):
+    with pytest.raises(RuntimeError, match="1 leaves never ran, or too rarely"):
         shapes.check(30, answer, str(journal), kills=0)
+
+
+def test_several_passes_are_checked_together(work: Any, shapes: Any, tmp_path: Path) -> None:
+    journal = tmp_path / "journal"
+    answer = sum(ran(work, 30, journal)) + sum(ran(work, 30, journal))
+
+    assert shapes.check(30, answer, str(journal), passes=2, kills=0) == 60
+    with pytest.raises(RuntimeError, match="30 leaves never ran, or too rarely"):
+        shapes.check(30, answer // 2 * 3, str(journal), passes=3, kills=1)
+
+
+def cell(report: Any, *seconds: float) -> Any:
+    outcome = importlib.import_module("micro_process").Outcome
+    return report.Cell([outcome(value) for value in seconds])
+
+
+def test_comparison_within_rounds_is_not_moved_by_a_slow_round(report: Any) -> None:
+    run = report.Run("loops", "sparkray", "cube", 200, 2, 3, 1.5)
+    cells = {
+        run._replace(system="python", cpus=1): cell(report, 2.0, 20.0, 2.0),
+        run._replace(system="forks_static"): cell(report, 0.9, 9.0, 1.1),
+        run._replace(system="forks_counter"): cell(report, 9.0, 9.0, 9.0),
+        run: cell(report, 1.0, 10.0, 1.1),
+    }
+
+    assert report.within_rounds(report.floor_of(cells, run), cells[run]) == pytest.approx([0.9, 0.9, 1.0])
+    assert report.loop_table(cells)[-1][-4:] == ["1.82", "91%", "100%", "90% - 90% - 100%"]
+
+
+def test_growth_is_time_per_leaf_by_that_at_ten_thousand(report: Any) -> None:
+    run = report.Run("tasks", "sparkray", "flat", 10_000, 2, 1, 0.0)
+    cells = {run: cell(report, 0.2, 0.3, 0.2), run._replace(size=1_000_000): cell(report, 25.0)}
+
+    assert report.growth(cells) == [
+        "sparkray flat: time per leaf at 1,000,000 by that at 10,000: 1.25 (wanted: at most 1.3)"
+    ]
+
+
+def test_rival_that_fails_is_a_note_and_no_failure_of_the_benchmark(report: Any) -> None:
+    outcome = importlib.import_module("micro_process").Outcome
+    run = report.Run("kills", "sparkray", "actors", 10_000, 2, 1, 10.0, 2.0)
+    broken = report.Cell([outcome(error="RuntimeError: a call came after a later one")])
+
+    assert report.failures({run: broken}) == [run]
+    assert report.failures({run._replace(system="ray"): broken}) == []
+    assert report.notes_of({run._replace(system="ray"): broken}) == [
+        "ray actors 10,000 on 2, a kill every 2 s: RuntimeError: a call came after a later one"
+    ]
+
+
+def test_scaling_picture_is_drawn_from_a_result(work: Any) -> None:
+    def line(system: str, cpus: int, median: float, n: int = 400) -> dict[str, Any]:
+        return {"system": system, "shape": "cube", "size": n, "cpus": cpus, "median": median}
+
+    lines = [line("python", 1, 4.0), line("forks_static", 1, 4.0), line("forks_static", 2, 2.0)]
+    lines += [line("sparkray", 1, 4.1), line("sparkray", 2, 2.1), line("ray", 2, 2.6), line("joblib", 2, 2.2)]
+    foretold = [{"shape": "cube", "size": 400, "cpus": cpus, "efficiency": 1 / cpus} for cpus in (1, 28, 84)]
+    picture = io.BytesIO()
+
+    importlib.import_module("stress_plot").draw({"loops": {"values": lines}, "predicted": foretold}, picture)
+
+    with Image.open(picture) as image:
+        assert image.format == "PNG"
+        assert image.width > 1000
+        assert len(image.convert("RGB").getcolors(1 << 24)) > 100  # something is on it
+
+
+def test_result_without_loops_is_refused_in_words(work: Any) -> None:
+    with pytest.raises(ValueError, match="there are no loops over a cube in this result"):
+        importlib.import_module("stress_plot").draw({"loops": {"values": []}}, io.BytesIO())
 
 
 @pytest.mark.slow
 def test_all_systems_and_shapes_run_and_give_right_answers(tmp_path: Path) -> None:
-    facts = run(tmp_path, "--quick", "--cpus", "2")
+    facts = run(tmp_path, "--quick", "--cpus", "2", "--parts", "loops,tasks")
 
     assert {line["system"] for line in facts["loops"]["values"]} >= {"python", "sparkray", "multiprocessing"}
-    assert [(line["shape"], line["outcomes"][0]["counts"]) for line in facts["tasks"]["values"]] == [
-        (shape, {"executions": 30, "kills": 0}) for shape in ("flat", "nested", "actors", "tree")
+    assert [(line["shape"], line["outcomes"][0]["counts"]["executions"]) for line in facts["tasks"]["values"]] == [
+        (shape, 30) for shape in ("none", "flat", "nested", "actors", "tree")
     ]
+    assert len(facts["loops"]["values"][0]["outcomes"][0]["part_seconds"]) == 20
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_the_same_on_a_local_cluster_of_spark(tmp_path: Path) -> None:
+    words = ("--quick", "--cpus", "2", "--parts", "loops", "--systems", "sparkray_on_spark")
+
+    facts = run(tmp_path, *words)
+
+    assert [(line["system"], len(line["outcomes"])) for line in facts["loops"]["values"]] == [("sparkray_on_spark", 1)]
 
 
 @pytest.mark.slow
 def test_sums_are_right_while_workers_are_killed(tmp_path: Path) -> None:
-    facts = run(tmp_path, "--quick", "--cpus", "2", "--parts", "tasks", "--leaves", "10000", "--kill-every", "0.5")
+    facts = run(tmp_path, "--quick", "--cpus", "2", "--parts", "kills", "--kill-every", "0.5")
 
-    counts = [line["outcomes"][0]["counts"] for line in facts["tasks"]["values"]]
-    assert sum(count["kills"] for count in counts) > 0
-    assert all(count["executions"] >= 10000 for count in counts)
+    counts = [line["outcomes"][0]["counts"] for line in facts["kills"]["values"]]
+    assert len(counts) == 4
+    assert all(count["kills"] > 0 for count in counts)
+    assert all(count["executions"] >= count["passes"] * 10_000 for count in counts)
 
 
 def run(folder: Path, *words: str) -> Any:
@@ -104,7 +193,7 @@ def run(folder: Path, *words: str) -> Any:
         [sys.executable, str(BENCHMARKS / "stress.py"), "--json", str(results), *words],
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=170,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
