@@ -90,6 +90,8 @@ def tasks(system: str, shape: str, leaves: int, cpus: int, seconds: float, kill_
                 passes += 1
             took = time.perf_counter() - began
         peak = _peak_mib()
+        if kill_every and took > 2 * kill_every and not killed:
+            raise RuntimeError(f"nothing was killed in {took:.1f} s, by a killer that comes every {kill_every:g} s")
         executions = check(leaves, answer, journal, passes=passes, kills=len(killed))
     counts = {"executions": executions, "kills": len(killed), "passes": passes, "peak_mib": peak}
     return {"value": took / passes, "counts": counts}

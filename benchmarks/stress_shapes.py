@@ -37,7 +37,7 @@ def nested(ray: Any, count: int, cpus: int, journal: str) -> int:
 
     rows: dict[int, list[tuple[int, int, int]]] = {}
     for at in leaves(count):
-        rows.setdefault(at.i, []).append(tuple(at))
+        rows.setdefault(at.i, []).append((at.i, at.j, at.k))
     return sum(ray.get([row.remote(some) for some in rows.values()]))
 
 
@@ -75,7 +75,7 @@ def tree(ray: Any, count: int, cpus: int, journal: str) -> int:
 
 def in_this_process(ray: Any, count: int, cpus: int, journal: str) -> int:
     """No tasks at all: what a leaf costs that nobody sends anywhere, which is in every shape's time."""
-    return sum(run_leaf(tuple(at), SEED, journal) for at in leaves(count))
+    return sum(run_leaf((at.i, at.j, at.k), SEED, journal) for at in leaves(count))
 
 
 SHAPES: dict[str, Callable[[Any, int, int, str], int]] = {
@@ -115,13 +115,17 @@ def killing(journal: str, every: float | None) -> Iterator[list[int]]:
         yield killed
         return
     stop = threading.Event()
+    failed: list[Exception] = []
 
     def kill_them() -> None:
-        while not stop.wait(every):
-            if victim := _last_runner(journal):
-                killed.append(victim.pid)
-                with suppress(psutil.NoSuchProcess):
-                    victim.send_signal(signal.SIGKILL)
+        try:
+            while not stop.wait(every):
+                if victim := _last_runner(journal):
+                    killed.append(victim.pid)
+                    with suppress(psutil.NoSuchProcess):
+                        victim.send_signal(signal.SIGKILL)
+        except (OSError, psutil.Error) as failure:
+            failed.append(failure)
 
     thread = threading.Thread(target=kill_them, daemon=True)
     thread.start()
@@ -130,6 +134,8 @@ def killing(journal: str, every: float | None) -> Iterator[list[int]]:
     finally:
         stop.set()
         thread.join()
+    if failed:
+        raise failed[0]
 
 
 def _last_runner(journal: str) -> psutil.Process | None:
@@ -137,7 +143,7 @@ def _last_runner(journal: str) -> psutil.Process | None:
         if file.seek(0, os.SEEK_END) < RECORD_BYTES:
             return None
         file.seek(-RECORD_BYTES, os.SEEK_END)
-        pid = struct.unpack(RECORD, file.read())[3]
+        pid = struct.unpack(RECORD, file.read(RECORD_BYTES))[3]  # more may have been appended meanwhile
         written = os.fstat(file.fileno()).st_mtime
     try:
         process = psutil.Process(pid)

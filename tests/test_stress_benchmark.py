@@ -7,11 +7,14 @@ import io
 import json
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
+
+from tests.waiting import wait_until
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -92,6 +95,13 @@ def test_several_passes_are_checked_together(work: Any, shapes: Any, tmp_path: P
     assert shapes.check(30, answer, str(journal), passes=2, kills=0) == 60
     with pytest.raises(RuntimeError, match="30 leaves never ran, or too rarely"):
         shapes.check(30, answer // 2 * 3, str(journal), passes=3, kills=1)
+
+
+def test_killer_that_cannot_kill_is_an_error(shapes: Any, tmp_path: Path) -> None:
+    before = threading.active_count()
+
+    with pytest.raises(FileNotFoundError), shapes.killing(str(tmp_path / "none"), 0.01):
+        wait_until(lambda: threading.active_count() == before)
 
 
 def cell(report: Any, *seconds: float) -> Any:
