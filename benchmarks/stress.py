@@ -74,10 +74,7 @@ def main() -> int:
     facts["machine"]["load after"] = f"{os.getloadavg()[0]:.1f}"
     facts["versions"] = versions(cells)
     if "loops" in facts:
-        try:
-            facts["predicted"] = predictions(facts["loops"]["values"])
-        except ImportError as lacking:
-            say(f"nothing is foretold for more CPUs: {lacking}")
+        facts["predicted"] = predictions(facts["loops"]["values"])
     write(args, facts)
     return 1 if any(failures(its) for its in cells.values()) else 0
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 import statistics
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from stress_systems import PYTHON
 from stress_work import CUBE
+
+from sparkray_core.testing.simulate import predict
 
 CPUS_PER_NODE = 28  # as where Ray's published numbers come from: 3 nodes of 28
 SIZES = ((1, 1), (1, 2), (1, 4), (1, 8), (1, 14), (1, CPUS_PER_NODE), (2, CPUS_PER_NODE), (3, CPUS_PER_NODE))
@@ -22,7 +23,6 @@ def predictions(values: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     Returns:
         For each cube and number of CPUs: seconds, and efficiency: the sum of the parts by CPUs times seconds.
     """
-    predict = importlib.import_module("sparkray_core.testing.simulate").predict
     found = []
     for line in values:
         measured = [outcome["part_seconds"] for outcome in line["outcomes"] if outcome["part_seconds"]]
