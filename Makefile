@@ -57,7 +57,7 @@ demo: need-java $(DEMO_READY)
 notebooks: need-java $(NOTEBOOKS_READY)
 	@for notebook in $(NOTEBOOKS); do \
 	  began=$$(date +%s); \
-	  $(PY) -m nbconvert --log-level WARN --execute --to html --output-dir build/notebooks "$$notebook" || exit 1; \
+	  $(PY) -m nbconvert --log-level ERROR --execute --to html --output-dir build/notebooks "$$notebook" || exit 1; \
 	  echo "$$notebook ran in $$(( $$(date +%s) - began )) s: build/notebooks/$$(basename "$$notebook" .ipynb).html"; \
 	done
 

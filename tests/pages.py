@@ -33,10 +33,12 @@ def steps_of(page: str) -> list[Step]:
     return [Step(code, shown.splitlines()) for code, shown in found]
 
 
-def run_steps(steps: Sequence[Step], folder: Path, environment: Mapping[str, str] | None = None) -> list[Step]:
+def run_steps(
+    steps: Sequence[Step], folder: Path, environment: Mapping[str, str] | None = None, limit: float = LIMIT_S
+) -> list[Step]:
     """The same steps with what each did print, as one script."""
     program = f"\nprint({BETWEEN!r})\n".join(step.code for step in steps)
-    printed = run_program(program, folder, environment).split(BETWEEN + "\n")
+    printed = run_program(program, folder, environment, limit).split(BETWEEN + "\n")
     return [
         Step(step.code, [line.rstrip() for line in text.rstrip().splitlines()])
         for step, text in zip(steps, printed, strict=True)
