@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from sparkray_core.ids import ProcessId
 from sparkray_core.messages import (
     LeaseGranted,
@@ -15,11 +17,13 @@ from sparkray_core.messages import (
     WorkerBlocked,
     WorkerUnblocked,
 )
+from sparkray_core.model import node_claims
 from sparkray_core.model.effects import Send, StartWorker
 from sparkray_core.model.events import ClockTicked, Received
 from sparkray_core.model.invariants import check
 from sparkray_core.model.limits import NodeLimits
 from sparkray_core.model.node_crowd import NESTING_S, OWNER_S
+from sparkray_core.model.resources import short_of
 from sparkray_core.testing.builders import a_node, lease_id, node_id, process_id, register_workers
 
 DRIVER = process_id(node_id("a"), "driver")
@@ -191,3 +195,24 @@ def test_while_some_run_their_own_a_process_is_added_only_now_and_then() -> None
 
     assert owner == DRIVER
     assert third not in (first, second)
+
+
+def test_asking_leases_back_does_not_look_at_all_who_wait_for_each_that_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of tasks that wait for tasks there can be many, and all of theirs wait for the same CPU."""
+    looks = 0
+
+    def counted(*amounts: Any) -> list[str]:
+        nonlocal looks
+        looks += 1
+        return short_of(*amounts)
+
+    bench = Bench(waiting=60)
+    chain = bench.chain(50)
+    for owner in chain[1:-1]:
+        bench.ask(owner)
+    monkeypatch.setattr(node_claims, "short_of", counted)
+
+    bench.ask(chain[-1])
+
+    assert bench.node.claims.waiting_count() > 40
+    assert looks < 200  # by each of theirs it was 2,500

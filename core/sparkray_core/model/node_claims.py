@@ -372,29 +372,36 @@ class Claims:
         """
         asked: dict[ProcessId, list[LeaseId]] = {}
         running = [claim for claim in self.all.values() if claim.lease and claim.state is ClaimState.RUNNING]
+        # A task that waits for others holds next to nothing, and of these there can be many: not looked at each time.
+        askable = [claim for claim in running if claim.taken and not claim.reclaimed]
+        if not askable:
+            return
         coming: Resources = dict(self.available)
         gpus = self.gpus.copy()
         for claim in running:
             if claim.reclaimed:
                 coming = plus(coming, claim.taken)
                 gpus.give(_own_gpus(claim))
-        for key, queue in sorted(self.waiting.items(), key=_urgency):
-            for waiting in queue.values():
-                for claim in running:
-                    if claim.priority > waiting.priority:
-                        continue
-                    missing = short_of(waiting.needs, coming)
-                    if not gpus.fits(waiting.needs.get(GPU, 0)):
-                        missing.append(GPU)  # enough of them perhaps, but in pieces
+        queues = sorted(self.waiting.items(), key=_urgency)
+        for key, waiting in [(key, waiting) for key, queue in queues for waiting in queue.values()]:
+            missing = _missing(waiting, coming, gpus)
+            for claim in list(askable) if missing else ():
+                if claim.priority > waiting.priority or claim.queue == key:
+                    continue
+                if any(claim.taken.get(name) for name in missing):
+                    claim.reclaimed = True
+                    askable.remove(claim)
+                    coming = plus(coming, claim.taken)
+                    gpus.give(_own_gpus(claim))
+                    asked.setdefault(claim.owner, []).append(LeaseId(claim.lease or b""))
+                    missing = _missing(waiting, coming, gpus)
                     if not missing:
                         break
-                    if not claim.reclaimed and claim.queue != key and any(claim.taken.get(name) for name in missing):
-                        claim.reclaimed = True
-                        coming = plus(coming, claim.taken)
-                        gpus.give(_own_gpus(claim))
-                        asked.setdefault(claim.owner, []).append(LeaseId(claim.lease or b""))
-                coming = minus(coming, waiting.needs)
-                gpus.take(gpus.choose(waiting.needs.get(GPU, 0)) or {})
+            if not askable:
+                break
+            coming = minus(coming, waiting.needs)
+            if GPU in waiting.needs:
+                gpus.take(gpus.choose(waiting.needs[GPU]) or {})
         self.out.extend(Send(owner, ReclaimLeases(leases)) for owner, leases in asked.items())
 
     # ------------------------------------------------------------------ asked by others
@@ -474,6 +481,14 @@ class Claims:
         assert chosen is not None, f"{claim} was reserved GPUs that are not there"
         claim.gpus = chosen
         pool.take(chosen)
+
+
+def _missing(claim: Claim, coming: Resources, gpus: Gpus) -> list[str]:
+    """What it would still wait for with these."""
+    missing = short_of(claim.needs, coming)
+    if not gpus.fits(claim.needs.get(GPU, 0)):
+        missing.append(GPU)  # enough of them perhaps, but in pieces
+    return missing
 
 
 def _own_gpus(claim: Claim) -> Shares:
