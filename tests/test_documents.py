@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import re
 import sys
+from collections.abc import Mapping
 from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
@@ -67,6 +69,12 @@ def imported_by(source: str) -> set[str]:
     return names - sys.stdlib_module_names
 
 
+@functools.cache
+def distributions() -> Mapping[str, list[str]]:
+    """By module: who brings it. It reads all that is installed."""
+    return packages_distributions()
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_needs_nothing_but_the_extra_that_it_names(path: Path) -> None:
     assert 'pip install -e ".[notebooks]"' in path.read_text().replace('\\"', '"')
@@ -75,7 +83,7 @@ def test_a_notebook_needs_nothing_but_the_extra_that_it_names(path: Path) -> Non
     for local in imported & examples.keys():
         imported |= imported_by(examples[local].read_text())
     imported -= {*examples, "sparkray", "sparkray_core", "IPython"}  # the last is what a kernel is
-    owners = packages_distributions()
+    owners = distributions()
     brought = brought_by("notebooks")
     assert {"jupyterlab", "matplotlib", "pyspark"} <= brought
     assert [name for name in imported if not brought & {one.lower().replace("_", "-") for one in owners[name]}] == []
