@@ -33,14 +33,14 @@ from stress_work import CUBE, TRIANGLE
 
 HERE = Path(__file__).resolve().parent
 CHILD = HERE / "stress_child.py"
-PARTS = ("loops", "tasks", "kills")
+PARTS = ("tasks", "kills", "loops")  # in this order: if time runs out, what lacks is the last rounds of the loops
 TASK_SHAPES = ("flat", "nested", "actors", "tree")  # of stress_shapes, which needs a session's packages
 NONE = "none"
 POOL, POOL_1, JOBLIB = "multiprocessing", "multiprocessing_chunk1", "joblib"
 # Ours between the two that it is compared with.
 SYSTEMS = (PYTHON, STATIC, OURS, COUNTER, ON_SPARK, POOL, POOL_1, JOBLIB, RIVAL)
-HEAVY = (ON_SPARK, RIVAL)  # not with --quick
-RIVAL_LEAVES = (1_000, 10_000)  # of those that are asked for: more would take it minutes
+HEAVY = (ON_SPARK, RIVAL)  # to start; not with --quick
+RIVAL_LEAVES = (10_000,)  # of those that are asked for: more would take it minutes
 TITLES = {
     "loops": "Loops",
     "tasks": "Shapes of tasks",
@@ -65,10 +65,14 @@ def main() -> int:
         say(line)
     plan = {part: {"loops": loop_runs, "tasks": task_runs, "kills": kill_runs}[part](args) for part in args.parts}
     cells = {part: {run: Cell() for run in runs} for part, runs in plan.items()}
-    progress = Progress(sum(run.rounds for runs in plan.values() for run in runs))
+    progress = Progress(sum(run.rounds for runs in plan.values() for run in runs), args.minutes)
     for part, its in cells.items():
-        measure(args, its, progress)
+        omitted = measure(args, its, progress)
         lines, notes = table(part, its), [*growth(its), *notes_of(its)] if part == "tasks" else notes_of(its)
+        if omitted:
+            notes.append(
+                f"{omitted} children of this part were not run: {args.minutes:g} minutes were over (--minutes)"
+            )
         say("\n".join(["", TITLES[part], terminal(lines), *notes, ""]))
         facts[part] = {"table": lines, "notes": notes, "values": [values(run, cell) for run, cell in its.items()]}
     facts["machine"]["load after"] = f"{os.getloadavg()[0]:.1f}"
@@ -94,7 +98,10 @@ def why_absent(args: argparse.Namespace) -> dict[str, str]:
 
 
 def loop_runs(args: argparse.Namespace) -> list[Run]:
-    """The cube of every n, and the triangle of the largest; that n on 1, 2, 4... CPUs, the others on all."""
+    """The cube of every n, and the triangle of the largest; that n on 1, 2, 4... CPUs, the others on all.
+
+    What is heavy to start runs the others in the first round alone.
+    """
     runs = []
     for n in args.n:
         for shape in args.loops:
@@ -105,7 +112,8 @@ def loop_runs(args: argparse.Namespace) -> list[Run]:
                     scaling = system in (STATIC, COUNTER, OURS)
                     if cpus == args.cpus or scaling:
                         on = 1 if system == PYTHON else cpus
-                        runs.append(Run("loops", system, shape, n, on, args.rounds, args.seconds))
+                        rounds = 1 if system in HEAVY and n != max(args.n) else args.rounds
+                        runs.append(Run("loops", system, shape, n, on, rounds, args.seconds))
     return runs
 
 
@@ -152,20 +160,36 @@ def kill_runs(args: argparse.Namespace) -> list[Run]:
 class Progress:
     """Says what each child came to, how many there are to be, and the minutes so far."""
 
-    def __init__(self, children: int) -> None:
-        self._children, self._began, self._done = children, time.monotonic(), 0
+    def __init__(self, children: int, most: float) -> None:
+        self._children, self._most = children, most
+        self._began, self._done = time.monotonic(), 0
+
+    @property
+    def minutes(self) -> float:
+        return (time.monotonic() - self._began) / 60
+
+    @property
+    def is_over(self) -> bool:
+        return self.minutes >= self._most
 
     def say(self, run: Run, outcome: Outcome) -> None:
         self._done += 1
-        minutes = (time.monotonic() - self._began) / 60
-        say(f"{self._done}/{self._children}  {minutes:4.1f} min  {run!s:<52} {describe(outcome)}")
+        say(f"{self._done}/{self._children}  {self.minutes:4.1f} min  {run!s:<52} {describe(outcome)}")
 
 
-def measure(args: argparse.Namespace, cells: dict[Run, Cell], progress: Progress) -> None:
-    """One child at a time. Rounds go around all lines, every other one backwards, so that a slow minute hits all."""
+def measure(args: argparse.Namespace, cells: dict[Run, Cell], progress: Progress) -> int:
+    """One child at a time. Rounds go around all lines, every other one backwards, so that a slow minute hits all.
+
+    Returns:
+        How many children there was no time for.
+    """
+    omitted = 0
     for turn in range(args.rounds):
         for run in list(cells) if turn % 2 == 0 else list(cells)[::-1]:
             if turn >= run.rounds:
+                continue
+            if progress.is_over:
+                omitted += 1
                 continue
             python = args.ray_python if run.system == RIVAL else sys.executable
             kind = "loops" if run.part == "loops" else "tasks"
@@ -173,6 +197,7 @@ def measure(args: argparse.Namespace, cells: dict[Run, Cell], progress: Progress
             limit = args.ray_timeout if run.system == RIVAL else args.timeout
             cells[run].outcomes.append(outcome := run_child(python, run.system, words, limit, CHILD))
             progress.say(run, outcome)
+    return omitted
 
 
 def describe(outcome: Outcome) -> str:
@@ -213,7 +238,7 @@ def write(args: argparse.Namespace, facts: dict[str, Any]) -> None:
     say(f"benchmarks/results/{path.name}, benchmarks/results/stress.md")
     try:
         draw(facts, args.png)
-    except ImportError as lacking:
+    except (ImportError, ValueError) as lacking:  # of matplotlib, or of loops that there was time for
         say(f"no picture: {lacking}")
     else:
         say(f"{args.png}")
@@ -253,10 +278,11 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--kill-leaves", type=int, help="of a pass while workers are killed (100000; Ray: 10000)")
     parser.add_argument("--kill-seconds", type=float, help="that passes with kills fill at least (10)")
     parser.add_argument("--rounds", type=int, help="children per line (3; of those that take long, 1)")
-    parser.add_argument("--seconds", type=float, help="that passes of the loops fill at least, in each child (1.5)")
+    parser.add_argument("--seconds", type=float, help="that passes of the loops fill at least, in each child (1)")
     parser.add_argument(
         "--quick", action="store_true", help="small, one round, without Ray and Spark: does it run, not how fast"
     )
+    parser.add_argument("--minutes", type=float, default=24.0, help="after these nothing more is begun (24)")
     parser.add_argument("--timeout", type=float, default=300.0, help="seconds for one child (300)")
     parser.add_argument("--ray-timeout", type=float, default=75.0, help="the same, for one of Ray (75)")
     parser.add_argument(
@@ -270,7 +296,7 @@ def parse_arguments() -> argparse.Namespace:
     args.systems = args.systems or [system for system in SYSTEMS if not (quick and system in HEAVY)]
     args.loops = args.loops or ([TRIANGLE] if quick else [CUBE, TRIANGLE])
     args.rounds = args.rounds or (1 if quick else 3)
-    args.seconds = args.seconds or (0.01 if quick else 1.5)
+    args.seconds = args.seconds or (0.01 if quick else 1.0)
     args.complete = not quick and args.rounds >= 3 and set(args.parts) == set(PARTS)  # less than that is no result
     args.n = args.n or ([20] if quick else [200, 300, 400])
     args.leaves = args.leaves or ([30] if quick else [10**power for power in range(2, 7)])
