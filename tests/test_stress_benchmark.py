@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import io
 import json
@@ -141,6 +142,56 @@ def test_rival_that_fails_is_a_note_and_no_failure_of_the_benchmark(report: Any)
     assert report.notes_of({run._replace(system="ray"): broken}) == [
         "ray actors 10,000 on 2, a kill every 2 s: RuntimeError: a call came after a later one"
     ]
+
+
+@pytest.fixture
+def command(work: Any) -> Any:
+    return importlib.import_module("stress")
+
+
+def test_nothing_is_begun_when_time_is_up(command: Any, report: Any) -> None:
+    run = report.Run("loops", "sparkray", "cube", 200, 2, 2, 1.0)
+    cells = {run: report.Cell(), run._replace(rounds=1): report.Cell()}
+
+    assert command.measure(argparse.Namespace(rounds=2), cells, command.Progress(3, 0.0)) == 3
+    assert [cell.outcomes for cell in cells.values()] == [[], []]
+
+
+def test_plan_has_the_largest_loops_on_all_numbers_of_cpus_and_the_others_on_all_cpus(command: Any) -> None:
+    args = argparse.Namespace(n=[20, 40], loops=["cube", "triangle"], cpus=6, rounds=3, seconds=1.0, quick=False)
+    args.systems = ["python", "sparkray", "ray"]
+
+    assert [(run.shape, run.size, run.system, run.cpus, run.rounds) for run in command.loop_runs(args)] == [
+        ("cube", 20, "python", 1, 3),
+        ("cube", 20, "sparkray", 6, 3),
+        ("cube", 20, "ray", 6, 1),
+        *(
+            (shape, 40, system, cpus, 3)
+            for shape in ("cube", "triangle")
+            for system, cpus in [
+                *(("sparkray", cpus) for cpus in (1, 2, 4)),
+                *(("python", 1), ("sparkray", 6), ("ray", 6)),
+            ]
+        ),
+    ]
+
+
+def test_page_of_a_result_has_each_part_and_what_was_not_measured(command: Any) -> None:
+    facts = {
+        "when": "2026-11-29T06:30:00+00:00",
+        "machine": {"cores": 2},
+        "versions": {"sparkray": "0.1"},
+        "rounds": 3,
+        "absent": ["ray was not measured: no such file"],
+        "loops": {"table": [["loops", "n"], ["cube", "200"]], "notes": []},
+        "kills": {"table": [["shape"], ["flat"]], "notes": ["a note"]},
+    }
+
+    page = command.page(facts)
+
+    assert page.startswith("# Stress: i x j x k\n\n2026-11-29. sparkray 0.1.\ncores 2.\n")
+    assert "| cube | 200 |\n\n- ray was not measured: no such file\n\n## Shapes of tasks, while workers" in page
+    assert page.endswith("| flat |\n\n- a note\n")
 
 
 def test_scaling_picture_is_drawn_from_a_result(work: Any) -> None:
