@@ -236,6 +236,7 @@ class PushTasks:
 
     functions: list[tuple[FunctionId, str, bytes]]  # id, display name, pickle: only those this worker has not had
     tasks: list[TaskTuple]
+    hold_s: float = 0.0  # results may lie so long in the worker, for more to come; not those of the last task it has
 
 
 @frozen

@@ -240,8 +240,8 @@ def test_an_idle_worker_steals_half_from_a_loaded_one(bench: Bench) -> None:
     tasks = [bench.task() for _ in range(8)]
     bench.submit(*tasks)
     bench.lease(2, SECOND)
-    rest = list(bench.owner.leasing.by_worker[SECOND].inflight.values())
-    bench.done(*rest, worker=SECOND, busy_s=1e-3)
+    while rest := list(bench.owner.leasing.by_worker[SECOND].inflight.values()):
+        bench.done(*rest, worker=SECOND, busy_s=1e-3)
 
     bench.now += 0.01
     effects = bench.owner.tick(bench.now)

@@ -149,6 +149,8 @@ def test_who_waits_hears_of_the_next_item_and_of_the_end(bench: Bench) -> None:
     heard: list[object] = []
 
     class Waiter:
+        missing = 1
+
         def entry_ready(self, entry: Entry) -> None:
             heard.append(entry)
 

@@ -25,6 +25,8 @@ NOT_GIVEN = -1  # as an entry's `registered`: its keeper is to own it, and has n
 class Waiter(Protocol):
     """Somebody in this process who waits for entries: a `get`, a `wait`, or a task with arguments to come."""
 
+    missing: int  # entries to come until the wait is over; 1 for who takes them one by one
+
     def entry_ready(self, entry: Entry) -> None: ...
 
 

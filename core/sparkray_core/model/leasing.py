@@ -137,7 +137,7 @@ class Leasing:
         prefer = self._where(task) if task.refs else None
         queue = shape.queues.get(prefer)
         if queue is None:
-            queue = shape.queues[prefer] = Queue(shape, prefer, self.limits.stuck_after_s)
+            queue = shape.queues[prefer] = Queue(shape, prefer)
         queue.tasks.append(task)
         self.touched[queue] = None
 
@@ -188,7 +188,14 @@ class Leasing:
 
     def _fill(self, queue: Queue, now: float, effects: list[Effect]) -> None:
         """Push to each worker with room, no more than an even share each."""
-        depth = queue.shape.depth(self.limits)
+        limits, mean_s = self.limits, queue.shape.mean_s or 0.0
+        workers = queue.leases.open or 1
+        depth = queue.shape.depth(limits, len(queue.tasks), workers, patient=True)
+        beyond, hold_s = depth * workers, 0.0
+        if mean_s >= limits.even_out_s and queue.tasks[0].can_wait(beyond):
+            hold_s = min(limits.hold_s, depth * mean_s / 4)
+        else:
+            depth = queue.shape.depth(limits, len(queue.tasks), workers, patient=False)
         leases = queue.leases.with_room(depth)
         for position, lease in enumerate(leases):
             if not queue.tasks:
@@ -196,9 +203,30 @@ class Leasing:
             if not lease.inflight:
                 lease.heard = now
             share = min(-(-len(queue.tasks) // (len(leases) - position)), depth - len(lease.inflight))
-            self._push(lease, share if lease.left < 0 else min(share, lease.left), effects)
+            self._push(lease, share if lease.left < 0 else min(share, lease.left), hold_s, beyond, effects)
 
-    def _push(self, lease: Lease, most: int, effects: list[Effect]) -> None:
+    def lull(self) -> tuple[float, int]:
+        """How long answers may lie before anybody misses them, and how many tasks could be answered meanwhile.
+
+        Each wakes this process, beside workers that want the CPU. While tasks are queued and every worker has some
+        ahead, a few together cost little more than one. (0 seconds: take them as they come.)
+        """
+        seconds, under_way, queued = self.limits.lull_s, 0, 0
+        for shape in self.shapes.values():
+            for queue in shape.queues.values():
+                leases = queue.leases
+                if not queue.tasks or shape.mean_s is None:
+                    if leases.under_way:
+                        return 0.0, 0
+                    continue
+                queued += len(queue.tasks)
+                under_way += leases.under_way
+                seconds = min(seconds, (leases.least_load - 1) * shape.mean_s / 2)
+        if seconds <= 0 or under_way + queued < len(self.book.tasks):  # the rest waits for results, or is calls
+            return 0.0, 0
+        return seconds, under_way
+
+    def _push(self, lease: Lease, most: int, hold_s: float, beyond: int, effects: list[Effect]) -> None:
         queued = lease.queue.tasks
         known = self.taught.setdefault(lease.worker, set())
         functions: list[tuple[FunctionId, str, bytes]] = []
@@ -217,6 +245,8 @@ class Leasing:
             if function.id not in known:
                 known.add(function.id)
                 functions.append((function.id, function.name, function.blob))
+            if hold_s and not task.can_wait(beyond):
+                hold_s = 0.0
             tasks.append(self.book.wire(task, lease.worker))
             inflight[task.count] = task
             if type(task.payload) is bytes:
@@ -226,8 +256,9 @@ class Leasing:
         if tasks:
             if lease.left > 0:
                 lease.left -= len(tasks)
+            lease.patience_s = max(self.limits.stuck_after_s, 3 * (lease.queue.shape.mean_s or 0.0)) + hold_s
             lease.queue.leases.note(lease)
-            effects.append(Send(lease.worker, PushTasks(functions, tasks)))
+            effects.append(Send(lease.worker, PushTasks(functions, tasks, hold_s)))
 
     def _request(self, queue: Queue, effects: list[Effect]) -> None:
         """Ask for as many workers as the queue would keep busy for a while."""

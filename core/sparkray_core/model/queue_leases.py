@@ -13,18 +13,15 @@ if TYPE_CHECKING:
 class QueueLeases:
     """In the order in which they came. Whoever changes one says so with `note`."""
 
-    __slots__ = ("_all", "_last", "_loads", "_stuck", "busy", "idle", "loaded", "spent", "stuck_after_s")
+    __slots__ = ("_all", "_last", "_loads", "_stuck", "busy", "idle", "loaded", "open", "spent", "under_way")
 
-    def __init__(self, stuck_after_s: float) -> None:
-        """
-        Args:
-            stuck_after_s: after an answer, or its first task, a lease with others behind it counts as stuck.
-        """
-        self.stuck_after_s = stuck_after_s
+    def __init__(self) -> None:
         self.idle: dict[Lease, None] = {}  # who became so first is first
         self.spent: dict[Lease, None] = {}  # of these, who gets nothing more
         self.busy = 0  # have a task
         self.loaded = 0  # have more than one
+        self.open = 0  # may get more
+        self.under_way = 0  # tasks of all of them
         self._all: dict[Lease, None] = {}
         self._loads: dict[int, dict[Lease, None]] = {}  # open ones, by the number of their tasks
         self._stuck: list[tuple[float, int, Lease]] = []  # a heap. What has changed since does not count: see `due`
@@ -44,6 +41,11 @@ class QueueLeases:
         """Whether an open one has no task."""
         return 0 in self._loads
 
+    @property
+    def least_load(self) -> int:
+        """Of the open ones."""
+        return min(self._loads, default=0)
+
     def add(self, lease: Lease) -> None:
         self._last += 1
         lease.place, lease.load, lease.level, lease.due = self._last, 0, -1, 0.0
@@ -56,6 +58,7 @@ class QueueLeases:
         self.spent.pop(lease, None)
         self.busy -= lease.load > 0
         self.loaded -= lease.load > 1
+        self.under_way -= lease.load
         self._leave_level(lease)
         lease.due = 0.0
 
@@ -65,12 +68,14 @@ class QueueLeases:
         if load != before:
             self.busy += (load > 0) - (before > 0)
             self.loaded += (load > 1) - (before > 1)
+            self.under_way += load - before
             lease.load = load
         level = load if lease.open else -1
         if level != lease.level:
             self._leave_level(lease)
             lease.level = level
             if level >= 0:
+                self.open += 1
                 self._loads.setdefault(level, {})[lease] = None
         if load or lease.blocked:
             self.idle.pop(lease, None)
@@ -82,13 +87,14 @@ class QueueLeases:
             else:
                 self.spent.pop(lease, None)
         if load > 1 and not (lease.blocked or lease.stealing):
-            due = lease.heard + self.stuck_after_s
+            due = lease.heard + lease.patience_s
             if due != lease.due:
                 lease.due = due
                 heapq.heappush(self._stuck, (due, lease.place, lease))
 
     def _leave_level(self, lease: Lease) -> None:
         if lease.level >= 0:
+            self.open -= 1
             same = self._loads[lease.level]
             del same[lease]
             if not same:
@@ -133,9 +139,11 @@ class QueueLeases:
         assert set(self.spent) == spent, "a spent lease was not noted"
         assert self.busy == sum(bool(lease.inflight) for lease in self._all), "busy leases are miscounted"
         assert self.loaded == sum(len(lease.inflight) > 1 for lease in self._all), "loaded leases are miscounted"
+        assert self.open == sum(lease.open for lease in self._all), "open leases are miscounted"
         by_load = {lease: load for load, some in self._loads.items() for lease in some}
         assert by_load == {lease: len(lease.inflight) for lease in self._all if lease.open}, "loads are out of date"
+        assert self.under_way == sum(len(lease.inflight) for lease in self._all), "tasks under way are miscounted"
         waiting = {(due, lease) for due, _, lease in self._stuck}
         for lease in self._all:
             if len(lease.inflight) > 1 and not (lease.blocked or lease.stealing):
-                assert (lease.heard + self.stuck_after_s, lease) in waiting, "a lease could be stuck for ever"
+                assert (lease.heard + lease.patience_s, lease) in waiting, "a lease could be stuck for ever"

@@ -26,6 +26,11 @@ class OwnerLimits:
     """How the owner paces itself."""
 
     ahead_s: float = 0.005  # seconds of work pushed to a worker ahead: hides the round trip, keeps stealing rare
+    patient_ahead_s: float = 0.1  # the same where nobody waits for single results
+    hold_s: float = 0.025  # there a worker may hold results for so long, to send several together
+    one_behind_s: float = 0.025  # and one task behind the running one, if tasks take at most so many seconds
+    even_out_s: float = 0.0005  # a task that takes less is not worth a message of its own at the end
+    lull_s: float = 0.003  # answers may lie so long where nobody would miss them; see `Leasing.lull`
     most_ahead: int = 1000  # tasks; bounds what a crash makes suspect
     most_push_bytes: int = 1 << 20  # of payload in one message, so that a worker gets going
     most_requests: int = 64  # lease requests under way per kind of task
@@ -115,6 +120,21 @@ class Task:
                 found = found or dependent(bare(entry.value), self.function.name)
         return found
 
+    def can_wait(self, beyond: int) -> bool:
+        """Whether whoever waits for its results waits for more than so many others as well, so that these may lie.
+
+        Not if nobody waits: then somebody may ask for them at any moment.
+        """
+        if self.stream is not None:
+            return False
+        for entry in self.returns:
+            if not entry.waiters or entry.asked:
+                return False
+            for waiter in entry.waiters:
+                if waiter.missing <= beyond:
+                    return False
+        return True
+
     def lose_retry(self) -> bool:
         """Whether it had one left. What a call may be retried for within a life counts on from what is left."""
         if not self.retries:
@@ -183,11 +203,17 @@ class Shape:
         else:
             self.mean_s += (mean - self.mean_s) * (0.5 if mean < self.mean_s else 0.2)
 
-    def depth(self, limits: OwnerLimits) -> int:
-        """How many tasks a worker may have at once."""
+    def depth(self, limits: OwnerLimits, queued: int, workers: int, patient: bool) -> int:
+        """How many tasks a worker may have at once. Of the last ones fewer, so that all workers end together."""
         if self.fresh or self.mean_s is None:
             return 1
-        return max(1, min(limits.most_ahead, int(limits.ahead_s / max(self.mean_s, 1e-6))))
+        ahead_s = limits.patient_ahead_s if patient else limits.ahead_s
+        depth = min(limits.most_ahead, int(ahead_s / max(self.mean_s, 1e-6)))
+        if self.mean_s <= limits.one_behind_s:
+            depth = max(depth, 2)
+        if self.mean_s >= limits.even_out_s and workers > 1:
+            depth = min(depth, queued // (2 * workers) + 1)
+        return max(depth, 1)
 
 
 class Queue:
@@ -195,11 +221,11 @@ class Queue:
 
     __slots__ = ("leases", "prefer", "requests", "shape", "tasks")
 
-    def __init__(self, shape: Shape, prefer: NodeId | None, stuck_after_s: float = OwnerLimits.stuck_after_s) -> None:
+    def __init__(self, shape: Shape, prefer: NodeId | None) -> None:
         self.shape = shape
         self.prefer = prefer
         self.tasks: deque[Task] = deque()
-        self.leases = QueueLeases(stuck_after_s)
+        self.leases = QueueLeases()
         self.requests: set[LeaseId] = set()
 
 
@@ -216,6 +242,7 @@ class Lease:
         "left",
         "level",
         "load",
+        "patience_s",
         "place",
         "queue",
         "reclaimed",
@@ -233,6 +260,7 @@ class Lease:
         self.blocked = False  # its task waits for something; nothing more is pushed
         self.stealing = False  # a StealTasks is under way
         self.reclaimed = False  # others want it: nothing more is pushed, and it goes back when idle
+        self.patience_s = 0.0  # after an answer, or its first task, it is stuck; if there are others behind that
         self.left = -1  # tasks that the worker may still be given; -1: without end
         # As `QueueLeases` knows it: the how-manieth that came, its tasks, these if it is open (else -1), and when it
         # will count as stuck (0.0: not yet asked).

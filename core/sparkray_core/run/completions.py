@@ -24,6 +24,7 @@ class Completions:
         self._refs: dict[Entry, ObjectRef[Any]] = {}
         self._came: deque[Entry] = deque()  # in the bag, or taken out of it by `discard`
         self._getter: Getter | None = None  # while a thread waits
+        self.missing = 1  # whoever takes them out wants each as it comes
 
     def __len__(self) -> int:
         return len(self._refs)

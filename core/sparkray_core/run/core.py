@@ -757,10 +757,11 @@ class _Room:
 class _Notice:
     """A waiter that only calls back."""
 
-    __slots__ = ("_callback",)
+    __slots__ = ("_callback", "missing")
 
     def __init__(self, callback: Callable[[], object]) -> None:
         self._callback = callback
+        self.missing = 1
 
     def entry_ready(self, entry: Entry) -> None:
         self._callback()

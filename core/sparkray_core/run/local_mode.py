@@ -291,7 +291,7 @@ class LocalCore(Core):
         match message:
             case RequestLeases():
                 self._grant(message)
-            case PushTasks(functions, tasks):
+            case PushTasks(functions, tasks, _):
                 for function, name, blob in functions:
                     self._functions[function] = (name, _Blob(blob))
                 self._tasks.extend((to, task) for task in tasks)

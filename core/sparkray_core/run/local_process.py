@@ -33,6 +33,7 @@ from sparkray_core.messages import (
     Registered,
     RegisterProcess,
     SetGroup,
+    TaskResults,
     UnpinObjects,
 )
 from sparkray_core.model.effects import Effect, MakeAgain, Send, WakeAt
@@ -62,6 +63,7 @@ _PUSHED = frozenset({PushTasks, PushCalls, SetGroup})  # what has to come in ord
 BATCH = 64  # submissions after which the submitting thread hands them in itself
 # Has the objects of this number made again, and calls `made_again` then. Called with the lock held: it only takes note.
 Maker = Callable[[int], None]
+OTHERS_S = 0.05  # for so long after a message that is no task's result, what comes is handled as it comes
 BATCHES = 10_000  # of submissions whose time is remembered: 0.2 s of tasks one by one at their quickest, mostly hours
 
 
@@ -100,6 +102,7 @@ class LocalProcess:
         self.on_pause: Callable[[], None] | None = None  # called when such a wait was paused
         self._connections: dict[ProcessId, Connection] = {}
         self._by_fd: dict[int, Any] = {}
+        self._others_until = 0.0  # something else than results of tasks came: who sent it may soon want more
         self._greeting: dict[hello.Handshake, None] = {}  # connected, but the token is still to come; oldest first
         self._undirected: set[ProcessId] = set()  # on this node, but cannot be reached directly
         self._unpins: deque[ObjectId] = deque()
@@ -264,6 +267,8 @@ class LocalProcess:
                 self.pump.next_wake = None
                 self._perform(self.owner.tick(now()))
                 self._on_alarm()
+            if self.pump.idle and events and now() >= self._others_until:
+                self.pump.lull = self.owner.leasing.lull()
         self.rest = None
         if self.on_quiet is not None:
             self.on_quiet()
@@ -310,6 +315,8 @@ class LocalProcess:
                 log.warning("a frame from %s cannot be read and is dropped: %s", connection.peer.hex(), bad.why)
                 continue
             kind = type(message)
+            if kind is not TaskResults:
+                self._others_until = now() + OTHERS_S
             handler = handlers.get(kind)
             sender = ProcessId(frame[16:32])
             if (

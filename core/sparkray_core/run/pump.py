@@ -10,7 +10,9 @@ out of `outer` (the gate), and the side thread puts it back when it looks up and
 between the `get`s of a loop the gate stays closed: no system call, and no answer that comes early wakes a second thread
 to fight over the interpreter.
 
-    gate closed  leader:       turn -> turn -> ...          side thread: every 2 ms, has anybody led?
+A worker's main thread, which has tasks queued, *glances*: a turn between two tasks, without waiting.
+
+    gate closed  leader:       turn -> turn -> ...          side thread: every 2 to 20 ms, has anybody led?
     gate open    side thread:  outer.poll -> turn
 """
 
@@ -18,6 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import sys
 import threading
@@ -37,7 +40,8 @@ _SEVERAL_CPUS = (os.cpu_count() or 1) > 1  # on one, looking on would keep the o
 QUIET_POLL_S = 0.002  # how often the side thread looks while there is something under way that nobody waits for
 LED_POLL_S = 0.01  # and while somebody leads again and again: each look costs a switch and a fight for the interpreter
 OFTEN_S = 0.001  # again and again: once per so many seconds, or more often
-QUIET_TURNS = 50  # looks in vain, after which it sleeps until it is woken
+GLANCED_POLL_S = 0.02  # and while the code that runs here looks itself, between a task and the next
+QUIET_TURNS = 5  # looks in vain, after which it sleeps until it is woken
 EMBEDDED_TURN_S = 0.05  # an event loop that does not turn for so long is told again
 # A CPU that falls asleep takes some 50 us to wake, twice per call and answer. So who waits looks on for so long
 # first, as long as that pays: after a few times in vain it sleeps at once, until a sleep turns out to be short.
@@ -114,6 +118,7 @@ class Pump:
         self._leader = threading.Lock()
         self._gate_open = True  # the side thread is woken by what comes. Changed by who holds `_leader`
         self._leads = 0  # how often a thread has begun to lead
+        self._glanced = False  # since the side thread looked
         self._led = False  # a thread leads until its own wait is over; not just for one turn of the side thread
         self._embedder: int | None = None  # the thread whose event loop does the reading, for good
         self._embedder_wake: Callable[[], object] | None = None
@@ -124,6 +129,12 @@ class Pump:
         self._signal_read, self._signal_write = readiness.pipe()  # in `inner`: a signal ends a leader's sleep
         self.inner, self.outer = readiness.sets(self._wake_read)
         self.inner.register(self._signal_read, readiness.READ)
+        self.idle = False  # the leader had to wait for what it handles now
+        self.lull: tuple[float, int] = (0.0, 0)  # seconds for which a wait for more than so many may look away
+        self._rest_s = 0.0  # what the next poll may
+        self._followers: set[threading.Lock] = set()  # of threads that wait while another one leads
+        self._lulled = select.poll()
+        self._lulled.register(self._signal_read, readiness.READ)
         self._turned = threading.Event()  # by the embedder, where the side thread has to tell it to turn
         self._thread = threading.Thread(target=self._side, name=name, daemon=True)
 
@@ -133,7 +144,14 @@ class Pump:
     def poll(self, timeout: float | None) -> Any:
         """What is ready of the sockets; for the turn. It waits for at most so many seconds (None: without limit)."""
         if timeout == 0:
+            self.idle = False
             return self.inner.poll(0)
+        if self._rest_s > 0:
+            self._lulled.poll(self._rest_s * 1000)
+            timeout = None if timeout is None else timeout - self._rest_s
+            self._rest_s = 0.0
+            self.idle = True
+            return self.inner.poll(timeout)
         began = now()
         if self._spins > 0:
             until = began + SPIN_S
@@ -141,14 +159,17 @@ class Pump:
                 events = self.inner.poll(0)
                 if events:
                     self._spins = SPINS
+                    self.idle = False
                     return events
                 if now() >= until:
                     break
                 _yield()  # whoever else wants this CPU, perhaps to answer us
             self._spins -= 1
+            self.idle = True
             return self.inner.poll(timeout)
         events = self.inner.poll(timeout)
-        if _SEVERAL_CPUS and now() - began < SHORT_SLEEP_S:
+        self.idle = now() - began >= SHORT_SLEEP_S
+        if _SEVERAL_CPUS and not self.idle:
             self._spins = 1
         return events
 
@@ -249,6 +270,17 @@ class Pump:
             finally:
                 self._release()
 
+    def glance(self) -> None:
+        """The same between two pieces of user code, by who will come back soon: the side thread stays out of it."""
+        if self._leader.acquire(blocking=False):
+            self._glanced = True
+            try:
+                if self._gate_open:
+                    self._shut_gate()
+                self._turn(0)
+            finally:
+                self._release()
+
     def _release(self) -> None:
         self._leader.release()
         if self.asleep:  # perhaps with the gate shut. Looked at after the release: see `_open_gate_unless_led`
@@ -294,6 +326,11 @@ class Pump:
                 if self.next_wake is not None:
                     alarm = max(0.0, self.next_wake - moment)
                     timeout = alarm if timeout is None or alarm < timeout else timeout
+            lull, beyond = self.lull
+            if lull > 0:
+                self.lull = 0.0, 0
+                if getter.missing > beyond and not self._followers and (timeout is None or timeout > lull):
+                    self._rest_s = lull
             self._turn(timeout)
             if interrupts is not None:
                 interrupts.check()
@@ -304,8 +341,10 @@ class Pump:
         getter.gate = gate
         # The leader may leave at any time, and the side thread then serves us; look up now and then all the same.
         limit = 0.1 if deadline is None else max(0.0, min(0.1, deadline - now()))
+        self._followers.add(gate)
         if getter.missing > 0:
             gate.acquire(timeout=limit)
+        self._followers.discard(gate)
         getter.gate = None
 
     def _side(self) -> None:
@@ -317,7 +356,8 @@ class Pump:
                 self.asleep = True
                 self._open_gate_unless_led()
                 timeout = self.look_s
-                if self.next_wake is not None:
+                # Who leads sees to the alarm as well, and wakes us when that ends.
+                if self.next_wake is not None and (not self._led or self.embedded):
                     alarm = max(0.0, self.next_wake - now())
                     timeout = alarm if timeout is None else min(alarm, timeout)
             ready = self.outer.poll(timeout)
@@ -337,6 +377,11 @@ class Pump:
             elif leads != self._leads:  # somebody reads every now and then: no need to get into their way
                 pause = LED_POLL_S if self._leads - leads >= pause / OFTEN_S else QUIET_POLL_S
                 leads = self._leads
+                quiet = 0
+                continue
+            elif self._glanced:
+                self._glanced = False
+                pause = GLANCED_POLL_S
                 quiet = 0
                 continue
             elif self._leader.acquire(blocking=False):

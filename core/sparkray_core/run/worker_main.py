@@ -81,7 +81,8 @@ log = logging.getLogger(__name__)
 RETIRE_LOOK_S = 1.0
 # Interrupts a task that is cancelled. Not SIGINT: libraries and users' own code replace its handler, or ignore it.
 CANCEL = int(getattr(signal, "SIGRTMAX", signal.SIGURG)) - (3 if hasattr(signal, "SIGRTMAX") else 0)
-FLUSH_S = 0.001  # results of short tasks wait this long for company
+FLUSH_S = 0.001  # results of short tasks wait this long for company, or longer if their owner says so
+GLANCE_S = 0.005  # between two tasks the sockets are looked at so often
 FLUSH_RESULTS = 256  # or until there are so many
 
 
@@ -134,6 +135,8 @@ class Worker:
         self._idle: Getter | None = None
         self._titled = ""  # what this process's title says it works on
         self._flushed_at = 0.0
+        self._glanced_at = 0.0
+        self._hold_s = FLUSH_S  # results wait this long for company
         self._exits = False  # the actor has said that it wants to end
         self._blocked = 0  # so many of the running tasks and their threads wait in `get` or `wait`
         self.nested = Nested(self)
@@ -168,6 +171,7 @@ class Worker:
         if self._blocked and self.host is None:  # the running task waits, perhaps for just these
             self.core._send(sender, TasksReturned([task[0] for task in message.tasks], blocked=True))
             return
+        self._hold_s = max(FLUSH_S, message.hold_s)
         self._extend([(sender, task) for task in message.tasks])
 
     def _on_calls(self, sender: ProcessId, message: PushCalls) -> None:
@@ -303,8 +307,11 @@ class Worker:
                 moment = time.perf_counter()
                 ran((sender, task[0], task[1], self.began, moment))
                 self.began = moment
-                if len(self.results) >= FLUSH_RESULTS or moment - self._flushed_at > FLUSH_S:
+                if len(self.results) >= FLUSH_RESULTS or moment - self._flushed_at > self._hold_s:
                     self.flush()
+                if moment - self._glanced_at > GLANCE_S:
+                    self._glanced_at = moment
+                    self.core.pump.glance()
 
     def _carry_out(self, order: Any) -> None:
         if isinstance(order, StartActor):
@@ -482,7 +489,7 @@ class Worker:
             return
         for outlet in list(self.streams.running.values()):
             outlet.flush_late()
-        if self.results and time.perf_counter() - self._flushed_at > FLUSH_S:
+        if self.results and time.perf_counter() - self._flushed_at > self._hold_s:
             self.flush()
         elif time.monotonic() - self._looked_at > LOOK_S:
             self._looked_at = time.monotonic()
