@@ -25,8 +25,9 @@ from sparkray_core.testing.costs import Costs, read_costs
 from sparkray_core.testing.simulate import predict
 
 ROUNDS = 5
-TASKS, CALLS, SLOW, SPREAD = 20_000, 2_000, 200, 500
-SLOW_S = 0.005  # of a task that nobody looks on for: who waits for it sleeps
+TASKS, CALLS, SHORT, SLOW = 20_000, 2_000, 1_000, 50
+SHORT_S = 0.001  # of a task that is pushed behind others, and whose result goes by itself
+SLOW_S = 0.020  # of a task that nobody looks on for: who waits for it sleeps
 KINDS = ("worker", "raylet", "gcs")
 
 
@@ -96,8 +97,7 @@ def _used(process: psutil.Process) -> float:
 def calibrated(rounds: int) -> Costs:
     """One CPU, so that driver and worker have a core each. Medians of the rounds."""
     ray.init(num_cpus=1)
-    task, slow = ray.remote(noop), ray.remote(time.sleep)
-    apart = task.options(scheduling_strategy="SPREAD")  # a lease each, by way of the head
+    task, work = ray.remote(noop), ray.remote(compute)
 
     def pipelined() -> None:
         ray.get([task.remote() for _ in range(TASKS)])
@@ -107,10 +107,10 @@ def calibrated(rounds: int) -> Costs:
             ray.get(task.remote())
 
     def slowly() -> None:
-        ray.get([slow.remote(SLOW_S) for _ in range(SLOW)])
+        ray.get([work.remote(SLOW_S) for _ in range(SLOW)])
 
-    def leased() -> None:
-        ray.get([apart.remote() for _ in range(SPREAD)])
+    def shortly() -> None:
+        ray.get([work.remote(SHORT_S) for _ in range(SHORT)])
 
     def submitted() -> float:
         """Seconds per task until the loop is over; results that came in between are in it."""
@@ -121,16 +121,16 @@ def calibrated(rounds: int) -> Costs:
         return taken / TASKS
 
     for _ in range(2):
-        for warm in (pipelined, leased, one_by_one, slowly):
+        for warm in (pipelined, shortly, one_by_one, slowly):
             warm()
     clocks = Clocks()
-    rows: dict[str, list[dict[str, float]]] = {"pipelined": [], "one by one": [], "slow": [], "leased": []}
+    rows: dict[str, list[dict[str, float]]] = {"pipelined": [], "one by one": [], "short": [], "slow": []}
     submitting = []
     for _ in range(rounds):
         rows["pipelined"].append(clocks.per(TASKS, pipelined))
         rows["one by one"].append(clocks.per(CALLS, one_by_one))
+        rows["short"].append(clocks.per(SHORT, shortly))
         rows["slow"].append(clocks.per(SLOW, slowly))
-        rows["leased"].append(clocks.per(SPREAD, leased))
         submitting.append(submitted())
     ray.shutdown()
     middle = {
@@ -144,27 +144,29 @@ def calibrated(rounds: int) -> Costs:
 
 
 def costs_of(middle: dict[str, dict[str, float]], submitting: float) -> Costs:
-    """Pipelined tasks share their messages with very many others; slow ones, and those one by one, have two each.
+    """Of raylets, the head and the network nothing is measured here: they are the simulator's own.
 
-    Who waits for short tasks one by one looks on until they come, so the wall clock tells there what a message takes,
-    and the processors' clocks do not.
+    Processors' clocks tell what a task takes where there is no pause. What a message takes they do not, since who waits
+    for one looks on for a while; that is in the wall clock: of tasks one by one (both sides look on), of short ones
+    (each sends a message, and every second gets one, while the worker's other thread runs), and of slow ones (both
+    sides sleep).
     """
-    many, single, slow, leased = middle["pipelined"], middle["one by one"], middle["slow"], middle["leased"]
+    many, single, short, slow = (middle[name] for name in ("pipelined", "one by one", "short", "slow"))
     driver, worker = many["driver"], many["worker"]
     submit = min(submitting, 0.7 * driver)
-    driver_message = max(0.0, slow["driver"] - driver) / 2
-    worker_message = max(0.0, slow["worker"] - worker) / 2
-    way = max(5e-6, (single["wall"] - driver - worker) / 2 - driver_message - worker_message)
+    one_way = (single["wall"] - driver - worker) / 2
+    driver_message, local = one_way / 3, one_way / 6
+    worker_message = max(0.0, short["wall"] - SHORT_S - worker) / 1.5
+    wake = (slow["wall"] - SLOW_S - driver - worker) / 2 - driver_message - worker_message - local
     return replace(
         Costs(),
-        driver_submit_s=round(submit, 8),
-        driver_result_s=round(driver - submit, 8),
-        driver_message_s=round(driver_message, 8),
-        worker_task_s=round(worker, 8),
-        worker_message_s=round(worker_message, 8),
-        raylet_lease_s=round(leased["raylet"] / 3, 8),  # it asks, is placed, and goes back
-        head_lease_s=round(leased["gcs"], 8),
-        local_s=round(way, 8),
+        driver_submit_s=round(submit, 7),
+        driver_result_s=round(driver - submit, 7),
+        driver_message_s=round(driver_message, 7),
+        worker_task_s=round(worker, 7),
+        worker_message_s=round(worker_message, 7),
+        local_s=round(local, 7),
+        wake_s=round(max(0.0, wake), 7),
     )
 
 
@@ -194,12 +196,17 @@ def measured(task: Any, seconds: float, count: int, rounds: int) -> tuple[list[f
         began = time.perf_counter()
         ray.get([task.remote(seconds) for _ in range(count)])
         real.append(time.perf_counter() - began)
-    alone = []
+    return real, alone(WORK["compute" if task._function is compute else "sleep"], seconds)
+
+
+def alone(work: Callable[[float], None], seconds: float) -> float:
+    """What one call takes here, where nothing else runs."""
+    taken = []
     for _ in range(50):
         began = time.perf_counter()
-        WORK["compute" if task._function is compute else "sleep"](seconds)
-        alone.append(time.perf_counter() - began)
-    return real, statistics.median(alone)
+        work(seconds)
+        taken.append(time.perf_counter() - began)
+    return statistics.median(taken)
 
 
 if __name__ == "__main__":

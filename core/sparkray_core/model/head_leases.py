@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sparkray_core.frozen import replaced
 from sparkray_core.ids import LeaseId, NodeId, ProcessId, node_of, raylet_of
 from sparkray_core.messages import LeaseRefused, RequestLeases, ReturnLeases
 from sparkray_core.model import where as places
@@ -95,7 +94,7 @@ class HeadLeases:
             for lease in share:
                 self.nodes.all[node].place(needs, lease=lease)
                 self.placed_at[lease] = node
-            self.out.append(SendFrom(raylet_of(node), owner, replaced(asked, leases=share, placed=True)))
+            self.out.append(SendFrom(raylet_of(node), owner, _placed(asked, share)))
         return None
 
     def try_hopeless(self, now: float, news: bool) -> None:
@@ -144,3 +143,18 @@ class HeadLeases:
 
     def next_wake(self) -> float | None:
         return min((waiting.until for waiting in self.hopeless.values()), default=None)
+
+
+def _placed(asked: RequestLeases, leases: list[LeaseId]) -> RequestLeases:
+    """For these of them. (`frozen.replaced` would take four times as long, and this is done for each node chosen.)"""
+    return RequestLeases(
+        leases,
+        asked.resources,
+        asked.prefer,
+        True,
+        asked.env,
+        asked.retriable,
+        asked.priority,
+        asked.name,
+        asked.where,
+    )

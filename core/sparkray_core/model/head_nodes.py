@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from sparkray_core.frozen import frozen
 from sparkray_core.ids import ActorId, LeaseId, NodeId
 from sparkray_core.messages import NodeBeat, NodeTable, Resources
 from sparkray_core.model.node_info import NodeInfo
@@ -16,7 +17,7 @@ from sparkray_core.model.resources import fits, minus, plus
 from sparkray_core.model.where import plain
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Placement:
     number: int  # the node's so-manieth, from 1
     wanted: Resources
@@ -76,12 +77,16 @@ class NodeRecord:
             settled.append(self.unsettled.pop(number))
         return settled
 
-    def load(self, residents: int = 0) -> NodeLoad:
+    def free(self) -> tuple[Resources, int]:
+        """What is available there and how many wait, with what is on its way."""
         if self.sums is None:
             self.sums = self.reported, self.queued
             for placement in self.on_the_way:
                 self.sums = _with(placement, *self.sums)
-        available, queued = self.sums
+        return self.sums
+
+    def load(self, residents: int = 0) -> NodeLoad:
+        available, queued = self.free()
         info = self.info
         return NodeLoad(info.node, self.joined, self.totals, available, queued, self.task_s, residents)
 

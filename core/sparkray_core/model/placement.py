@@ -43,7 +43,7 @@ def choose_nodes(
     """
     bonus = {node: limits.prefer_s * (1 - rank / len(prefer)) for rank, node in enumerate(prefer)}
     heap = [
-        Place(load, wanted, bonus.get(load.node, 0.0), limits).entry() for load in nodes if fits(wanted, load.totals)
+        Place.of(load, wanted, bonus.get(load.node, 0.0), limits).entry() for load in nodes if fits(wanted, load.totals)
     ]
     heapq.heapify(heap)
     chosen: list[NodeId] = []
@@ -82,16 +82,43 @@ class Place:
 
     __slots__ = ("bonus", "costs_nothing", "joined", "node", "queued", "residents", "room", "slots", "task_s")
 
-    def __init__(self, load: NodeLoad, wanted: Resources, bonus: float, limits: HeadLimits) -> None:
-        slots = times(wanted, load.totals)
-        self.costs_nothing = slots is None  # of no resources: it never waits, but goes where CPUs are free
-        counted = {CPU: UNIT} if slots is None else wanted
-        self.slots = times(counted, load.totals) or 0
-        self.room = times(counted, load.available) or 0
-        self.node, self.joined, self.queued = load.node, load.joined, load.queued
-        self.task_s = load.task_s or limits.unknown_task_s
+    def __init__(
+        self,
+        node: NodeId,
+        joined: int,
+        slots: int,
+        room: int,
+        queued: int,
+        task_s: float,
+        bonus: float = 0.0,
+        residents: int = 0,
+        costs_nothing: bool = False,
+    ) -> None:
+        self.node = node
+        self.joined = joined
+        self.slots = slots  # so many of them it can run at once
+        self.room = room  # and so many more right now
+        self.queued = queued
+        self.task_s = task_s
         self.bonus = bonus
-        self.residents = load.residents
+        self.residents = residents
+        self.costs_nothing = costs_nothing  # of no resources: it never waits, but goes where CPUs are free
+
+    @classmethod
+    def of(cls, load: NodeLoad, wanted: Resources, bonus: float, limits: HeadLimits) -> Place:
+        slots = times(wanted, load.totals)
+        counted = {CPU: UNIT} if slots is None else wanted
+        return cls(
+            load.node,
+            load.joined,
+            times(counted, load.totals) or 0,
+            times(counted, load.available) or 0,
+            load.queued,
+            load.task_s or limits.unknown_task_s,
+            bonus,
+            load.residents,
+            slots is None,
+        )
 
     def take_one(self) -> None:
         self.room -= 1
@@ -99,10 +126,17 @@ class Place:
             self.queued += 1
 
     def copy(self) -> Place:
-        other = object.__new__(Place)
-        for name in self.__slots__:
-            setattr(other, name, getattr(self, name))
-        return other
+        return Place(
+            self.node,
+            self.joined,
+            self.slots,
+            self.room,
+            self.queued,
+            self.task_s,
+            self.bonus,
+            self.residents,
+            self.costs_nothing,
+        )
 
     def entry(self) -> tuple[float, float, int, Place]:
         return (*self.key(), self)

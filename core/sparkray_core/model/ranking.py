@@ -15,7 +15,7 @@ from sparkray_core.ids import NodeId
 from sparkray_core.messages import Resources
 from sparkray_core.model.limits import HeadLimits
 from sparkray_core.model.placement import Place
-from sparkray_core.model.resources import fits
+from sparkray_core.model.resources import CPU, UNIT, fits, times
 
 if TYPE_CHECKING:
     from sparkray_core.model.head_nodes import Nodes
@@ -64,7 +64,7 @@ class Rankings:
         self._known[key] = ranking
         if len(self._known) > MOST:
             del self._known[next(iter(self._known))]
-        self.nodes.log.forget(2 * len(self.nodes.all) + 64)
+        self.nodes.log.forget(16 * len(self.nodes.all) + 1024)
         return ranking.choose(count, prefer)
 
     def check(self) -> None:
@@ -82,6 +82,9 @@ class Ranking:
         self.nodes = nodes
         self.wanted = wanted
         self.limits = limits
+        # What costs nothing goes where CPUs are free.
+        self._counted = wanted if times(wanted, {}) is not None else {CPU: UNIT}
+        self._slots: dict[NodeId, tuple[Resources, int | None]] = {}  # of these totals; None: it could never hold one
         self._seen = -1  # changes
         self._current: dict[NodeId, Entry] = {}  # of the nodes that could ever hold one
         self._heap: list[Entry] = []  # these, and older ones
@@ -158,6 +161,14 @@ class Ranking:
 
     def _place(self, node: NodeId) -> Place | None:
         record = self.nodes.all[node]
-        if not record.info.alive or record.info.visits or not fits(self.wanted, record.totals):
+        totals, slots = self._slots.get(node, (None, None))
+        if totals is not record.totals:  # it is never changed in place
+            totals = record.totals
+            slots = times(self._counted, totals) or 0 if fits(self.wanted, totals) else None
+            self._slots[node] = totals, slots
+        if slots is None or not record.info.alive or record.info.visits:
             return None
-        return Place(record.load(), self.wanted, 0.0, self.limits)
+        available, queued = record.free()
+        room = times(self._counted, available) or 0
+        task_s = record.task_s or self.limits.unknown_task_s
+        return Place(node, record.joined, slots, room, queued, task_s, costs_nothing=self._counted is not self.wanted)
