@@ -10,7 +10,7 @@ from sparkray_core.messages import NodeBeat, Resources
 from sparkray_core.model.head_nodes import Nodes
 from sparkray_core.model.limits import HeadLimits
 from sparkray_core.model.placement import choose_nodes
-from sparkray_core.model.ranking import MOST, Rankings
+from sparkray_core.model.ranking import MOST, Ranking, Rankings
 from sparkray_core.testing.builders import node_id, node_info
 
 LIMITS = HeadLimits()
@@ -71,3 +71,24 @@ def test_only_so_many_kinds_of_requests_are_ranked() -> None:
         assert rankings.choose({"CPU": cpus}, 1, []) == [node_id("a")]
 
     assert len(rankings._known) == MOST
+
+
+@pytest.mark.parametrize("size", [10, 1000])
+def test_only_nodes_on_which_something_changed_are_looked_at_again(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = Nodes()
+    for number in range(size):
+        nodes.join(node_info(str(number), CPU=4), 0.0)
+    rankings = Rankings(nodes, LIMITS)
+    rankings.choose(KINDS[0], 1, [])
+    looks = []
+    look = Ranking._place
+    monkeypatch.setattr(Ranking, "_place", lambda self, node: looks.append(node) or look(self, node))
+
+    for _ in range(100):
+        for node in rankings.choose(KINDS[0], 1, []):
+            nodes.all[node].place(KINDS[0])
+    idle = nodes.all[node_id("5")]
+    idle.beat(NodeBeat(idle.reported, idle.queued, idle.task_s, 0))
+
+    rankings.choose(KINDS[0], 1, [])
+    assert len(looks) == 100

@@ -133,3 +133,12 @@ def test_percentiles_are_right_within_one_percent() -> None:
     assert histogram.percentile(0.99) == pytest.approx(0.99, rel=0.011)
     assert histogram.mean == pytest.approx(0.5005)
     assert histogram.largest == 1
+
+
+@pytest.mark.slow
+def test_a_thousand_nodes_are_simulated_with_all_their_beats_and_leases() -> None:
+    prediction = predict([1.0] * 40_000, nodes=1000, cpus_per_node=4)
+
+    assert prediction.efficiency > 0.9
+    assert prediction.granted >= 4000
+    assert sum(prediction.messages_per_task.values()) < 4
