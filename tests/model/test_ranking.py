@@ -6,10 +6,11 @@ from random import Random
 
 import pytest
 
+from sparkray_core.ids import NodeId
 from sparkray_core.messages import NodeBeat, Resources
 from sparkray_core.model.head_nodes import Nodes
 from sparkray_core.model.limits import HeadLimits
-from sparkray_core.model.placement import choose_nodes
+from sparkray_core.model.placement import Place, choose_nodes
 from sparkray_core.model.ranking import MOST, Ranking, Rankings
 from sparkray_core.testing.builders import node_id, node_info
 
@@ -80,9 +81,14 @@ def test_only_nodes_on_which_something_changed_are_looked_at_again(size: int, mo
         nodes.join(node_info(str(number), CPU=4), 0.0)
     rankings = Rankings(nodes, LIMITS)
     rankings.choose(KINDS[0], 1, [])
-    looks = []
+    looks: list[NodeId] = []
     look = Ranking._place
-    monkeypatch.setattr(Ranking, "_place", lambda self, node: looks.append(node) or look(self, node))
+
+    def noted(self: Ranking, node: NodeId) -> Place | None:
+        looks.append(node)
+        return look(self, node)
+
+    monkeypatch.setattr(Ranking, "_place", noted)
 
     for _ in range(100):
         for node in rankings.choose(KINDS[0], 1, []):
