@@ -49,6 +49,7 @@ SPIN_S = 0.0003
 SPINS = 4
 SHORT_SLEEP_S = SPIN_S
 PAUSED = -(1 << 60)  # added to what is missing to a wait that is paused
+NO_RESTS = 16  # a rest that brings nothing together costs one more wake-up
 LEAD_WAIT_S = 0.001  # a thread that has to wait gives the present leader this long to finish its turn
 
 
@@ -132,6 +133,7 @@ class Pump:
         self.idle = False  # the leader had to wait for what it handles now
         self.lull: tuple[float, int] = (0.0, 0)  # seconds for which a wait for more than so many may look away
         self._rest_s = 0.0  # what the next poll may
+        self._no_rests = 0  # so many lulls are left out, because one brought no two answers together
         self._followers: set[threading.Lock] = set()  # of threads that wait while another one leads
         self._lulled = select.poll()
         self._lulled.register(self._signal_read, readiness.READ)
@@ -151,7 +153,10 @@ class Pump:
             timeout = None if timeout is None else timeout - self._rest_s
             self._rest_s = 0.0
             self.idle = True
-            return self.inner.poll(timeout)
+            events = self.inner.poll(0)
+            if len(events) < 2:
+                self._no_rests = NO_RESTS
+            return events or self.inner.poll(timeout)
         began = now()
         if self._spins > 0:
             until = began + SPIN_S
@@ -329,7 +334,9 @@ class Pump:
             lull, beyond = self.lull
             if lull > 0:
                 self.lull = 0.0, 0
-                if getter.missing > beyond and not self._followers and (timeout is None or timeout > lull):
+                if self._no_rests > 0:
+                    self._no_rests -= 1
+                elif getter.missing > beyond and not self._followers and (timeout is None or timeout > lull):
                     self._rest_s = lull
             self._turn(timeout)
             if interrupts is not None:
