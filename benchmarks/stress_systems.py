@@ -31,7 +31,9 @@ SPARK = {
     "spark.driver.bindAddress": "127.0.0.1",
     "spark.executor.cores": "1",
     "spark.executor.memory": f"{EXECUTOR_MIB}m",
+    # A context is there when all executors are: with `spark.cores.max`, which says how many.
     "spark.scheduler.minRegisteredResourcesRatio": "1.0",
+    "spark.scheduler.maxRegisteredResourcesWaitingTime": "120s",
     "spark.ui.enabled": "false",
     "spark.ui.showConsoleProgress": "false",
 }
@@ -148,6 +150,8 @@ def session(name: str, cpus: int) -> Iterator[Any]:
         with _spark(cpus) as spark:
             context = ray.RayContext(spark)
             context.init()
+            if (there := ray.cluster_resources().get("CPU")) != cpus:
+                raise RuntimeError(f"the session has {there} CPUs, not {cpus}")
             yield ray
             context.stop()
     else:
@@ -165,10 +169,12 @@ def _spark(cpus: int) -> Iterator[Any]:
     from pyspark.sql import SparkSession
 
     builder = SparkSession.builder.master(f"local-cluster[{cpus},1,{EXECUTOR_MIB}]").appName("stress")
-    for setting, its in SPARK.items():
+    for setting, its in {**SPARK, "spark.cores.max": str(cpus)}.items():
         builder = builder.config(setting, its)
     spark = builder.getOrCreate()
     spark.sparkContext.setLogLevel("ERROR")
+    # They have run Python before, as those of any Spark that is in use.
+    spark.sparkContext.range(0, 8 * cpus, 1, 8 * cpus).map(lambda number: number).count()
     application = spark.sparkContext.applicationId
     try:
         yield spark
