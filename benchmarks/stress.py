@@ -35,6 +35,7 @@ HERE = Path(__file__).resolve().parent
 CHILD = HERE / "stress_child.py"
 PARTS = ("tasks", "kills", "loops")  # in this order: if time runs out, what lacks is the last rounds of the loops
 TASK_SHAPES = ("flat", "nested", "actors", "tree")  # of stress_shapes, which needs a session's packages
+SPARK_SHAPES = ("flat", "nested")  # its start takes up to a minute
 NONE = "none"
 POOL, POOL_1, JOBLIB = "multiprocessing", "multiprocessing_chunk1", "joblib"
 # Ours between the two that it is compared with.
@@ -100,7 +101,7 @@ def why_absent(args: argparse.Namespace) -> dict[str, str]:
 def loop_runs(args: argparse.Namespace) -> list[Run]:
     """The cube of every n, and the triangle of the largest; that n on 1, 2, 4... CPUs, the others on all.
 
-    What is heavy to start runs the others in the first round alone.
+    What is heavy to start runs all but the largest cube in the first round alone.
     """
     runs = []
     for n in args.n:
@@ -112,7 +113,7 @@ def loop_runs(args: argparse.Namespace) -> list[Run]:
                     scaling = system in (STATIC, COUNTER, OURS)
                     if cpus == args.cpus or scaling:
                         on = 1 if system == PYTHON else cpus
-                        rounds = 1 if system in HEAVY and n != max(args.n) else args.rounds
+                        rounds = 1 if system in HEAVY and (shape, n) != (CUBE, max(args.n)) else args.rounds
                         runs.append(Run("loops", system, shape, n, on, rounds, args.seconds))
     return runs
 
@@ -141,7 +142,7 @@ def task_runs(args: argparse.Namespace) -> list[Run]:
             add(OURS, shape, leaves)
             if leaves in RIVAL_LEAVES:
                 add(RIVAL, shape, leaves)
-            if leaves == GROWTH_FROM:
+            if leaves == GROWTH_FROM and shape in SPARK_SHAPES:
                 add(ON_SPARK, shape, leaves)
     return runs
 
