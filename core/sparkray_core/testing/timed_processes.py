@@ -43,6 +43,16 @@ class Measured:
         self.seconds += seconds
 
 
+class _WaitForAll:
+    __slots__ = ("missing",)
+
+    def __init__(self, missing: int) -> None:
+        self.missing = missing
+
+    def entry_ready(self, entry: Entry) -> None:
+        self.missing -= 1
+
+
 class TimedDriver:
     """Submits its tasks in a loop, and then waits for all of them, in one thread's time."""
 
@@ -61,6 +71,7 @@ class TimedDriver:
         self.free_at = 0.0
         self.busy_s = 0.0
         self.finished_at: float | None = None
+        self._waits: _WaitForAll | None = None
         self._paused = False  # as many tasks as may be are unanswered
         self._wake = _FOREVER
 
@@ -76,6 +87,7 @@ class TimedDriver:
         )
         if some <= 0:
             self._paused = True
+            self._get_all()
             self._look_whether_done()
             return
         start = max(now, self.free_at)
@@ -88,6 +100,13 @@ class TimedDriver:
         self.submitted += some
         self._step(lambda: self.owner.submit(tasks, start), max(now, self.free_at), some * costs.driver_submit_s)
         self.session.at(self.free_at, self.submit)
+
+    def _get_all(self) -> None:
+        """What a driver does once it has submitted all: it waits for all that is to come, and for nothing less."""
+        if self._waits is None and self.submitted == len(self.seconds):
+            self._waits = _WaitForAll(len(self.owner.book.tasks))
+            for task in self.owner.book.tasks.values():
+                task.returns[0].waiters = [self._waits]
 
     def receive(self, now: float, sender: ProcessId, message: Any) -> None:
         session, costs = self.session, self.session.costs
@@ -154,6 +173,7 @@ class TimedWorker:
         self._idle_at = -1.0
         self._owed_s = 0.0  # what came while a task ran took time from the main thread, too
         self._flushed_at = 0.0
+        self._hold_s = FLUSH_S
         self._plan = 0  # the number of the last one: an earlier one's end does not count
 
     def receive(self, now: float, sender: ProcessId, message: Any) -> None:
@@ -163,6 +183,7 @@ class TimedWorker:
         if isinstance(message, PushTasks):
             owner = session.processes[sender]
             assert isinstance(owner, TimedDriver)
+            self._hold_s = max(FLUSH_S, message.hold_s)
             self.queue.extend([(owner, task) for task in message.tasks])
             if self._idle:
                 self._idle = False
@@ -183,7 +204,7 @@ class TimedWorker:
             owner, task = queue.popleft()
             began, now = now, now + overhead + owner.seconds[task[0] - 1]
             planned.append((began, now, owner, task))
-            if now - self._flushed_at > FLUSH_S or len(planned) >= FLUSH_RESULTS:
+            if now - self._flushed_at > self._hold_s or len(planned) >= FLUSH_RESULTS:
                 break
         self._plan += 1
         session.at(now, self._ended, self._plan)
@@ -202,7 +223,7 @@ class TimedWorker:
         session.measured["worker"].add(perf_counter() - began)
         queue = self.queue
         long = bool(queue) and queue[0][0].seconds[queue[0][1][0] - 1] > LOOK_S
-        if not queue or long or now - self._flushed_at > FLUSH_S or len(self.results) >= FLUSH_RESULTS:
+        if not queue or long or now - self._flushed_at > self._hold_s or len(self.results) >= FLUSH_RESULTS:
             now = self._flush(now)
         if queue:
             self._go_on(now)
