@@ -36,6 +36,7 @@ class Outcome:
     leftovers: tuple[str, ...] = ()  # processes that outlived the child by GRACE seconds, and had to be killed
     counts: Mapping[str, int] = field(default_factory=dict)  # what a stress child counted besides
     part_seconds: Sequence[float] = ()  # and how long each part of its loops takes
+    turns: Mapping[str, Sequence[float]] = field(default_factory=dict)  # or seconds of each system's passes, in turn
 
 
 def run_child(python: str, system: str, words: Sequence[str], timeout: float, script: Path = CHILD) -> Outcome:
@@ -145,6 +146,7 @@ def _outcome(code: int, timeout: float, stdout: str, stderr: str, leftovers: tup
         leftovers=leftovers,
         counts=facts.get("counts", {}),
         part_seconds=facts.get("part_seconds", ()),
+        turns=facts.get("turns", {}),
     )
 
 

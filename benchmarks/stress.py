@@ -33,7 +33,12 @@ from stress_work import CUBE, TRIANGLE
 
 HERE = Path(__file__).resolve().parent
 CHILD = HERE / "stress_child.py"
-PARTS = ("tasks", "kills", "loops")  # in this order: if time runs out, what lacks is the last rounds of the loops
+PARTS = (
+    "turns",
+    "tasks",
+    "kills",
+    "loops",
+)  # in this order: if time runs out, what lacks is the last rounds of the loops
 TASK_SHAPES = ("flat", "nested", "actors", "tree")  # of stress_shapes, which needs a session's packages
 SPARK_SHAPES = ("flat", "nested")  # its start takes up to a minute
 NONE = "none"
@@ -42,7 +47,9 @@ POOL, POOL_1, JOBLIB = "multiprocessing", "multiprocessing_chunk1", "joblib"
 SYSTEMS = (PYTHON, STATIC, OURS, COUNTER, ON_SPARK, POOL, POOL_1, JOBLIB, RIVAL)
 HEAVY = (ON_SPARK, RIVAL)  # to start; not with --quick
 RIVAL_LEAVES = (10_000,)  # of those that are asked for: more would take it minutes
+BESIDE_EACH_OTHER = (STATIC, OURS, COUNTER, POOL, POOL_1, JOBLIB)  # in one process, which Ray's cannot share
 TITLES = {
+    "turns": "Loops, in turn",
     "loops": "Loops",
     "tasks": "Shapes of tasks",
     "kills": "Shapes of tasks, while workers are killed",
@@ -64,7 +71,10 @@ def main() -> int:
     facts["absent"] = [f"{system} was not measured: {why}" for system, why in absent.items()]
     for line in facts["absent"]:
         say(line)
-    plan = {part: {"loops": loop_runs, "tasks": task_runs, "kills": kill_runs}[part](args) for part in args.parts}
+    plan = {
+        part: {"turns": turn_runs, "loops": loop_runs, "tasks": task_runs, "kills": kill_runs}[part](args)
+        for part in args.parts
+    }
     cells = {part: {run: Cell() for run in runs} for part, runs in plan.items()}
     progress = Progress(sum(run.rounds for runs in plan.values() for run in runs), args.minutes)
     for part, its in cells.items():
@@ -116,6 +126,13 @@ def loop_runs(args: argparse.Namespace) -> list[Run]:
                         rounds = 1 if system in HEAVY and (shape, n) != (CUBE, max(args.n)) else args.rounds
                         runs.append(Run("loops", system, shape, n, on, rounds, args.seconds))
     return runs
+
+
+def turn_runs(args: argparse.Namespace) -> list[Run]:
+    """One child for each loop, with all systems that can stand beside each other."""
+    systems = ",".join(system for system in BESIDE_EACH_OTHER if system in args.systems)
+    shapes = [(shape, n) for n in args.n for shape in args.loops if shape != TRIANGLE or n == max(args.n)]
+    return [Run("turns", systems, shape, n, args.cpus, 1, args.turn_seconds) for shape, n in shapes]
 
 
 def cpu_counts(most: int) -> list[int]:
@@ -193,7 +210,7 @@ def measure(args: argparse.Namespace, cells: dict[Run, Cell], progress: Progress
                 omitted += 1
                 continue
             python = args.ray_python if run.system == RIVAL else sys.executable
-            kind = "loops" if run.part == "loops" else "tasks"
+            kind = "tasks" if run.part == "kills" else run.part
             words = [kind, run.shape, str(run.size), str(run.cpus), str(run.seconds), str(run.kill_every)]
             limit = args.ray_timeout if run.system == RIVAL else args.timeout
             cells[run].outcomes.append(outcome := run_child(python, run.system, words, limit, CHILD))
@@ -279,6 +296,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--kill-leaves", type=int, help="of a pass while workers are killed (100000; Ray: 10000)")
     parser.add_argument("--kill-seconds", type=float, help="that passes with kills fill at least (10)")
     parser.add_argument("--rounds", type=int, help="children per line (3; of those that take long, 1)")
+    parser.add_argument("--turn-seconds", type=float, help="for the passes of all systems in turn, for each loop (60)")
     parser.add_argument("--seconds", type=float, help="that passes of the loops fill at least, in each child (1)")
     parser.add_argument(
         "--quick", action="store_true", help="small, one round, without Ray and Spark: does it run, not how fast"
@@ -297,6 +315,7 @@ def parse_arguments() -> argparse.Namespace:
     args.systems = args.systems or [system for system in SYSTEMS if not (quick and system in HEAVY)]
     args.loops = args.loops or ([TRIANGLE] if quick else [CUBE, TRIANGLE])
     args.rounds = args.rounds or (1 if quick else 3)
+    args.turn_seconds = args.turn_seconds or (0.1 if quick else 60.0)
     args.seconds = args.seconds or (0.01 if quick else 1.0)
     args.complete = not quick and args.rounds >= 3 and set(args.parts) == set(PARTS)  # less than that is no result
     args.n = args.n or ([20] if quick else [200, 300, 400])

@@ -1,6 +1,7 @@
 """Runs one system's loops, or one shape of tasks, in this process; what came of it goes to stdout as JSON lines.
 
     python stress_child.py SYSTEM loops SHAPE N CPUS SECONDS KILL_EVERY TIMEOUT
+    python stress_child.py SYSTEM,SYSTEM,... turns SHAPE N CPUS SECONDS KILL_EVERY TIMEOUT
     python stress_child.py SYSTEM tasks SHAPE LEAVES CPUS SECONDS KILL_EVERY TIMEOUT
 
 The lines are those of micro_child.py, and the seconds of one pass are the value. A wrong answer is an error.
@@ -16,7 +17,8 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,27 @@ def loops(system: str, shape: str, n: int, cpus: int, seconds: float) -> dict[st
             took = list(_passes(lambda: _timed(run, shape, n), seconds))
     parts = {"part_seconds": _part_seconds(shape, n)} if system == PYTHON else {}
     return {"value": statistics.median(took[1:]), "counts": {"passes": len(took) - 1}, **parts}
+
+
+def turns(systems: list[str], shape: str, n: int, cpus: int, seconds: float) -> dict[str, object]:
+    """All of these side by side, each ready from the beginning, a pass each in turn, until `seconds` are over."""
+    took: dict[str, list[float]] = {system: [] for system in systems}
+    with ExitStack() as ready:
+        runs = {system: ready.enter_context(running(system, cpus)) for system in systems if system not in FLOOR}
+        for run in runs.values():
+            _timed(run, shape, n)
+        until = time.perf_counter() + seconds
+        order = list(systems)
+        while time.perf_counter() < until or len(took[systems[0]]) < LEAST_PASSES:
+            for system in order:
+                one = (
+                    partial(_timed, runs[system], shape, n)
+                    if system in runs
+                    else partial(_forked, system, shape, n, cpus)
+                )
+                took[system].append(one())
+            order.append(order.pop(0))
+    return {"value": 0.0, "turns": took}
 
 
 def _passes(one: Callable[[], float], seconds: float) -> Iterator[float]:
@@ -119,6 +142,8 @@ def main() -> None:
     try:
         if kind == "loops":
             tell(loops(system, shape, int(size), int(cpus), float(seconds)))
+        elif kind == "turns":
+            tell(turns(system.split(","), shape, int(size), int(cpus), float(seconds)))
         else:
             tell(tasks(system, shape, int(size), int(cpus), float(seconds), float(kill_every)))
     except Exception as failure:  # noqa: BLE001 - the system under test is user code here

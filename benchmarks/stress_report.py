@@ -35,7 +35,22 @@ Cells = Mapping[Run, Cell]
 
 
 def table(part: str, cells: Cells) -> list[list[str]]:
-    return loop_table(cells) if part == "loops" else task_table(cells)
+    return {"loops": loop_table, "turns": turn_table}.get(part, task_table)(cells)
+
+
+def turn_table(cells: Cells) -> list[list[str]]:
+    """Compared within each turn, with the better of the plain forked processes by their medians."""
+    lines = [["loops", "n", "system", "CPUs", "turns", "seconds: min - median - max", "of the floor, by turns"]]
+    for run, cell in cells.items():
+        for took in (outcome.turns for outcome in cell.outcomes if outcome.turns):
+            floor = min((took[system] for system in FLOOR if system in took), key=statistics.median, default=None)
+            for system, seconds in took.items():
+                ratios = [] if floor is None else [base / its for base, its in zip(floor, seconds, strict=True)]
+                spread = " - ".join(map(number, (min(seconds), statistics.median(seconds), max(seconds))))
+                lines.append(
+                    [run.shape, str(run.size), system, str(run.cpus), str(len(seconds)), spread, _percents(ratios)]
+                )
+    return lines
 
 
 def loop_table(cells: Cells) -> list[list[str]]:
