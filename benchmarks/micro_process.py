@@ -36,7 +36,8 @@ class Outcome:
     leftovers: tuple[str, ...] = ()  # processes that outlived the child by GRACE seconds, and had to be killed
     counts: Mapping[str, int] = field(default_factory=dict)  # what a stress child counted besides
     part_seconds: Sequence[float] = ()  # and how long each part of its loops takes
-    turns: Mapping[str, Sequence[float]] = field(default_factory=dict)  # or seconds of each system's passes, in turn
+    # Or each system's passes, in turn: seconds, and those of the processors in the loops themselves.
+    turns: Mapping[str, Sequence[tuple[float, float]]] = field(default_factory=dict)
 
 
 def run_child(python: str, system: str, words: Sequence[str], timeout: float, script: Path = CHILD) -> Outcome:

@@ -3,6 +3,7 @@
     python benchmarks/stress.py                            everything, in some 20 minutes; or: make bench
     python benchmarks/stress.py --parts loops --n 200      one part, or other sizes
     python benchmarks/stress.py --quick                    small, one round: does it run, not how fast
+    python benchmarks/stress.py --parts loops --into RESULT.json    measured again, and put into that result
     python benchmarks/stress.py --plot RESULT.json         the picture of a result again
 
 benchmarks/README.md says what is measured, and how.
@@ -85,7 +86,8 @@ def main() -> int:
                 f"{omitted} children of this part were not run: {args.minutes:g} minutes were over (--minutes)"
             )
         say("\n".join(["", TITLES[part], terminal(lines), *notes, ""]))
-        facts[part] = {"table": lines, "notes": notes, "values": [values(run, cell) for run, cell in its.items()]}
+        facts[part] = {"when": local_time(), "load before": machine["load"], "table": lines, "notes": notes}
+        facts[part]["values"] = [values(run, cell) for run, cell in its.items()]
     facts["machine"]["load after"] = f"{os.getloadavg()[0]:.1f}"
     facts["versions"] = versions(cells)
     if "loops" in facts:
@@ -242,15 +244,17 @@ def versions(cells: dict[str, dict[Run, Cell]]) -> dict[str, str]:
 
 # ---------------------------------------------------------------------- what is written
 def write(args: argparse.Namespace, facts: dict[str, Any]) -> None:
-    now = datetime.datetime.now().astimezone()
-    facts = {"when": now.isoformat(timespec="seconds"), **facts}
+    facts = {"when": local_time(), **facts}
+    if args.into:
+        before = json.loads(args.into.read_text())
+        facts = {**before, **{key: facts[key] for key in (*args.parts, "predicted") if key in facts}}
     text = without_paths(json.dumps(facts, indent=1)) + "\n"
     if args.json:
         args.json.write_text(text)
-    if not args.complete:
+    if not (args.complete or args.into):
         return
     RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"stress-{now:%Y-%m-%dT%H%M}.json"
+    path = args.into or RESULTS / f"stress-{facts['when'][:16].replace(':', '')}.json"
     path.write_text(text)
     (RESULTS / "stress.md").write_text(without_paths(page(facts)))
     say(f"benchmarks/results/{path.name}, benchmarks/results/stress.md")
@@ -260,6 +264,10 @@ def write(args: argparse.Namespace, facts: dict[str, Any]) -> None:
         say(f"no picture: {lacking}")
     else:
         say(f"{args.png}")
+
+
+def local_time() -> str:
+    return datetime.datetime.now().astimezone().isoformat(timespec="seconds")
 
 
 def page(facts: dict[str, Any]) -> str:
@@ -276,7 +284,16 @@ def page(facts: dict[str, Any]) -> str:
     for part, title in TITLES.items():
         if part in facts:
             its = facts[part]
-            lines += ["", f"## {title}", "", markdown(its["table"]), ""]
+            since = its["when"][:16].replace("T", " ")
+            lines += [
+                "",
+                f"## {title}",
+                "",
+                f"Until {since}; load before: {its['load before']}.",
+                "",
+                markdown(its["table"]),
+                "",
+            ]
             lines += [f"- {line}" for line in [*its["notes"], *(facts["absent"] if part == "loops" else [])]]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -308,6 +325,7 @@ def parse_arguments() -> argparse.Namespace:
         "--ray-python", default=str(HERE.parent / ".venv-ray/bin/python"), help="an interpreter with Ray"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every value there as well")
+    parser.add_argument("--into", type=Path, metavar="RESULT", help="put what is measured into that result, in place")
     parser.add_argument("--plot", type=Path, metavar="RESULT", help="measure nothing: draw what that file has")
     parser.add_argument("--png", type=Path, default=PICTURE, help="where pictures go (docs/images/scaling.png)")
     args = parser.parse_args()

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from micro_child import lines_to_parent
 from stress_systems import FLOOR, PACKAGES, PYTHON, STATIC, Forks, running, session
@@ -29,20 +29,25 @@ from stress_work import expected, part, total
 LEAST_PASSES = 2
 
 
+class Pass(NamedTuple):
+    seconds: float
+    busy_s: float  # of the processors, in the loops themselves
+
+
 def loops(system: str, shape: str, n: int, cpus: int, seconds: float) -> dict[str, object]:
     """Seconds of one pass: the median of those that fit into `seconds`, after one that is not counted."""
     if system in FLOOR:
-        took = list(_passes(lambda: _forked(system, shape, n, cpus), seconds))
+        took = list(_passes(lambda: _forked(system, shape, n, cpus).seconds, seconds))
     else:
         with running(system, cpus) as run:
-            took = list(_passes(lambda: _timed(run, shape, n), seconds))
+            took = list(_passes(lambda: _timed(run, shape, n).seconds, seconds))
     parts = {"part_seconds": _part_seconds(shape, n)} if system == PYTHON else {}
     return {"value": statistics.median(took[1:]), "counts": {"passes": len(took) - 1}, **parts}
 
 
 def turns(systems: list[str], shape: str, n: int, cpus: int, seconds: float) -> dict[str, object]:
     """All of these side by side, each ready from the beginning, a pass each in turn, until `seconds` are over."""
-    took: dict[str, list[float]] = {system: [] for system in systems}
+    took: dict[str, list[Pass]] = {system: [] for system in systems}
     with ExitStack() as ready:
         runs = {system: ready.enter_context(running(system, cpus)) for system in systems if system not in FLOOR}
         for run in runs.values():
@@ -70,20 +75,21 @@ def _passes(one: Callable[[], float], seconds: float) -> Iterator[float]:
         left, done = left - took, done + 1
 
 
-def _forked(system: str, shape: str, n: int, cpus: int) -> float:
+def _forked(system: str, shape: str, n: int, cpus: int) -> Pass:
     forks = Forks(shape, n, cpus, dealt=system == STATIC)
     took = _timed(lambda _shape, _n: forks.run(), shape, n)
     forks.end()
     return took
 
 
-def _timed(run: Callable[[str, int], list[tuple[int, int]]], shape: str, n: int) -> float:
+def _timed(run: Callable[[str, int], list[tuple[int, int, float]]], shape: str, n: int) -> Pass:
     began = time.perf_counter()
     answers = run(shape, n)
     seconds = time.perf_counter() - began
-    if (answer := total(answers)) != (right := expected(shape, n)):
+    answer, busy_s = total(answers)
+    if answer != (right := expected(shape, n)):
         raise RuntimeError(f"{answer} is not {right}")
-    return seconds
+    return Pass(seconds, busy_s)
 
 
 def _part_seconds(shape: str, n: int) -> list[float]:

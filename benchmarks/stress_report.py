@@ -39,17 +39,27 @@ def table(part: str, cells: Cells) -> list[list[str]]:
 
 
 def turn_table(cells: Cells) -> list[list[str]]:
-    """Compared within each turn, with the better of the plain forked processes by their medians."""
-    lines = [["loops", "n", "system", "CPUs", "turns", "seconds: min - median - max", "of the floor, by turns"]]
+    """All compared with the better of the plain forked processes.
+
+    *busy* is the share of the processors' time that went into the loops themselves, which is told within each pass: a
+    machine that is slower for some seconds is so for both. What it lacks to 100 % is what the system costs, and waits.
+    """
+    header = ["loops", "n", "system", "CPUs", "turns", "seconds: min - median - max", "of the floor, by turns"]
+    lines = [[*header, "busy: min - median - max", "busy, of the floor's"]]
     for run, cell in cells.items():
-        for took in (outcome.turns for outcome in cell.outcomes if outcome.turns):
-            floor = min((took[system] for system in FLOOR if system in took), key=statistics.median, default=None)
-            for system, seconds in took.items():
-                ratios = [] if floor is None else [base / its for base, its in zip(floor, seconds, strict=True)]
-                spread = " - ".join(map(number, (min(seconds), statistics.median(seconds), max(seconds))))
-                lines.append(
-                    [run.shape, str(run.size), system, str(run.cpus), str(len(seconds)), spread, _percents(ratios)]
-                )
+        for turns in (outcome.turns for outcome in cell.outcomes if outcome.turns):
+            seconds = {system: [took for took, _ in passes] for system, passes in turns.items()}
+            busy = {system: [loops / took / run.cpus for took, loops in passes] for system, passes in turns.items()}
+            floors = [system for system in FLOOR if system in turns]
+            quickest = min((seconds[system] for system in floors), key=statistics.median, default=[])
+            busiest = max((statistics.median(busy[system]) for system in floors), default=None)
+            for system in turns:
+                its = seconds[system]
+                ratios = [base / one for base, one in zip(quickest, its, strict=False)]
+                share = f"{statistics.median(busy[system]) / busiest:.1%}" if busiest else ""
+                spread = " - ".join(map(number, (min(its), statistics.median(its), max(its))))
+                line = [run.shape, str(run.size), system, str(run.cpus), str(len(its)), spread, _percents(ratios)]
+                lines.append([*line, _percents(busy[system], 1), share])
     return lines
 
 
@@ -97,10 +107,9 @@ def within_rounds(floor: Cell, cell: Cell) -> list[float]:
     return [base.value / its.value for base, its in pairs if base.value and its.value]
 
 
-def _percents(ratios: list[float]) -> str:
-    if len(ratios) < 2:
-        return "".join(f"{ratio:.0%}" for ratio in ratios)
-    return f"{min(ratios):.0%} - {statistics.median(ratios):.0%} - {max(ratios):.0%}"
+def _percents(ratios: list[float], digits: int = 0) -> str:
+    some = ratios if len(ratios) < 2 else [min(ratios), statistics.median(ratios), max(ratios)]
+    return " - ".join(f"{ratio:.{digits}%}" for ratio in some)
 
 
 def task_table(cells: Cells) -> list[list[str]]:

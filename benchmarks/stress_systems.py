@@ -19,7 +19,7 @@ import stress_work
 from micro_session import start
 from stress_work import cost, part, total
 
-Pass = Callable[[str, int], list[tuple[int, int]]]  # shape and n -> an answer per part, or per process
+Pass = Callable[[str, int], list[tuple[int, int, float]]]  # shape and n -> an answer per part, or per process
 
 PYTHON, STATIC, COUNTER = "python", "forks_static", "forks_counter"
 FLOOR = (STATIC, COUNTER)
@@ -74,7 +74,7 @@ class Forks:
         os.close(queue)
         os.close(gate)
 
-    def run(self) -> list[tuple[int, int]]:
+    def run(self) -> list[tuple[int, int, float]]:
         os.close(self._opener)
         answers = []
         for _, reading in self._children:
@@ -110,7 +110,7 @@ class Forks:
             os.close(self._opener)
             os.read(gate, 1)  # returns when the parent closes its end
             answers = [part(self._shape, self._n, i) for i in numbers]
-            os.write(writing, pickle.dumps(tuple(total(answers))))
+            os.write(writing, pickle.dumps((*total(answers)[0], total(answers)[1])))
             os.close(writing)
             code = 0
         finally:

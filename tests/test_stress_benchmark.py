@@ -41,8 +41,8 @@ def report(work: Any) -> Any:
 def test_formula_says_what_the_loops_give(work: Any, shape: str, n: int) -> None:
     parts = [work.part(shape, n, i) for i in range(1, n + 1)]
 
-    assert work.total(parts) == work.expected(shape, n)
-    assert [operations for operations, _ in parts] == [work.cost(shape, n, i) for i in range(1, n + 1)]
+    assert work.total(parts)[0] == work.expected(shape, n)
+    assert [operations for operations, *_ in parts] == [work.cost(shape, n, i) for i in range(1, n + 1)]
 
 
 def test_two_hundred_are_the_published_eight_million(work: Any) -> None:
@@ -177,21 +177,37 @@ def test_plan_has_the_largest_loops_on_all_numbers_of_cpus_and_the_others_on_all
 
 
 def test_page_of_a_result_has_each_part_and_what_was_not_measured(command: Any) -> None:
+    at = {"when": "2026-11-29T06:20:00+00:00", "load before": "0.4"}
     facts = {
         "when": "2026-11-29T06:30:00+00:00",
         "machine": {"cores": 2},
         "versions": {"sparkray": "0.1"},
         "rounds": 3,
         "absent": ["ray was not measured: no such file"],
-        "loops": {"table": [["loops", "n"], ["cube", "200"]], "notes": []},
-        "kills": {"table": [["shape"], ["flat"]], "notes": ["a note"]},
+        "loops": {**at, "table": [["loops", "n"], ["cube", "200"]], "notes": []},
+        "kills": {**at, "table": [["shape"], ["flat"]], "notes": ["a note"]},
     }
 
     page = command.page(facts)
 
     assert page.startswith("# Stress: i x j x k\n\n2026-11-29. sparkray 0.1.\ncores 2.\n")
+    assert "## Loops\n\nUntil 2026-11-29 06:20; load before: 0.4.\n\n| loops | n |" in page
     assert "| cube | 200 |\n\n- ray was not measured: no such file\n\n## Shapes of tasks, while workers" in page
     assert page.endswith("| flat |\n\n- a note\n")
+
+
+def test_busy_share_is_told_within_each_pass_and_compared_with_the_busier_forks(report: Any) -> None:
+    run = report.Run("turns", "all", "cube", 200, 2, 1, 60.0)
+    turns = {"forks_static": [(1.0, 1.8), (2.0, 3.6)], "forks_counter": [(1.0, 2.0), (2.0, 4.0)]}
+    outcome = importlib.import_module("micro_process").Outcome(
+        0.0, turns={**turns, "sparkray": [(1.0, 1.9), (4.0, 7.6)]}
+    )
+
+    lines = report.table("turns", {run: importlib.import_module("micro_report").Cell([outcome])})
+
+    assert [line[2] for line in lines[1:]] == ["forks_static", "forks_counter", "sparkray"]
+    assert lines[3][-2:] == ["95.0% - 95.0% - 95.0%", "95.0%"]
+    assert lines[3][-3] == "50% - 75% - 100%"
 
 
 def test_scaling_picture_is_drawn_from_a_result(work: Any) -> None:
