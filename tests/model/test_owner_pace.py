@@ -26,13 +26,13 @@ class Waiting:
 
 @pytest.fixture
 def bench() -> Bench:
-    """Two workers that have each shown how long a task takes, and 200 tasks more: nobody waits for these yet."""
+    """Two workers that have each shown how long a task takes, and 1,000 tasks more: nobody waits for these yet."""
     bench = Bench()
     first, second = bench.task(), bench.task()
     bench.submit(first, second)
     bench.lease(1)
     bench.lease(2, SECOND)
-    bench.submit(*[bench.task() for _ in range(200)])
+    bench.submit(*[bench.task() for _ in range(1000)])
     bench.done(first, busy_s=MEAN_S)
     bench.done(second, worker=SECOND, busy_s=MEAN_S)
     return bench
@@ -66,7 +66,7 @@ def test_one_task_waits_behind_the_running_one_so_that_no_worker_idles_for_a_rou
 
 
 def test_results_that_only_a_wait_for_all_needs_may_lie_and_more_work_goes_ahead(bench: Bench) -> None:
-    everything_is_awaited(bench, missing=200)
+    everything_is_awaited(bench, missing=1000)
 
     pushed = push(finish_all(bench))
 
@@ -85,21 +85,21 @@ def test_nothing_lies_for_who_waits_for_a_few_or_may_come_to_wait(bench: Bench) 
 
 
 def test_one_impatient_wait_among_the_tasks_pushed_together_is_enough(bench: Bench) -> None:
-    everything_is_awaited(bench, missing=200)
+    everything_is_awaited(bench, missing=1000)
     queued(bench)[5].returns[0].waiters = [Waiting(1)]
 
     assert push(finish_all(bench)).hold_s == 0
 
 
 def test_a_borrower_that_asks_for_a_result_waits_for_just_that(bench: Bench) -> None:
-    everything_is_awaited(bench, missing=200)
+    everything_is_awaited(bench, missing=1000)
     queued(bench)[0].returns[0].asked = [REMOTE]
 
     assert push(finish_all(bench)).hold_s == 0
 
 
 def test_the_last_tasks_are_dealt_out_in_ever_smaller_hands(bench: Bench) -> None:
-    everything_is_awaited(bench, missing=200)
+    everything_is_awaited(bench, missing=1000)
     hands = []
     while queued(bench):
         hands.append(len(push(finish_all(bench)).tasks))
@@ -110,7 +110,7 @@ def test_the_last_tasks_are_dealt_out_in_ever_smaller_hands(bench: Bench) -> Non
 
 
 def test_answers_may_lie_while_every_worker_has_work_ahead_and_only_then(bench: Bench) -> None:
-    everything_is_awaited(bench, missing=200)
+    everything_is_awaited(bench, missing=1000)
     finish_all(bench)
     bench.done(*bench.owner.leasing.by_worker[SECOND].inflight.values(), worker=SECOND, busy_s=MEAN_S)
     leasing = bench.owner.leasing

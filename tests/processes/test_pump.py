@@ -131,8 +131,7 @@ def test_a_wait_looks_away_only_if_what_may_come_meanwhile_cannot_end_it(
             getter.finish()
         return True
 
-    pump = Pump("test", turn)
-    pump.start()
+    pump = Pump("test", turn)  # without its side thread, which could come first
     reading, writing = os.pipe()
     try:
         pump.register(reading)

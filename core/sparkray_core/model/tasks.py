@@ -26,8 +26,8 @@ class OwnerLimits:
     """How the owner paces itself."""
 
     ahead_s: float = 0.005  # seconds of work pushed to a worker ahead: hides the round trip, keeps stealing rare
-    patient_ahead_s: float = 0.1  # the same where nobody waits for single results
-    hold_s: float = 0.025  # there a worker may hold results for so long, to send several together
+    patient_ahead_s: float = 0.4  # the same where nobody waits for single results
+    hold_s: float = 0.1  # there a worker may hold results for so long, to send several together
     one_behind_s: float = 0.025  # and one task behind the running one, if tasks take at most so many seconds
     even_out_s: float = 0.0005  # a task that takes less is not worth a message of its own at the end
     lull_s: float = 0.003  # answers may lie so long where nobody would miss them; see `Leasing.lull`

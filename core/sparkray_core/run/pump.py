@@ -119,7 +119,7 @@ class Pump:
         self._leader = threading.Lock()
         self._gate_open = True  # the side thread is woken by what comes. Changed by who holds `_leader`
         self._leads = 0  # how often a thread has begun to lead
-        self._glanced = False  # since the side thread looked
+        self._glanced = 0.0  # since the side thread looked; and for how long it may look away
         self._led = False  # a thread leads until its own wait is over; not just for one turn of the side thread
         self._embedder: int | None = None  # the thread whose event loop does the reading, for good
         self._embedder_wake: Callable[[], object] | None = None
@@ -275,10 +275,14 @@ class Pump:
             finally:
                 self._release()
 
-    def glance(self) -> None:
-        """The same between two pieces of user code, by who will come back soon: the side thread stays out of it."""
+    def glance(self, next_s: float = 0.0) -> None:
+        """The same between two pieces of user code, by who will come back soon: the side thread stays out of it.
+
+        Args:
+            next_s: in about so many seconds; the side thread looks for twice as long whether it does.
+        """
         if self._leader.acquire(blocking=False):
-            self._glanced = True
+            self._glanced = max(GLANCED_POLL_S, 2 * next_s)
             try:
                 if self._gate_open:
                     self._shut_gate()
@@ -387,8 +391,7 @@ class Pump:
                 quiet = 0
                 continue
             elif self._glanced:
-                self._glanced = False
-                pause = GLANCED_POLL_S
+                pause, self._glanced = self._glanced, 0.0
                 quiet = 0
                 continue
             elif self._leader.acquire(blocking=False):

@@ -82,7 +82,7 @@ RETIRE_LOOK_S = 1.0
 # Interrupts a task that is cancelled. Not SIGINT: libraries and users' own code replace its handler, or ignore it.
 CANCEL = int(getattr(signal, "SIGRTMAX", signal.SIGURG)) - (3 if hasattr(signal, "SIGRTMAX") else 0)
 FLUSH_S = 0.001  # results of short tasks wait this long for company, or longer if their owner says so
-GLANCE_S = 0.005  # between two tasks the sockets are looked at so often
+GLANCE_S = 0.005  # between two tasks the sockets are looked at so often, or as often as results leave
 FLUSH_RESULTS = 256  # or until there are so many
 
 
@@ -309,9 +309,9 @@ class Worker:
                 self.began = moment
                 if len(self.results) >= FLUSH_RESULTS or moment - self._flushed_at > self._hold_s:
                     self.flush()
-                if moment - self._glanced_at > GLANCE_S:
+                if moment - self._glanced_at > GLANCE_S and moment - self._glanced_at > self._hold_s:
                     self._glanced_at = moment
-                    self.core.pump.glance()
+                    self.core.pump.glance(self._hold_s)
 
     def _carry_out(self, order: Any) -> None:
         if isinstance(order, StartActor):
