@@ -1,7 +1,8 @@
-"""The picture of a result of the stress benchmark: seconds and efficiency here, and what is foretold for more CPUs."""
+"""The picture of a result of the stress benchmark: efficiency here, and what is foretold for more CPUs."""
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -22,7 +23,7 @@ Points = dict[int, float]  # by number of CPUs
 
 
 def draw(facts: Mapping[str, Any], path: Path | IO[bytes]) -> None:
-    """Draw the cube of the largest n that was measured on several numbers of CPUs, and all that is foretold.
+    """Draw what was measured in turn, or else the cube of the largest n over the CPUs; and all that is foretold.
 
     Args:
         facts: as in a result file.
@@ -35,6 +36,16 @@ def draw(facts: Mapping[str, Any], path: Path | IO[bytes]) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    turns = _busy(facts)
+    if turns:
+        figure = Figure(figsize=(13, 4.6), layout="constrained")
+        FigureCanvasAgg(figure)
+        here, foretold = figure.subplots(1, 2, width_ratios=(1, 1))
+        _bars(here, turns)
+        _foretold(foretold, facts.get("predicted", []), _ours(turns))
+        foretold.set_xlabel("CPUs")
+        _finish(figure, path)
+        return
     n, serial, seconds = _measured(facts)
     figure = Figure(figsize=(14, 4.6), layout="constrained")
     FigureCanvasAgg(figure)
@@ -52,9 +63,52 @@ def draw(facts: Mapping[str, Any], path: Path | IO[bytes]) -> None:
     _foretold(foretold, facts.get("predicted", []), shares.get(OURS, {}))
     for axes in (here, efficiency, foretold):
         axes.set_xlabel("CPUs")
+    _finish(figure, path)
+
+
+def _finish(figure: Any, path: Path | IO[bytes]) -> None:
+    for axes in figure.axes:
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
     figure.savefig(path, dpi=110, format="png")
+
+
+Busy = dict[tuple[str, int, int], dict[str, float]]  # (shape, n, CPUs) -> system -> share of the processors' time
+
+
+def _busy(facts: Mapping[str, Any]) -> Busy:
+    """Medians; of the forks, the better way."""
+    found: Busy = {}
+    for line in facts.get("turns", {}).get("values", ()):
+        for turns in (outcome["turns"] for outcome in line["outcomes"] if outcome.get("turns")):
+            shares = found.setdefault((line["shape"], line["size"], line["cpus"]), {})
+            for system, passes in turns.items():
+                share = statistics.median(loops / took / line["cpus"] for took, loops in passes)
+                name = FORKS if system in FLOOR else system
+                shares[name] = max(shares.get(name, 0.0), share)
+    return found
+
+
+def _ours(busy: Busy) -> Points:
+    """Of the largest cube on each number of CPUs."""
+    cubes = sorted((n, cpus) for shape, n, cpus in busy if shape == CUBE)
+    return {cpus: busy[CUBE, n, cpus][OURS] for n, cpus in cubes if OURS in busy[CUBE, n, cpus]}
+
+
+def _bars(axes: Any, busy: Busy) -> None:
+    systems = list(dict.fromkeys(system for shares in busy.values() for system in shares))
+    colours = {**dict(zip([name for name in systems if name not in COLOURS], OTHERS, strict=False)), **COLOURS}
+    width = 0.8 / len(systems)
+    for number, system in enumerate(systems):
+        at = [place + (number - (len(systems) - 1) / 2) * width for place in range(len(busy))]
+        heights = [shares.get(system, 0.0) for shares in busy.values()]
+        axes.bar(at, heights, width * 0.9, color=colours[system], label=system.replace("_", " "))
+    cpus = max(cpus for _, _, cpus in busy)
+    axes.set_xticks(range(len(busy)), [f"{shape}, n = {n}" for shape, n, _ in busy])
+    axes.set(title=f"efficiency on {cpus} CPUs: share of their time in the loops' own code", ylim=(0.75, 1.0))
+    _percents(axes)
+    axes.set_ylim(0.75, 1.01)
+    axes.legend(fontsize=7.5, frameon=False, ncols=3, loc="lower center")
 
 
 def _measured(facts: Mapping[str, Any]) -> tuple[int, float, dict[str, Points]]:

@@ -210,7 +210,8 @@ def test_busy_share_is_told_within_each_pass_and_compared_with_the_busier_forks(
     assert lines[3][-3] == "50% - 75% - 100%"
 
 
-def test_scaling_picture_is_drawn_from_a_result(work: Any) -> None:
+@pytest.mark.parametrize("in_turn", [False, True])
+def test_scaling_picture_is_drawn_from_a_result(work: Any, in_turn: bool) -> None:
     def line(system: str, cpus: int, median: float, n: int = 400) -> dict[str, Any]:
         return {"system": system, "shape": "cube", "size": n, "cpus": cpus, "median": median}
 
@@ -219,7 +220,12 @@ def test_scaling_picture_is_drawn_from_a_result(work: Any) -> None:
     foretold = [{"shape": "cube", "size": 400, "cpus": cpus, "efficiency": 1 / cpus} for cpus in (1, 28, 84)]
     picture = io.BytesIO()
 
-    importlib.import_module("stress_plot").draw({"loops": {"values": lines}, "predicted": foretold}, picture)
+    facts = {"loops": {"values": lines}, "predicted": foretold}
+    if in_turn:
+        passes = {"forks_static": [[1.0, 1.9], [1.0, 1.8]], "forks_counter": [[1.0, 1.95]], "sparkray": [[1.0, 1.9]]}
+        facts["turns"] = {"values": [{"shape": "cube", "size": 400, "cpus": 2, "outcomes": [{"turns": passes}]}]}
+
+    importlib.import_module("stress_plot").draw(facts, picture)
 
     with Image.open(picture) as image:
         assert image.format == "PNG"
