@@ -79,6 +79,7 @@ def main() -> int:
     cells = {part: {run: Cell() for run in runs} for part, runs in plan.items()}
     progress = Progress(sum(run.rounds for runs in plan.values() for run in runs), args.minutes)
     for part, its in cells.items():
+        load = f"{os.getloadavg()[0]:.1f}"
         omitted = measure(args, its, progress)
         lines, notes = table(part, its), [*growth(its), *notes_of(its)] if part == "tasks" else notes_of(its)
         if omitted:
@@ -86,7 +87,7 @@ def main() -> int:
                 f"{omitted} children of this part were not run: {args.minutes:g} minutes were over (--minutes)"
             )
         say("\n".join(["", TITLES[part], terminal(lines), *notes, ""]))
-        facts[part] = {"when": local_time(), "load before": machine["load"], "table": lines, "notes": notes}
+        facts[part] = {"when": local_time(), "load before": load, "table": lines, "notes": notes}
         facts[part]["values"] = [values(run, cell) for run, cell in its.items()]
     facts["machine"]["load after"] = f"{os.getloadavg()[0]:.1f}"
     facts["versions"] = versions(cells)

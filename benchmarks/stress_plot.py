@@ -108,7 +108,7 @@ def _bars(axes: Any, busy: Busy) -> None:
     axes.set(title=f"efficiency on {cpus} CPUs: share of their time in the loops' own code", ylim=(0.75, 1.0))
     _percents(axes)
     axes.set_ylim(0.75, 1.01)
-    axes.legend(fontsize=7.5, frameon=False, ncols=3, loc="lower center")
+    axes.legend(fontsize=7.5, frameon=False, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.07))
 
 
 def _measured(facts: Mapping[str, Any]) -> tuple[int, float, dict[str, Points]]:
@@ -158,7 +158,8 @@ def _foretold(axes: Any, predicted: list[Mapping[str, Any]], measured: Points) -
     for size, shade in zip(sizes, SHADES[-len(sizes) :] if sizes else (), strict=False):
         points = {line["cpus"]: line["efficiency"] for line in predicted if line["size"] == size}
         axes.plot(sorted(points), [points[cpus] for cpus in sorted(points)], "o-", color=shade, lw=1.6, ms=4)
-        axes.annotate(f"n = {size}", (max(points), points[max(points)]), xytext=(6, 0), textcoords="offset points",
+        above = 10 - 7 * sizes.index(size)  # so that names do not lie on each other
+        axes.annotate(f"n = {size}", (max(points), points[max(points)]), xytext=(6, above), textcoords="offset points",
                       fontsize=8, color=shade, va="center")  # fmt: skip
     if sizes:
         axes.plot([], [], "o-", color=SHADES[-1], label="sparkray, as its simulator foretells")
