@@ -1,6 +1,6 @@
 """i x j x k: the same loops on every system, beside what plain forked processes reach; and as shapes of tasks.
 
-    python benchmarks/stress.py                            everything, in some 20 minutes; or: make bench
+    python benchmarks/stress.py                            everything that 24 minutes allow; or: make bench
     python benchmarks/stress.py --parts loops --n 200      one part, or other sizes
     python benchmarks/stress.py --quick                    small, one round: does it run, not how fast
     python benchmarks/stress.py --parts loops --into RESULT.json    measured again, and put into that result

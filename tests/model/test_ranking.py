@@ -41,6 +41,16 @@ def change_something(nodes: Nodes, dice: Random, letters: str) -> None:
         nodes.bury(node, "it died")
 
 
+def test_log_of_changes_stays_bounded_where_nothing_is_placed_by_it() -> None:
+    """Only a choice shortened it; a session of actors and placement groups alone makes none, and lives for weeks."""
+    nodes = Nodes()
+    nodes.join(node_info("a", CPU=4), 0.0)
+    for beat in range(10_000):
+        nodes.all[node_id("a")].beat(NodeBeat({"CPU": beat % 4}, 0, 0.0, 0))
+
+    assert len(nodes.log) <= nodes.log.most < 10_000
+
+
 @pytest.mark.parametrize("seed", range(30))
 def test_ranked_choice_is_that_of_looking_at_every_node(seed: int) -> None:
     dice = Random(seed)

@@ -122,6 +122,7 @@ class Nodes:
             return False
         record = NodeRecord(info, len(self.all), now, info.resources, info.resources, log=self.log)
         self.all[info.node] = record
+        self.log.most += 16
         self.log.add(info.node)
         self._rows[info.node] = info.as_dict()
         return True

@@ -29,24 +29,25 @@ class ChangeLog:
 
     def __init__(self) -> None:
         self.begins = 0  # the number of the first change that is still known
+        self.most = 1024  # that are known: beyond some of each node, to look at all nodes is cheaper
         self._nodes: list[NodeId] = []
 
     @property
     def ends(self) -> int:
         return self.begins + len(self._nodes)
 
+    def __len__(self) -> int:
+        return len(self._nodes)
+
     def add(self, node: NodeId) -> None:
+        if len(self._nodes) >= self.most:
+            self.begins += len(self._nodes)
+            self._nodes.clear()
         self._nodes.append(node)
 
     def since(self, number: int) -> list[NodeId] | None:
         """Each node once. None: that is too long ago."""
         return None if number < self.begins else list(dict.fromkeys(self._nodes[number - self.begins :]))
-
-    def forget(self, beyond: int) -> None:
-        """All of it, if there is more than this: to look at all nodes is cheaper then."""
-        if len(self._nodes) > beyond:
-            self.begins += len(self._nodes)
-            self._nodes.clear()
 
 
 class Rankings:
@@ -64,7 +65,6 @@ class Rankings:
         self._known[key] = ranking
         if len(self._known) > MOST:
             del self._known[next(iter(self._known))]
-        self.nodes.log.forget(16 * len(self.nodes.all) + 1024)
         return ranking.choose(count, prefer)
 
     def check(self) -> None:

@@ -12,7 +12,7 @@ to fight over the interpreter.
 
 A worker's main thread, which has tasks queued, *glances*: a turn between two tasks, without waiting.
 
-    gate closed  leader:       turn -> turn -> ...          side thread: every 2 to 20 ms, has anybody led?
+    gate closed  leader:       turn -> turn -> ...          side thread: now and then, has anybody?
     gate open    side thread:  outer.poll -> turn
 """
 

@@ -541,6 +541,7 @@ class Worker:
     def _become(self, start: StartActor) -> None:
         core = self.core
         current_task.on_exit = self.exit_actor
+        self._hold_s = FLUSH_S  # whatever the owner said of the tasks that ran here before
         with core.lock:  # the side thread sets titles, too
             self.start = current_task.actor = start
             self.work_giver, self.working_on = owner_of(start.actor), start.name
