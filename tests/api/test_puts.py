@@ -122,6 +122,21 @@ def test_room_that_is_held_ahead_is_there_for_a_large_value(ray: Any) -> None:
     assert int(ray.get(ref)[-1]) == 2
 
 
+def test_a_reference_whose_end_is_heard_of_while_it_ends_is_gone(ray: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waking the side thread lets it run, before the destructor that woke it has returned."""
+    gc.collect()
+    before = stored_bytes()
+    core = object_ref.core()
+    ref = ray.put(an_array(1))
+    assert ref.binary()  # others can find it now
+    with monkeypatch.context() as patched:
+        patched.setattr(core.pump, "asleep", True)
+        patched.setattr(core.pump, "wake", core.kick)
+        del ref
+
+    wait_until(lambda: stored_bytes() == before, "the store is as before", limit=5)
+
+
 def test_a_value_whose_pickling_fails_half_way_leaves_nothing(ray: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     gc.collect()
     before = stored_bytes()

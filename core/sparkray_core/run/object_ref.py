@@ -74,9 +74,8 @@ class ObjectRef(Generic[T_co]):
         self._entry = entry
 
     def __del__(self) -> None:
-        dropped.append(self._entry)
-        if current is not None and current.pump.asleep:
-            current.pump.wake()
+        if self._entry.weak is None:  # else `_died` tells
+            _drop(self._entry)
 
     def binary(self) -> bytes:
         """The id: 28 bytes, of which `from_binary` makes the reference again."""
@@ -242,7 +241,32 @@ def rebuild(some_object: bytes) -> ObjectRef[Any]:
     return ref
 
 
+def _drop(entry: Entry) -> None:
+    dropped.append(entry)
+    if current is not None and current.pump.asleep:
+        current.pump.wake()
+
+
+class _Weak(weakref.ref[ObjectRef[Any]]):
+    """To a ref that others can find. While its destructor runs they still can, in another thread, and it would live on:
+    so it is not its destructor that says that it is gone, but the end of this.
+    """
+
+    __slots__ = ("entry",)
+    entry: Entry | None
+
+
+def _died(weak: weakref.ref[ObjectRef[Any]]) -> None:
+    assert isinstance(weak, _Weak)
+    entry, weak.entry = weak.entry, None  # they refer to each other
+    if entry is not None:
+        _drop(entry)
+
+
 def remember(ref: ObjectRef[Any]) -> None:
     """Make the ref findable by its entry, so that the same id gives the same ref."""
-    if ref._entry.weak is None or ref._entry.weak() is None:
-        ref._entry.weak = weakref.ref(ref)
+    entry = ref._entry
+    if entry.weak is None or entry.weak() is None:
+        weak = _Weak(ref, _died)
+        weak.entry = entry
+        entry.weak = weak
