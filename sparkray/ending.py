@@ -14,6 +14,8 @@ from sparkray_core.run.folders import KEEPER_FILE
 from sparkray_core.run.processes import LINUX, Identity, children_of, identify, is_alive
 
 POLL_S = 0.01
+GENTLE_END_S = 10.0  # from SIGTERM to SIGKILL: nodes on other hosts are told in that time
+END_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,7 @@ class NodeWatch:
         self.folder = folder
         self._host = host
         self._keeper = keeper
-        self._processes = _tree(keeper)
+        self._processes = tree(keeper)
         self._memory = {process.pid: _memory(process.pid) for process in self._processes}
 
     def is_gone(self) -> bool:
@@ -117,6 +119,27 @@ def nodes_in(session_folder: str) -> list[NodeWatch]:
     return found
 
 
+def end_all(watches: list[NodeWatch], force: bool = False) -> StopReport:
+    """End these nodes, the stubborn ones by force.
+
+    Args:
+        force: kill at once instead of telling them first.
+    """
+    began = time.monotonic()
+    for how, limit in ((signal.SIGTERM, GENTLE_END_S), (signal.SIGKILL, END_S)):
+        if force and how is signal.SIGTERM:
+            continue
+        for watch in watches:
+            watch.end_keeper(how)
+        if wait_gone(watches, limit):
+            break
+    else:
+        for watch in watches:
+            watch.kill_all()
+        wait_gone(watches, END_S)
+    return StopReport(tuple(watch.report() for watch in watches), time.monotonic() - began)
+
+
 def wait_gone(watches: list[NodeWatch], limit: float) -> bool:
     """Whether all are gone, after `limit` seconds at most."""
     deadline = time.monotonic() + limit
@@ -138,7 +161,7 @@ def _memory(pid: int) -> int | None:
         return None
 
 
-def _tree(root: Identity) -> list[Identity]:
+def tree(root: Identity) -> list[Identity]:
     """The process and all that descend from it; none when it is gone."""
     if not is_alive(root):
         return []

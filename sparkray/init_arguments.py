@@ -113,12 +113,17 @@ def _store_bytes(given: Any) -> int | None:
 
 
 def sort_out(
-    given: dict[str, Any], settings: Mapping[str, Any] | None, system_config: Mapping[str, Any] | None, known: list[str]
+    given: dict[str, Any],
+    settings: Mapping[str, Any] | None,
+    system_config: Mapping[str, Any] | None,
+    known: list[str],
+    whose: str = "init",
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """What came as further keywords, parted.
 
     Args:
         known: the keywords that `init` names itself, for a hint at what may have been meant.
+        whose: the function's name.
 
     Returns:
         The settings; and those of Ray's hidden keywords that have an effect.
@@ -130,10 +135,10 @@ def sort_out(
     """
     unknown = sorted(name for name in given if name not in FIELDS and name not in _NO_EFFECT and name not in _HIDDEN)
     if unknown:
-        raise RuntimeError(f"Unknown keyword argument(s) to init(): {', '.join(unknown)}.{_hint(unknown[0], known)}")
+        raise RuntimeError(f"Unknown keyword argument(s) to {whose}(): {', '.join(unknown)}.{_hint(unknown[0], known)}")
     for name, why in _NO_EFFECT.items():
         if given.get(name):  # False and None ask for nothing
-            log.warning("init(%s=...) has no effect: %s", name, why)
+            log.warning("%s(%s=...) has no effect: %s", whose, name, why)
     hidden = {name: given[name] for name in _HIDDEN if given.get(name) is not None}
     if isinstance(hidden.get("_memory"), float):
         hidden["_memory"] = int(hidden["_memory"])

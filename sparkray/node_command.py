@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import signal
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from sparkray.ending import NodeWatch, StopReport, wait_gone
+from sparkray.ending import NodeWatch, StopReport, end_all
 from sparkray.joining import bare, joining_config, numeric, own_address, parse, refuse_if_nobody_listens, start_joining
 from sparkray.options import thousandths
 from sparkray_core.ids import new_node_id
@@ -16,11 +15,10 @@ from sparkray_core.run.config import NodeConfig, NoTie, StdinTie, default_base_f
 from sparkray_core.run.published import KEY_FILE, PublishedNode, SessionKey, published_nodes
 from sparkray_core.run.settings_sources import resolve
 from sparkray_core.run.start import StartedNode, new_session_name, new_token, start_node, sweep
+from sparkray_core.settings import Settings
 
 DEFAULT_PORT = 6379  # Ray's
 LOOPBACK = "127.0.0.1"
-GENTLE_END_S = 10.0  # from SIGTERM to SIGKILL: nodes on other hosts are told in that time
-END_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +30,7 @@ class Offer:
     resources: Mapping[str, float] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
     store_bytes: int | None = None  # None: a share of the machine's memory
+    memory: int | None = None  # bytes to hand out; None: what the store leaves
 
     def on(self, config: NodeConfig) -> NodeConfig:
         """That node, with these.
@@ -49,7 +48,7 @@ class Offer:
         amounts = {
             "CPU": cpus,
             "GPU": usable_gpus(self.num_gpus),
-            "memory": default_memory(store_bytes),
+            "memory": default_memory(store_bytes) if self.memory is None else self.memory,
             **self.resources,
         }
         negative = [name for name, amount in amounts.items() if amount < 0]
@@ -75,8 +74,19 @@ def start_head(offer: Offer, host: str = LOOPBACK, port: int = DEFAULT_PORT, tie
     Raises:
         NodeStartError: it did not come up; the text says why.
     """
+    config = head_config(offer, host, port, resolve(), "start", tied)
+    sweep(config.base_folder, config.settings.keep_logs)
+    return _let_go(start_node(config), tied)
+
+
+def head_config(offer: Offer, host: str, port: int, settings: Settings, by: str, tied: bool) -> NodeConfig:
+    """Of the first node of a new session.
+
+    Args:
+        by: what starts it, for those who look for sessions.
+        tied: it ends with this process.
+    """
     bind, reached = _binding(host, towards=None)
-    settings = resolve()
     config = NodeConfig(
         session=new_session_name(),
         node=new_node_id(),
@@ -89,13 +99,11 @@ def start_head(offer: Offer, host: str = LOOPBACK, port: int = DEFAULT_PORT, tie
         host=reached,
         port=port,
         tie=StdinTie() if tied else NoTie(),
-        published_by="start",
+        published_by=by,
         base_folder=default_base_folder(settings.base_folder),
         settings=settings,
     )
-    config = offer.on(config)
-    sweep(config.base_folder, settings.keep_logs)
-    return _let_go(start_node(config), tied)
+    return offer.on(config)
 
 
 def start_further(
@@ -112,11 +120,19 @@ def start_further(
     """
     head_host, head_port = parse(address)
     refuse_if_nobody_listens(head_host, head_port)
-    bind, reached = _binding(host or own_address(head_host), towards=head_host)
-    config = joining_config(key, f"tcp://{numeric(head_host)}:{head_port}", reached, resolve())
-    config = replace(offer.on(config), bind_host=bind, tie=StdinTie() if tied else NoTie(), published_by="start")
+    config = further_config(offer, address, key, host, resolve(), "start", tied)
     sweep(config.base_folder, config.settings.keep_logs)
     return _let_go(start_joining(config), tied)
+
+
+def further_config(
+    offer: Offer, address: str, key: SessionKey, host: str | None, settings: Settings, by: str, tied: bool
+) -> NodeConfig:
+    """Of a node for the session whose head is at `address`. (`by`, `tied`: see `head_config`.)"""
+    head_host, head_port = parse(address)
+    bind, reached = _binding(host or own_address(head_host), towards=head_host)
+    config = joining_config(key, f"tcp://{numeric(head_host)}:{head_port}", reached, settings)
+    return replace(offer.on(config), bind_host=bind, tie=StdinTie() if tied else NoTie(), published_by=by)
 
 
 def _let_go(node: StartedNode, tied: bool) -> StartedNode:
@@ -145,23 +161,11 @@ def stop_all(force: bool = False) -> StopReport:
     Args:
         force: kill at once instead of telling them first.
     """
-    began = time.monotonic()
-    nodes = started_nodes()
-    watches = [NodeWatch(node.node, bare(node.head_address), node.keeper, node.folder) for node in nodes]
-    for how, limit in ((signal.SIGTERM, GENTLE_END_S), (signal.SIGKILL, END_S)):
-        if force and how is signal.SIGTERM:
-            continue
-        for watch in watches:
-            watch.end_keeper(how)
-        if wait_gone(watches, limit):
-            break
-    else:
-        for watch in watches:
-            watch.kill_all()
-        wait_gone(watches, END_S)
+    watches = [NodeWatch(node.node, bare(node.head_address), node.keeper, node.folder) for node in started_nodes()]
+    report = end_all(watches, force)
     settings = resolve()
     sweep(default_base_folder(settings.base_folder), settings.keep_logs)
-    return StopReport(tuple(watch.report() for watch in watches), time.monotonic() - began)
+    return report
 
 
 def published_at(node: StartedNode) -> str:

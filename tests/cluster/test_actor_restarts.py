@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from sparkray.ending import NodeWatch, wait_gone
-from sparkray.node_command import started_nodes
-from tests.cluster.conftest import Driver, sparkray_command
+from sparkray.cluster_utils import Cluster
+from tests.cluster.conftest import Driver
 
 
 @pytest.mark.slow
 def test_a_small_state_moves_to_another_node_and_a_large_one_is_told_to_be_lost(
-    head: str, drivers: Callable[..., Driver]
+    base_folder: Path, drivers: Callable[..., Driver]
 ) -> None:
-    add_node = ("start", f"--address={head}", "--num-cpus=1", '--resources={"there": 1}')
-    assert sparkray_command(*add_node).returncode == 0
-    (first,) = [node for node in started_nodes() if not node.is_head]
-    driver = drivers()
+    with Cluster(initialize_head=True) as cluster:
+        _move(cluster, drivers())
+
+
+def _move(cluster: Cluster, driver: Driver) -> None:
+    first = cluster.add_node(resources={"there": 1})
     driver.do("""
         ray.init(address="auto")
 
@@ -42,12 +43,10 @@ def test_a_small_state_moves_to_another_node_and_a_large_one_is_told_to_be_lost(
         before = ray.get([small.add.remote(), large.add.remote()])
         result = [count for count, _ in before]
     """)
-    assert sparkray_command(*add_node).returncode == 0
+    cluster.add_node(resources={"there": 1})
 
     # A call that its last moments still ran would count once more when it is made again: so none is made in these.
-    watch = NodeWatch(first.node, "this host", first.keeper, first.folder)
-    watch.end_keeper(signal.SIGKILL)
-    assert wait_gone([watch], 20), watch.report()
+    cluster.remove_node(first, allow_graceful=False)
 
     count, moved = driver.do("""
         count, node = ray.get(small.add.remote(), timeout=60)

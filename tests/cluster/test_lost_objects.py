@@ -5,80 +5,53 @@ The head's node has no CPU, so that all runs on the nodes that come and go.
 
 from __future__ import annotations
 
-import contextlib
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 import sparkray
+from sparkray.cluster_utils import Cluster, ClusterNode
 from sparkray.exceptions import ObjectLostError
-from sparkray.node_command import started_nodes
 from sparkray_core.ids import NodeId, raylet_of
-from tests.cluster.conftest import sparkray_command
 from tests.marks import slow
 
 LARGE = 300_000  # bytes: it lies in a store
+STORE_BYTES = 64 << 20
 WAIT_S = 60.0
+
+
+@pytest.fixture(scope="module")
+def cluster(module_base_folder: Path) -> Iterator[Cluster]:
+    """This process has joined it."""
+    with Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": STORE_BYTES}) as made:
+        made.connect(log_to_driver=False)
+        yield made
 
 
 class Nodes:
     """Those that a test adds to the session; they go with it."""
 
-    def __init__(self, address: str) -> None:
-        self.address = address
-        self._known: set[int] = {node.keeper.pid for node in started_nodes()}
-        self._added: list[psutil.Process] = []
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
 
-    def add(self) -> psutil.Process:
-        """One more node; its keeper."""
-        done = sparkray_command("start", f"--address={self.address}", "--num-cpus=2", "--object-store-memory=67108864")
-        assert done.returncode == 0, done.stderr
-        (pid,) = {node.keeper.pid for node in started_nodes()} - self._known
-        self._known.add(pid)
-        self._added.append(psutil.Process(pid))
-        return self._added[-1]
+    def add(self) -> ClusterNode:
+        return self._cluster.add_node(num_cpus=2, object_store_memory=STORE_BYTES)
 
-    def kill(self, keeper: psutil.Process, victim: str = "keeper") -> None:
+    def kill(self, node: ClusterNode, victim: str = "keeper") -> None:
         """SIGKILL, and wait until the session knows."""
-        alive = self.alive()
-        if victim == "keeper":
-            keeper.kill()
-        else:
-            next(one for one in keeper.children() if one.name() == f"sparkray-{victim}").kill()
-        deadline = time.monotonic() + WAIT_S
-        while self.alive() >= alive:
-            assert time.monotonic() < deadline, f"the killed {victim} was not noticed"
-            time.sleep(0.02)
-
-    @staticmethod
-    def alive() -> int:
-        return sum(node["Alive"] for node in sparkray.nodes())
+        self._cluster.kill(node, victim)
+        self._cluster.wait_for_nodes(WAIT_S)
 
     def end(self) -> None:
-        for keeper in self._added:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                keeper.terminate()
-        psutil.wait_procs(self._added, WAIT_S)
-
-
-@pytest.fixture(scope="module")
-def address(module_base_folder: Path) -> str:
-    """Of a session that this process has joined."""
-    done = sparkray_command("start", "--head", "--num-cpus=0", "--port=0", "--object-store-memory=67108864")
-    assert done.returncode == 0, done.stderr
-    (line,) = [line for line in done.stdout.splitlines() if "listens at" in line]
-    address = line.rpartition(" ")[2].rstrip(".")
-    sparkray.init(address=address, log_to_driver=False)
-    return address
+        for node in list(self._cluster.worker_nodes):
+            self._cluster.remove_node(node)
 
 
 @pytest.fixture
-def nodes(address: str) -> Iterator[Nodes]:
-    added = Nodes(address)
+def nodes(cluster: Cluster) -> Iterator[Nodes]:
+    added = Nodes(cluster)
     yield added
     added.end()
 

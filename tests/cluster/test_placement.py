@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import sparkray
+from sparkray.cluster_utils import Cluster
 from sparkray.util import placement_group, placement_group_table, remove_placement_group
 from sparkray.util.placement_group import PlacementGroup
 from sparkray.util.scheduling_strategies import (
@@ -21,19 +21,12 @@ from sparkray.util.scheduling_strategies import (
     NotIn,
     PlacementGroupSchedulingStrategy,
 )
-from tests.cluster.conftest import program, sparkray_command
+from tests.cluster.conftest import program
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow  # three nodes are started, and one more
 
-STORE = "--object-store-memory=134217728"
 HEAD_LABELS, EU_LABELS, US_LABELS = {"role": "head"}, {"zone": "eu", "disk": "fast"}, {"zone": "us"}
-
-
-def start(*words: str) -> str:
-    done = sparkray_command("start", STORE, *words)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def node_with(**labels: str) -> str:
@@ -44,26 +37,19 @@ def node_with(**labels: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    """Of a head with one CPU and of two nodes with two; this process has joined."""
-    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(prefix="sprk-", dir="/tmp") as folder:
-        patch.setenv("SPARKRAY_BASE_FOLDER", os.path.join(folder, "s"))
-        for name in ("SPARKRAY_ADDRESS", "RAY_ADDRESS", "SPARKRAY_KEY", "SPARKRAY_KEY_FILE"):
-            patch.delenv(name, raising=False)
-        said = start("--head", "--num-cpus=1", "--port=0", "--labels=role=head")
-        (line,) = [line for line in said.splitlines() if "listens at" in line]
-        found = line.rpartition(" ")[2].rstrip(".")
-        start(f"--address={found}", "--num-cpus=2", "--labels=zone=eu,disk=fast", '--resources={"eu": 1}')
-        start(f"--address={found}", "--num-cpus=2", "--labels=zone=us")
-        sparkray.init(address=found, namespace="placing")
-        wait_until(lambda: sparkray.cluster_resources().get("CPU") == 5)
-        yield found
-        sparkray.shutdown()
-        sparkray_command("stop", "--force")
+def cluster(module_base_folder: Path) -> Iterator[Cluster]:
+    """A head with one CPU and two nodes with two; this process has joined."""
+    head = {"num_cpus": 1, "labels": HEAD_LABELS}
+    with Cluster(initialize_head=True, head_node_args=head) as made:
+        made.add_node(num_cpus=2, labels=EU_LABELS, resources={"eu": 1})
+        made.add_node(num_cpus=2, labels=US_LABELS)
+        made.connect(namespace="placing")
+        made.wait_for_nodes()
+        yield made
 
 
 @pytest.fixture
-def nodes(address: str) -> dict[str, str]:
+def nodes(cluster: Cluster) -> dict[str, str]:
     """The ids of the three; nothing is used there any more of what the test before this one used."""
     wait_until(lambda: sparkray.available_resources().get("CPU") == 5)
     return {"head": node_with(role="head"), "eu": node_with(zone="eu"), "us": node_with(zone="us")}
@@ -154,12 +140,12 @@ def test_all_or_nothing_when_one_bundle_has_no_room_yet(nodes: dict[str, str]) -
     remove_placement_group(group)
 
 
-def test_groups_go_with_their_driver_unless_they_are_detached(address: str) -> None:
+def test_groups_go_with_their_driver_unless_they_are_detached(cluster: Cluster) -> None:
     wait_until(lambda: sparkray.available_resources().get("CPU") == 5)
     source = """
         import sparkray as ray
         from sparkray.util import placement_group
-        ray.init(namespace="placing")
+        ray.init(address="auto", namespace="placing")
         lives = {"mine": None, "ours": "detached"}
         groups = [placement_group([{"CPU": 1}], name=name, lifetime=life) for name, life in lives.items()]
         assert all(group.wait(20) for group in groups)
@@ -178,11 +164,9 @@ def test_groups_go_with_their_driver_unless_they_are_detached(address: str) -> N
     wait_until(lambda: sparkray.available_resources().get("CPU") == 5)
 
 
-def test_a_group_that_lost_a_node_is_placed_again_with_its_actor(address: str, nodes: dict[str, str]) -> None:
-    extra = start(f"--address={address}", "--num-cpus=1", "--labels=zone=moon")
-    assert "has joined" in extra
-    wait_until(lambda: sparkray.cluster_resources().get("CPU") == 6)
-    lost = node_with(zone="moon")
+def test_a_group_that_lost_a_node_is_placed_again_with_its_actor(cluster: Cluster, nodes: dict[str, str]) -> None:
+    extra = cluster.add_node(num_cpus=1, labels={"zone": "moon"})
+    lost = extra.node_id
     selectors = [{"zone": "in(moon, eu)"}, {"zone": "us"}]
     blocker = Where.options(num_cpus=2, label_selector={"zone": "eu"}).remote()
     assert sparkray.get(blocker.here.remote(), timeout=30) == nodes["eu"]
@@ -192,7 +176,7 @@ def test_a_group_that_lost_a_node_is_placed_again_with_its_actor(address: str, n
     stays = Where.options(num_cpus=1, **within(group, 1)).remote()
     assert sparkray.get([moved.here.remote(), stays.here.remote()], timeout=30) == [lost, nodes["us"]]
 
-    end_node(lost)
+    cluster.remove_node(extra, allow_graceful=False)
     wait_until(lambda: placement_group_table(group)["state"] == "RESCHEDULING")
     assert "died" in str(placement_group_table(group)) or "no room" in str(placement_group_table(group))
     sparkray.kill(blocker)
@@ -201,15 +185,6 @@ def test_a_group_that_lost_a_node_is_placed_again_with_its_actor(address: str, n
     assert sparkray.get([moved.here.remote(), stays.here.remote()], timeout=60) == [nodes["eu"], nodes["us"]]
     assert sparkray.get(moved.group.remote(), timeout=30) == group.id.hex()
     remove_placement_group(group)
-
-
-def end_node(node: str) -> None:
-    import signal
-
-    from sparkray.node_command import started_nodes
-
-    (found,) = [one for one in started_nodes() if one.node.hex() == node]
-    os.kill(found.keeper.pid, signal.SIGKILL)
 
 
 # ---------------------------------------------------------------------------------- strategies

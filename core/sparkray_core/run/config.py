@@ -83,7 +83,7 @@ class NodeConfig:
     settings: Settings = field(default_factory=Settings)
     port: int = 0  # the head's; 0: a free one
     job: dict[str, Any] = field(default_factory=dict)  # for workers: "logging" (`logs.configure`), "actor_lifetime"
-    published_by: str | None = None  # "init" or "start": others on this host may join, by the key in the node's folder
+    published_by: str | None = None  # "init", "start" or "cluster": others here may join, by its folder's key
     container_logs: str | None = None  # a folder whose files somebody collects (YARN); logs lie there, linked from ours
     shown_at: str | None = None  # a file or another process's descriptor that gets the logs' lines, too (Kubernetes)
     # What the executor and this node may hold together, where no cgroup says so (YARN); 0: all.

@@ -75,7 +75,7 @@ class PublishedNode:
     head_address: str  # tcp://host:port
     is_head: bool
     host: str  # by which other nodes reach it
-    by: str  # what started it: "init" or "start"
+    by: str  # what started it: "init", "start" or "cluster" (`sparkray.cluster_utils`)
     started: float  # seconds since 1970
     key: SessionKey
 
