@@ -263,10 +263,10 @@ class Settings:
         least=1,
     )
     node_timeout_s: float = _setting(
-        3.0,
+        2.5,
         "seconds",
-        "silence after which a node is given up, and what ran on it runs elsewhere; six beats: a busy machine may miss "
-        "some",
+        "silence after which a node is given up, and what ran on it runs elsewhere; five beats: a busy machine may "
+        "miss some. One whose processes have ended is noticed at once",
         least=1,
         most=3600,
     )

@@ -72,6 +72,25 @@ class Cluster:
             self.loop.now += step if self.loop.now < until else 0
 
 
+def test_a_peer_that_is_gone_is_told_after_what_it_sent_and_not_once_it_is_forgotten() -> None:
+    cluster = Cluster()
+    cluster.a.peers.connect(HEAD_NODE, cluster.head.transport.address)
+    cluster.a.peers.send(HEAD_NODE, b"join")
+    cluster.settle(0.1)
+    cluster.a.peers.send(HEAD_NODE, b"last word")
+    cluster.a.peers.flush()
+    cluster.head.transport.gone = [cluster.a.node, cluster.b.node]
+
+    cluster.settle()
+
+    assert cluster.head.got == [(cluster.a.node, b"join"), (cluster.a.node, b"last word")]
+    assert cluster.head.lost == [(cluster.a.node, "its connection broke, and nobody listens where it did")]
+    cluster.head.peers.forget(cluster.a.node)
+    cluster.head.transport.gone = [cluster.a.node]
+    cluster.settle()
+    assert len(cluster.head.lost) == 1
+
+
 def test_head_answers_a_raylet_of_which_it_knew_nothing() -> None:
     cluster = Cluster()
     cluster.a.peers.connect(HEAD_NODE, cluster.head.transport.address)

@@ -186,6 +186,74 @@ def test_a_peer_that_comes_later_or_comes_back_is_reached() -> None:
             b.close()
 
 
+def listens_for_breaks(keys: tuple[bytes, bytes]) -> ZmqTransport:
+    return ZmqTransport(A, os.urandom(8), keys, notices=True)
+
+
+def test_a_peer_that_is_no_more_is_told_once_and_after_its_last_packet() -> None:
+    keys = new_session_keys()
+    with on_loopback(keys) as nodes:
+        here = listens_for_breaks(keys)
+        nodes.all.append(here)
+        there, other = nodes(B), nodes(C)
+        for peer, name in ((there, B), (other, C)):
+            here.connect(name, peer.address)
+            peer.connect(A, here.address)
+            peer.send(A, b"hello")
+        nodes.wait(here, 2)
+        assert here.lost() == []
+        there.send(A, b"last word")
+        nodes.all.remove(there)
+        there.close()
+
+        assert nodes.wait(here, 1) == [(B, b"last word")]
+        lost: list[NodeId] = []
+        deadline = time.monotonic() + LIMIT_S
+        while not lost:
+            assert time.monotonic() < deadline, "nobody was told to be gone"
+            select.select([here], [], [], LIMIT_S)
+            assert here.receive() == []
+            lost = here.lost()
+        assert lost == [B]
+        here.disconnect(B)
+        other.send(A, b"still here")
+        assert nodes.wait(here, 1) == [(C, b"still here")]
+        assert here.lost() == []
+
+
+def test_a_connection_that_breaks_costs_no_peer_its_life() -> None:
+    keys = new_session_keys()
+    with on_loopback(keys) as nodes:
+        here = listens_for_breaks(keys)
+        nodes.all.append(here)
+        there = nodes(B)
+        here.connect(B, there.address)
+        there.connect(A, here.address)
+        there.send(A, b"hello")
+        nodes.wait(here, 1)
+        port = int(here.address.rpartition(":")[2])
+        (descriptor,) = [
+            one.fd
+            for one in psutil.Process().net_connections("tcp")
+            if one.raddr and one.raddr.port == port and one.status == psutil.CONN_ESTABLISHED
+        ]
+        with socket.socket(fileno=os.dup(descriptor)) as connection:
+            connection.shutdown(socket.SHUT_RDWR)  # as if the network had failed
+
+        breaks = here._breaks
+        assert breaks is not None
+        deadline = time.monotonic() + LIMIT_S
+        probed = False
+        while not probed or breaks._probes:
+            assert time.monotonic() < deadline, f"not looked for, or without an answer: {breaks._probes}"
+            select.select([here], [], [], LIMIT_S)
+            here.receive()
+            probed |= bool(breaks._probes)
+        assert here.lost() == []
+        there.send(A, b"again")
+        assert nodes.wait(here, 1) == [(B, b"again")]
+
+
 def test_a_port_that_is_taken_is_named_and_nothing_is_left_open() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

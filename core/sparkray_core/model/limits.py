@@ -63,7 +63,7 @@ class NodeLimits:
 @dataclass(frozen=True, slots=True)
 class HeadLimits:
     node_timeout_s: float = Settings.node_timeout_s  # silence that buries a node
-    check_s: float = 0.5  # between two looks at who is silent
+    check_s: float = 0.25  # between two looks at who is silent: with `node_timeout_s` under 3 s from death to burial
     table_gap_s: float = 0.05  # joins closer than this share a NodeTable: n nodes at once are not n * n tables
     # How long a request that no node could ever grant waits for one that could.
     infeasible_grace_s: float = Settings.infeasible_grace_s

@@ -51,7 +51,7 @@ class Peers:
         Args:
             address: the transport's, as others reach it.
             on_payloads: gets what one peer sent, in order, nothing twice.
-            on_lost: the peer is silent though it should answer, or another life of it answers.
+            on_lost: the peer is silent though it should answer, or gone, or another life of it answers.
         """
         self.address = address
         self._silence_s = peer_silence_s(settings or Settings())
@@ -80,7 +80,8 @@ class Peers:
         assert config.curve_secret is not None
         keys = config.curve_public, config.curve_secret
         port = config.port if me == HEAD_NODE else 0
-        transport = ZmqTransport(me, os.urandom(8), keys, config.bind_host, port)
+        # Raylets need not see who is gone: the head tells all of them.
+        transport = ZmqTransport(me, os.urandom(8), keys, config.bind_host, port, notices=me == HEAD_NODE)
         bound = transport.address.rpartition(":")[2]
         return cls(loop, transport, f"tcp://{config.host}:{bound}", on_payloads, on_lost, config.settings)
 
@@ -147,7 +148,9 @@ class Peers:
             for node, packet in self._transport.receive():
                 self._receive(node, packet)
             if not self._transport.pending():
-                return
+                break
+        for node in self._transport.lost():
+            self._on_lost(node, "its connection broke, and nobody listens where it did")
 
     def _receive(self, node: NodeId, packet: bytes) -> None:
         if node in self._forgotten:

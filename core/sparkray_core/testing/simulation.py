@@ -63,6 +63,7 @@ LINK_SILENCE_S = 4.0  # a little over the head's patience, so that both ways to 
 LINK_BEAT_S = 0.5
 LOCAL_DELAY_S = (0.00002, 0.0002)  # of a frame on a Unix socket
 FORK_S = (0.001, 0.02)
+BREAK_S = (0.0005, 0.02)  # from the end of a node's processes to the head's noticing that its connection broke
 DISK_S = (0.0005, 0.05)  # of one file written, or one object read
 LEFTOVER = 0xDD  # what a punched hole reads as
 
@@ -144,10 +145,17 @@ class Simulation:
         if gone.role == "worker":
             self.at(drained + self.dice.uniform(0, 0.001), lambda: self._event(host, WorkerExited(process, why)))
 
-    def kill_host(self, host: Host, why: str = "power cut") -> None:
+    def kill_host(self, host: Host, why: str = "power cut", noticed: bool = False) -> None:
+        """
+        Args:
+            noticed: its system goes on, and closes its connections, which the head sees.
+        """
         host.stopped = host.stopped or why
         host.processes.clear()
         self.note(host, f"stopped: {why}")
+        if noticed:
+            head, at = self.hosts[HEAD_NODE], self.now + self.dice.uniform(*BREAK_S)
+            self.at(at, lambda: self._event(head, PeerLost(host.node, "its connection broke")))
 
     def cut(self, one: Host, other: Host, seconds: float) -> None:
         self.note(one, f"cut from {other.name} for {seconds:.3f} s")

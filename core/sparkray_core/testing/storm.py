@@ -140,7 +140,7 @@ class Storm:
                 sim.kill_process(host, drivers[0])
         elif kind < 0.75 and len(hosts) > 1:
             sim.note(host, "fault: the node is killed")
-            sim.kill_host(host)
+            sim.kill_host(host, noticed=dice.random() < 0.5)
         else:
             everyone = [*hosts, sim.hosts[HEAD_NODE]]
             other = dice.choice([one for one in everyone if one is not host])
@@ -160,7 +160,7 @@ class Storm:
             sim.kill_process(host, victim)
             return
         sim.note(host, "death: the node is killed")
-        sim.kill_host(host)
+        sim.kill_host(host, noticed=dice.random() < 0.5)
         if self._spare:
             self._node(self._spare.pop())
 

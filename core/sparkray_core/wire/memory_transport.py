@@ -80,6 +80,7 @@ class MemoryTransport:
     def __init__(self, network: MemoryNetwork, node: NodeId, address: str) -> None:
         self.node = node
         self.arrived: list[tuple[NodeId, bytes]] = []
+        self.gone: list[NodeId] = []  # what `lost` is to tell
         self._address = address
         self._network = network
         self._peers: dict[NodeId, str] = {}
@@ -104,6 +105,10 @@ class MemoryTransport:
     def receive(self) -> list[tuple[NodeId, bytes]]:
         arrived, self.arrived = self.arrived, []
         return arrived
+
+    def lost(self) -> list[NodeId]:
+        gone, self.gone = self.gone, []
+        return [node for node in gone if node in self._peers]
 
     def pending(self) -> bool:
         return bool(self.arrived)

@@ -34,6 +34,11 @@ class Transport(Protocol):
         """What has arrived, with its senders; at most a turn's worth."""
         ...
 
+    def lost(self) -> list[NodeId]:
+        """Peers that are gone for good, for certain, and were not told of before: nobody is where they listened. (That
+        nobody is told of says nothing.) To be asked when all that has arrived was read: it may be their last word."""
+        ...
+
     def pending(self) -> bool:
         """Whether the last `receive` may have left something, so that it must be called again before the loop waits."""
         ...

@@ -4,23 +4,23 @@ The session has one key pair, which every node of it holds. A client must know t
 ROUTER at all, and must prove to own the same pair: libzmq asks the ZAP socket below, which is answered in the loop's
 own thread. So there is no thread of ours, and a peer without the key never gets a byte past libzmq.
 
-This module and `zmq_probe` alone import zmq. A context must not cross a fork: make the transport after the last one.
+This module, `zmq_breaks` and `zmq_probe` alone import zmq. A context must not cross a fork: make the transport after
+the last one.
 """
 
 from __future__ import annotations
 
 import hmac
 import logging
-import select
-import sys
-from collections.abc import Callable
 from contextlib import suppress
 
 import zmq
 from zmq.utils import z85
 
 from sparkray_core.ids import NodeId
+from sparkray_core.wire.descriptors import Descriptors
 from sparkray_core.wire.frames import MAX_FRAME_BYTES
+from sparkray_core.wire.zmq_breaks import Breaks
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,13 @@ class ZmqTransport:
     """
 
     def __init__(
-        self, node: NodeId, incarnation: bytes, keys: tuple[bytes, bytes], host: str = "127.0.0.1", port: int = 0
+        self,
+        node: NodeId,
+        incarnation: bytes,
+        keys: tuple[bytes, bytes],
+        host: str = "127.0.0.1",
+        port: int = 0,
+        notices: bool = False,
     ) -> None:
         """Bind, and start libzmq's own two threads.
 
@@ -81,6 +87,7 @@ class ZmqTransport:
             keys: of the session, from `new_session_keys`.
             host: numeric address of the interface to listen on, which is also the one that others are told.
             port: 0 takes a free one.
+            notices: `lost` tells who is gone.
 
         Raises:
             CannotListen: nothing is left open.
@@ -108,7 +115,12 @@ class ZmqTransport:
             self._context.destroy(linger=0)
             raise CannotListen(endpoint, zmq.strerror(error.errno or 0)) from None
         self._address = self._router.getsockopt_string(zmq.LAST_ENDPOINT)
-        self._fileno, self._close_fileno = _readable_with([self._router.fileno(), self._authenticator.fileno()])
+        self._descriptors = Descriptors()
+        self._asked = self._authenticator.fileno()
+        for descriptor in (self._router.fileno(), self._asked):
+            self._descriptors.add(descriptor)
+        self._authenticator.getsockopt(zmq.EVENTS)  # from now on its descriptor tells whether anything has come
+        self._breaks = Breaks(self._router, self._descriptors, self._address_of) if notices else None
 
     def _configure(self, socket: zmq.Socket[bytes]) -> None:
         socket.linger = LINGER_MS
@@ -148,6 +160,8 @@ class ZmqTransport:
         known = self._peers.pop(peer, None)
         if known is not None:
             known[1].close()
+            if self._breaks is not None:
+                self._breaks.forget(peer)
 
     def send(self, peer: NodeId, packet: bytes) -> bool:
         known = self._peers.get(peer)
@@ -160,11 +174,16 @@ class ZmqTransport:
         return True
 
     def receive(self) -> list[tuple[NodeId, bytes]]:
-        if int(self._authenticator.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+        ready = self._descriptors.ready()
+        if self._asked in ready:
             self._authenticate()
         arrived: list[tuple[NodeId, bytes]] = []
         self._more = True
         try:
+            if self._breaks is not None:
+                self._breaks.read(ready)
+                while self._breaks.unknown and len(arrived) < TURN_PACKETS:
+                    self._receive_from_new(self._breaks, arrived)
             while len(arrived) < TURN_PACKETS:
                 parts = self._router.recv_multipart(zmq.DONTWAIT)
                 if len(parts) == 2 and len(parts[0]) == 16:
@@ -173,16 +192,33 @@ class ZmqTransport:
             self._more = False  # so the next arrival makes the descriptor readable
         return arrived
 
+    def _receive_from_new(self, breaks: Breaks, arrived: list[tuple[NodeId, bytes]]) -> None:
+        """One packet, with a look at the connection by which it came."""
+        frames = self._router.recv_multipart(zmq.DONTWAIT, copy=False)
+        if len(frames) == 2 and len(frames[0].buffer) == 16:
+            node = NodeId(frames[0].bytes[:8])
+            breaks.heard(node, frames[1])
+            arrived.append((node, frames[1].bytes))
+
+    def lost(self) -> list[NodeId]:
+        return [] if self._breaks is None else [node for node in self._breaks.gone() if node in self._peers]
+
+    def _address_of(self, peer: NodeId) -> str | None:
+        known = self._peers.get(peer)
+        return None if known is None else known[0]
+
     def pending(self) -> bool:
         return self._more
 
     def fileno(self) -> int:
-        return self._fileno
+        return self._descriptors.fileno
 
     def close(self) -> None:
         for peer in list(self._peers):
             self.disconnect(peer)
-        self._close_fileno()
+        if self._breaks is not None:
+            self._breaks.close()
+        self._descriptors.close()
         self._router.close()
         self._authenticator.close(0)
         self._context.term()
@@ -200,15 +236,3 @@ class ZmqTransport:
                     log.warning("a peer at %s was refused: its key is of another session", address.decode())
                 status = [b"200", b"OK"] if welcome else [b"400", b"No access"]
                 self._authenticator.send_multipart([version, number, *status, b"", b""])
-
-
-def _readable_with(descriptors: list[int]) -> tuple[int, Callable[[], None]]:
-    """One descriptor that is readable whenever one of these is, and how to close it."""
-    if sys.platform == "linux":
-        poll = select.epoll()
-        for descriptor in descriptors:
-            poll.register(descriptor, select.EPOLLIN)
-        return poll.fileno(), poll.close
-    queue = select.kqueue()
-    queue.control([select.kevent(descriptor, select.KQ_FILTER_READ, select.KQ_EV_ADD) for descriptor in descriptors], 0)
-    return queue.fileno(), queue.close
