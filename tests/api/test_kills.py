@@ -19,6 +19,7 @@ import pytest
 import sparkray
 from sparkray.exceptions import RaySystemError
 from tests.marks import slow
+from tests.waiting import wait_until
 
 LIMIT_S = 10.0
 
@@ -56,7 +57,7 @@ def wait_until_gone(folder: str) -> None:
 
 
 @pytest.mark.parametrize("load", [False, True], ids=["idle", "loaded"])
-@pytest.mark.parametrize("title", ["raylet", "gcs", "keeper", "zygote"])
+@pytest.mark.parametrize("title", ["raylet", "keeper", "zygote"])
 def test_without_any_one_of_its_processes_the_whole_session_ends(session: Any, title: str, load: bool) -> None:
     @sparkray.remote
     def slow(seconds: float) -> None:
@@ -74,6 +75,85 @@ def test_without_any_one_of_its_processes_the_whole_session_ends(session: Any, t
     sparkray.shutdown()
     sparkray.init(num_cpus=1)  # and a new one can be started
     sparkray.get(slow.remote(0), timeout=LIMIT_S)
+
+
+class _Counter:
+    def __init__(self) -> None:
+        self.count = 0
+
+    def add(self) -> int:
+        self.count += 1
+        return self.count
+
+
+Counter = sparkray.remote(num_cpus=0)(_Counter)
+
+
+def kill_gcs(session: Any, *, is_another: int = 0) -> int:
+    """Returns which process it was."""
+
+    def found() -> list[psutil.Process]:
+        living = processes_of(session["session_dir"])
+        return [process for title, process in living if title == "sparkray: gcs" and process.pid != is_another]
+
+    wait_until(found, "there is a GCS", limit=LIMIT_S)
+    (gcs,) = found()
+    gcs.kill()
+    return gcs.pid
+
+
+def test_the_session_outlives_its_gcs(session: Any) -> None:
+    @sparkray.remote
+    def double(number: int) -> int:
+        time.sleep(0.005)
+        return 2 * number
+
+    counter = Counter.options(name="counter").remote()
+    group = sparkray.util.placement_group([{"CPU": 0.5}])
+    assert sparkray.get([counter.add.remote(), group.ready()], timeout=LIMIT_S)[0] == 1
+    refs = [double.remote(number) for number in range(200)]
+    calls = [counter.add.remote() for _ in range(200)]
+
+    first = kill_gcs(session)
+    fresh = Counter.options(name="fresh").remote()
+    pending = sparkray.util.placement_group([{"CPU": 0.5}])
+    assert sparkray.get(fresh.add.remote(), timeout=LIMIT_S) == 1
+    sparkray.get(pending.ready(), timeout=LIMIT_S)
+    kill_gcs(session, is_another=first)
+
+    assert sparkray.get(refs, timeout=LIMIT_S) == [2 * number for number in range(200)]
+    assert sparkray.get(calls, timeout=LIMIT_S) == list(range(2, 202))
+    assert sparkray.get([sparkray.get_actor(name).add.remote() for name in ("counter", "fresh")]) == [202, 2]
+    with pytest.raises(ValueError, match="counter"):
+        Counter.options(name="counter").remote()
+    sparkray.kill(counter)
+    sparkray.util.remove_placement_group(group)
+    sparkray.util.remove_placement_group(pending)
+    wait_until(lambda: sparkray.available_resources().get("CPU") == 2.0, "all is free again", limit=LIMIT_S)
+    with pytest.raises(ValueError, match="counter"):
+        sparkray.get_actor("counter")
+
+
+def test_a_gcs_that_dies_again_and_again_ends_the_session(session: Any) -> None:
+    last = 0
+    for _ in range(5):
+        last = kill_gcs(session, is_another=last)
+
+    with pytest.raises(RaySystemError, match="It ended 5 times within 60 s"):
+        sparkray.get(Counter.remote().add.remote(), timeout=LIMIT_S)
+    wait_until_gone(session["session_dir"])
+
+
+def test_a_gcs_of_which_nothing_is_left_ends_the_session(session: Any) -> None:
+    counter = Counter.remote()
+    sparkray.get(counter.add.remote(), timeout=LIMIT_S)
+    for path in Path(session["session_dir"]).glob("gcs.sqlite*"):
+        path.unlink()
+    kill_gcs(session)
+
+    with pytest.raises(RaySystemError, match="what it had written down"):
+        sparkray.get(Counter.remote().add.remote(), timeout=LIMIT_S)
+    wait_until_gone(session["session_dir"])
 
 
 @pytest.mark.parametrize(

@@ -175,14 +175,14 @@ def test_the_end_of_one_driver_leaves_the_other_alone_and_nothing_of_its_own(
     assert len(sparkray.get(kept)) == 1 << 20
 
 
-def test_when_the_head_dies_every_driver_hears_of_it_and_nothing_is_left(
+def test_when_the_head_s_node_dies_every_driver_hears_of_it_and_nothing_is_left(
     head: str, base_folder: Path, drivers: Callable[..., Driver]
 ) -> None:
     both = [drivers(), drivers()]
     for driver in both:
         driver.do("import time; ray.init(); ref = ray.remote(lambda: time.sleep(60)).remote()")
     (node,) = started_nodes()
-    (victim,) = [p for p in psutil.Process(node.keeper.pid).children() if "gcs" in p.name() + " ".join(p.cmdline())]
+    (victim,) = [p for p in psutil.Process(node.keeper.pid).children() if "raylet" in p.name() + " ".join(p.cmdline())]
 
     victim.send_signal(signal.SIGKILL)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import pickle
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -98,6 +99,58 @@ def test_a_waiting_payload_leaves_as_soon_as_the_peer_shows_itself() -> None:
     b.send([b"waiting"], 0.0)  # what it transmits is lost
 
     assert exchange(a, b, a.tick(0.0)) == [Deliver([b"waiting"])]
+
+
+# ---------------------------------------------------------------------------------- another process goes on
+def another_process(link: Link) -> Link:
+    copy: Link = pickle.loads(pickle.dumps(link))
+    return copy
+
+
+def test_an_end_that_lives_again_goes_on_as_the_same_and_both_send_what_was_lost() -> None:
+    a, b = acquainted()
+    (arrives, _), answer = packets(a.send([b"x"], 1.0) + a.send([b"y"], 1.0)), b.send([b"z"], 1.0)
+    assert b.received(arrives, 1.0) == [Deliver([b"x"])]
+    assert len(packets(answer)) == 1  # it is lost, as is the packet with y
+
+    a = another_process(a)
+    assert exchange(a, b, a.resumed(1.5), 1.5) == [Deliver([b"z"]), Deliver([b"y"])]
+    assert exchange(a, b, a.tick(1.6), 1.6) + exchange(b, a, b.tick(1.6), 1.6) == []
+    assert (a.unacked_bytes, b.unacked_bytes) == (0, 0)
+
+
+def test_what_arrived_as_part_of_a_larger_packet_does_not_hide_the_rest() -> None:
+    a, b = acquainted()
+    (first, second) = packets(a.send([b"1", b"2"], 1.0) + a.send([b"3", b"4"], 1.0))
+    assert b.received(second, 1.0) == []  # early
+    assert b.received(first, 1.0) == [Deliver([b"1", b"2", b"3", b"4"])]
+    replayed = another_process(a)
+    replayed._unacked.clear()  # the same payloads in one packet, which another replay may make of them
+    replayed._next_out -= 4
+    replayed.send([b"1", b"2", b"3", b"4"], 1.0)
+    replayed.send([b"5"], 1.0)
+
+    assert exchange(replayed, b, replayed.resumed(1.5), 1.5) == [Deliver([b"5"])]
+    assert exchange(b, replayed, b.tick(1.6), 1.6) == []
+    assert replayed.unacked_bytes == 0
+
+
+def test_what_was_received_early_before_the_end_comes_again() -> None:
+    a, b = acquainted()
+    (_, second) = packets(b.send([b"1"], 1.0) + b.send([b"2"], 1.0))
+    assert a.received(second, 1.0) == []
+    a = another_process(a)
+    a.replay_received(1, a.acknowledged, 1.0)  # the life before had the first, after this copy was made of it
+
+    assert exchange(a, b, a.resumed(1.5), 1.5) == [Deliver([b"2"])]
+
+
+def test_what_waits_for_an_unknown_peer_survives() -> None:
+    a, b = Link(A, 0.0), Link(B, 0.0)
+    a.send([b"x"], 0.0)
+    a = another_process(a)
+
+    assert exchange(a, b, a.resumed(5.0), 5.0) == [Deliver([b"x"])]
 
 
 # ---------------------------------------------------------------------------------- the ordinary case

@@ -131,6 +131,18 @@ def test_a_first_task_asks_for_a_lease_and_goes_to_its_worker(bench: Bench) -> N
     assert not bench.owner.book.tasks
 
 
+def test_result_that_is_stored_after_it_was_freed_is_freed_again(bench: Bench) -> None:
+    """Its actor was given up while the call was on its way there."""
+    task = bench.running(retries=0)
+    bench.hear(LeaseLost(lease_id(1), "killed", "WorkerCrashedError"))
+    assert task.returns[0].value is not None
+    bench.owner.drop(task.returns)
+    some = object_id(task_id(ME, task.count), 0)
+
+    late = TaskResults([(task.count, [(STORED, 1000, (OTHER_NODE,))], None)], 0.1)
+    assert Send(raylet_of(OTHER_NODE), FreeObjects([some])) in bench.hear(late, WORKER)
+
+
 def test_the_function_travels_once_to_each_worker(bench: Bench) -> None:
     first, second = bench.running(), bench.task()
     bench.done(first)

@@ -242,7 +242,7 @@ def test_stop_leaves_nothing_and_may_be_called_again(start: Start) -> None:
     assert not os.path.exists(os.path.dirname(node.folder))
 
 
-@pytest.mark.parametrize("victim", ["keeper", "raylet", "head", "zygote"])
+@pytest.mark.parametrize("victim", ["keeper", "raylet", "zygote"])
 def test_head_node_is_gone_whichever_process_is_killed(start: Start, victim: str) -> None:
     node = start(a_config())
     tree = wait_for_workers(node, 1)
@@ -274,7 +274,7 @@ def test_only_the_node_of_the_killed_process_is_gone(start: Start, process: Conn
     assert first.is_running()
 
 
-@pytest.mark.parametrize("victim", ["head", *slow("keeper", "raylet", "zygote")])
+@pytest.mark.parametrize("victim", ["raylet", *slow("keeper", "zygote")])
 def test_other_nodes_end_with_the_head_s_node(start: Start, victim: str) -> None:
     first = start(a_config())
     second = start(another(first))
@@ -388,7 +388,7 @@ def test_keeper_has_one_thread(start: Start) -> None:
     assert os.listdir(f"/proc/{node.pid}/task") == [str(node.pid)]
 
 
-@pytest.mark.parametrize("victim", ["keeper", "raylet", "head", "zygote", "stdin"])
+@pytest.mark.parametrize("victim", ["keeper", "raylet", "zygote", "stdin"])
 def test_without_what_only_linux_has_all_is_gone_too(
     start: Start, victim: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

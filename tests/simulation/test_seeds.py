@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from sparkray_core.testing.storm import CALM, DEADLY, DEADLY_SPARK, ROUGH, ROUGH_SPARK, Weather, run_storm
+from sparkray_core.testing.storm import CALM, DEADLY, DEADLY_SPARK, HEADLESS, ROUGH, ROUGH_SPARK, Weather, run_storm
 
 SEEDS = int(os.environ.get("SPARKRAY_SEEDS", "40"))
 
@@ -29,6 +29,11 @@ def test_every_wish_is_fulfilled_when_nothing_goes_wrong(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(SEEDS // 10))
 def test_every_value_is_right_when_nodes_die_and_what_was_on_them_can_be_made_again(seed: int) -> None:
     run_storm(seed, DEADLY)
+
+
+@pytest.mark.parametrize("seed", range(SEEDS // 8))
+def test_nobody_notices_when_the_head_dies_again_and_again(seed: int) -> None:
+    run_storm(seed, HEADLESS)
 
 
 def test_blocks_of_spark_that_are_lost_are_made_again_and_have_their_values() -> None:

@@ -169,7 +169,18 @@ def test_blocks_of_a_killed_executor_are_made_again(ctx: RayContext) -> None:
     assert [value[0] for value in sparkray.get(again, timeout=60)] == [*range(12), *expected]
 
 
-@pytest.mark.parametrize("victim", ["head", "executor", *slow("raylet", "keeper")])
+def test_the_session_outlives_its_gcs(ctx: RayContext) -> None:
+    refs = [slow_square.remote(number) for number in range(100)]
+    sparkray.get(refs[0], timeout=60)
+    os.kill(named(head_node(ctx), "head"), signal.SIGKILL)
+    there = [Resident.remote() for _ in range(2)]
+
+    assert len(sparkray.get([one.here.remote() for one in there], timeout=60)) == 2
+    assert [square for square, _ in sparkray.get(refs, timeout=60)] == squares(100)
+    assert len([node for node in sparkray.nodes() if node["Alive"]]) == 3
+
+
+@pytest.mark.parametrize("victim", ["executor", *slow("raylet", "keeper")])
 def test_the_session_ends_with_its_head(ctx: RayContext, victim: str) -> None:
     head = head_node(ctx)
     gone = [watch(node) for node in ctx.executors]

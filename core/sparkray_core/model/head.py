@@ -11,6 +11,7 @@ here         the door, and the session's end
 from __future__ import annotations
 
 from collections import deque
+from functools import partial
 from typing import Any
 
 from sparkray_core.ids import ActorId, NodeId, ProcessId, node_of, owner_of, raylet_of
@@ -63,7 +64,11 @@ EVENTS = 1_000  # of joins, deaths and the like that are remembered
 
 
 class Head:
-    """`start` once, then `handle` for whatever happens, in one thread."""
+    """`start` once, then `handle` for whatever happens, in one thread.
+
+    It can be pickled between two events, and the same events bring two heads to the same state: so that what it
+    knows outlives its process (`run/journal.py`). No dice, no lambdas, nothing that hangs on the order of a set.
+    """
 
     def __init__(self, session: str, limits: HeadLimits | None = None, lives_for: NodeId | None = None) -> None:
         """
@@ -81,13 +86,13 @@ class Head:
         self.actors.on_dead = self._actor_dead
         self.groups = Groups(self.nodes, self.limits, self.out)
         self.groups.on_removed = self._group_removed
-        self.groups.on_event = lambda severity, sentence: self._note(severity, "PLACEMENT_GROUP", sentence)
-        self.groups.before_placing = lambda: self._send_owed_table(self._now)
+        self.groups.on_event = partial(self._note, "PLACEMENT_GROUP")
+        self.groups.before_placing = self._send_owed_table
         self.choosing = Choosing(self.nodes, self.groups, self.limits)
         self.leases = HeadLeases(self.nodes, self.choosing, self.limits, self.out)
         self.leases.before_placing = self.groups.before_placing
-        self.leases.on_event = lambda severity, sentence: self._note(severity, "SCHEDULER", sentence)
-        self.actors.on_event = lambda severity, sentence: self._note(severity, "ACTOR", sentence)
+        self.leases.on_event = partial(self._note, "SCHEDULER")
+        self.actors.on_event = partial(self._note, "ACTOR")
         self.events: deque[tuple[float, str, str, str]] = deque(maxlen=EVENTS)  # when, severity, whose, what
         self._now = 0.0
         self.jobs = Jobs(self.limits.remembered)
@@ -126,7 +131,15 @@ class Head:
         self._settle(now)
         return self._flush()
 
-    def _note(self, severity: str, source: str, sentence: str) -> None:
+    def resume(self, now: float) -> list[Effect]:
+        """Another process goes on with this head (pickled, or brought here by the same events). Nobody rings for what
+        was asked of the process before."""
+        self._now = now
+        self._alarm = Alarm()
+        self._settle(now)
+        return self._flush()
+
+    def _note(self, source: str, severity: str, sentence: str) -> None:
         """For `list_cluster_events`."""
         self.events.append((self._now, severity, source, sentence))
 
@@ -216,7 +229,7 @@ class Head:
             self.out.append(ConnectPeer(info.node, info.address))
             self._owe_table(now)
             self._joined = self.groups.news = True
-            self._note("INFO", "NODE", f"{info} joined")
+            self._note("NODE", "INFO", f"{info} joined")
         record = self.nodes.all[info.node]
         if self.ended is not None:
             self.out.append(Send(raylet, EndSession(self.ended)))
@@ -237,7 +250,7 @@ class Head:
 
     def _bury(self, node: NodeId, why: str, now: float) -> None:
         record = self.nodes.bury(node, why)
-        self._note("WARNING", "NODE", f"{record.info} is gone: {why}")
+        self._note("NODE", "WARNING", f"{record.info} is gone: {why}")
         self.out.append(Send(raylet_of(node), NodeGone(node, why)))  # in case it lives after all: then it ends
         self.out.append(ForgetPeer(node))
         for placement in record.unsettled.values():
@@ -281,10 +294,10 @@ class Head:
         self.groups.forget_process(process)
         self._no_job(f"its driver is gone: {why}")
 
-    def _send_owed_table(self, now: float) -> None:
+    def _send_owed_table(self) -> None:
         """Who is brought together by a placement must have heard of each other first."""
         if self._table_due is not None:
-            self._send_table(now)
+            self._send_table(self._now)
 
     # ------------------------------------------------------------------ actors
     def _create(self, owner: ProcessId, message: CreateActor, now: float) -> None:
@@ -310,7 +323,7 @@ class Head:
             return chosen
         if not chosen:
             return None
-        self._send_owed_table(now)
+        self._send_owed_table()
         return chosen[0], self.nodes.all[chosen[0]].place(places.needs(wanted, where), actor=actor.id)
 
     # ------------------------------------------------------------------ placement groups

@@ -16,6 +16,10 @@ was accepted, and two lives of one node do not overlap.
 *Loss.* Payloads are numbered and acknowledged cumulatively. When nothing was acknowledged for a time-out, the oldest
 packets are sent again, a burst at a time, each twice as large, as long as the receiver had nothing after the last one.
 What arrives beyond a gap is kept.
+
+*Resuming.* An end whose process died can go on as the same incarnation, if all that it accepted had been written down
+before anything of it left (a packet sent, an acknowledgement): `replayed` and `send` bring a link to where it was, and
+`resumed` says so to the peer. Both then send at once what the other has not acknowledged. To the peer it was a pause.
 """
 
 from __future__ import annotations
@@ -38,12 +42,14 @@ PACKET_BYTES = 256 << 10  # small payloads share a packet up to here; a larger o
 PACKET_PAYLOADS = 4096
 
 # incarnation of the sender, of the receiver (zeros: not known), epoch of the sender, of the receiver (as it told),
-# number of the first payload (from 1; in an empty packet 0), the last payload received, payloads in the packet.
+# number of the first payload (from 1; in an empty packet 0, or RESUMED), the last payload received, payloads in the
+# packet.
 # Then their lengths (4 bytes each, left out for one), then they themselves.
 _HEADER = struct.Struct("!8s8sIIQQH")
 HEADER_BYTES = _HEADER.size
 _read_header = _HEADER.unpack_from
 _NOBODY = bytes(8)
+RESUMED = 1  # the sender lives again, and asks for all that it has not acknowledged
 
 
 @frozen
@@ -93,6 +99,7 @@ class Link:
 
     __slots__ = (
         "_ack_at",
+        "_asked",
         "_back_off",
         "_burst",
         "_early",
@@ -148,6 +155,7 @@ class Link:
         self._heartbeat_s = heartbeat_s
         self._last_heard = self._last_sent = self._outstanding_since = now
         self._silent = False
+        self._asked = False  # the next packet will say how much of what was sent before this end died has arrived
         self._hello_wait = MIN_TIMEOUT_S
         self._hello_at = now if self._peer is None and heartbeat_s is not None else None
         self._waiting: list[bytes] = []  # payloads for a peer that is not known yet
@@ -247,8 +255,14 @@ class Link:
             self._peer_epoch = epoch
         if self._unacked and ack >= self._unacked[0].last:
             self._acknowledged(ack, now, effects)
+        if self._asked:
+            self._asked = False
+            self._resend_all(now, effects)
         if count:
             self._take(first, count, packet, now, effects)
+        elif first == RESUMED:
+            self._resend_all(now, effects)
+            effects.append(self._empty(now))
         return effects
 
     def _answer(self, stranger: bytes, epoch: int, now: float) -> Transmit:
@@ -351,11 +365,7 @@ class Link:
             effects += self._hello(now)
         if self._resend_at is not None and now >= self._resend_at:
             self._back_off = min(2 * self._back_off, 64)
-            self._resend_at = now + min(self._timeout * self._back_off, MAX_TIMEOUT_S)
-            self._recover_to = self._next_out - 1
-            self._resent_to = 0
-            self._burst = RESEND_BYTES
-            self._resend(now, effects)
+            self._resend_all(now, effects)
         if self._ack_at is not None and now >= self._ack_at:
             effects.append(self._empty(now))
         if self._heartbeat_s is not None and self._peer is not None and now >= self._last_sent + self._heartbeat_s:
@@ -376,6 +386,16 @@ class Link:
             return max(self._last_heard, self._outstanding_since) + self._silence_s
         return None
 
+    def _resend_all(self, now: float, effects: list[LinkEffect]) -> None:
+        """Begin to send again what is not acknowledged; acknowledgements keep it going."""
+        if not self._unacked:
+            return
+        self._resend_at = now + min(self._timeout * self._back_off, MAX_TIMEOUT_S)
+        self._recover_to = self._next_out - 1
+        self._resent_to = 0
+        self._burst = RESEND_BYTES
+        self._resend(now, effects)
+
     def _resend(self, now: float, effects: list[LinkEffect]) -> None:
         """Send a burst of the oldest packets again, going on after those of the burst before."""
         room = self._burst
@@ -386,6 +406,61 @@ class Link:
                 effects.append(self._transmit(sent, now))
                 self._resent_to = sent.last
                 room -= sent.size
+
+    # ------------------------------------------------------------------------------ another process goes on with it
+    @property
+    def epoch(self) -> int:
+        """How many peers were accepted."""
+        return self._epoch
+
+    @property
+    def accepted(self) -> tuple[bytes, int]:
+        """The peer, and its epoch: for `replay_accepted`."""
+        return self._peer or _NOBODY, self._peer_epoch
+
+    @property
+    def numbers(self) -> tuple[int, int]:
+        """Of the next payload to come, and of the next to go."""
+        return self._next_in, self._next_out
+
+    @property
+    def acknowledged(self) -> int:
+        """The last payload that the peer has."""
+        return self._unacked[0].first - 1 if self._unacked else self._next_out - 1
+
+    def replay_accepted(self, peer: bytes, epoch: int, now: float) -> None:
+        """The life before accepted this peer."""
+        self._accept(peer, epoch, now, [])
+
+    def replay_received(self, payloads: int, acknowledged: int, now: float) -> None:
+        """The life before delivered so many, when the peer had so many of what was sent to it."""
+        self._next_in += payloads
+        if self._unacked and acknowledged >= self._unacked[0].last:
+            self._acknowledged(acknowledged, now, [])
+
+    def resumed(self, now: float) -> list[LinkEffect]:
+        """All was replayed (or this is a copy of the link as it was): go on. Call it once, first of all."""
+        self._early.clear()  # not acknowledged, so they come again
+        self._early_bytes = 0
+        self._last_heard = self._last_sent = self._outstanding_since = now
+        self._silent = False
+        self._back_off = 1
+        # Single payloads: the peer drops a packet of which it has the first, as it may if packets are cut otherwise.
+        payloads = [payload for sent in self._unacked for payload in _payloads_of(sent)]
+        first = self._next_out - len(payloads)
+        sent = (_Sent(first + n, first + n, (payload,), len(payload), now) for n, payload in enumerate(payloads))
+        self._unacked = deque(sent)
+        self.unacked_bytes = sum(map(len, payloads)) + sum(map(len, self._waiting))
+        self._resend_at = now + self._timeout if payloads else None
+        self._recover_to = self._next_out - 1
+        if self._peer is None:
+            return self._hello(now) if self._waiting or self._heartbeat_s is not None else []
+        self._asked = True
+        return [Transmit(self._header(RESUMED, 0, now))]
+
+
+def _payloads_of(sent: _Sent) -> tuple[bytes, ...]:
+    return sent.parts if sent.first == sent.last else sent.parts[1:]
 
 
 def _payloads(packet: bytes, count: int) -> list[bytes] | None:

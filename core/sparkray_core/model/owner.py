@@ -348,8 +348,9 @@ class Owner:
         shape = None
         for count, values, borrowed in message.results:
             task = book.tasks.get(count)
-            if task is None:
-                continue  # answered already: its worker or actor had been given up
+            if task is None:  # answered already: its worker or actor had been given up
+                self.refs.stray(count, values)
+                continue
             if task.stream is not None:
                 if not self._runs(task, sender):
                     continue

@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from sparkray_core.ids import HEAD, NodeId, ObjectId, ProcessId, count_of, index_of, node_of, owner_of, raylet_of
+from sparkray_core.ids import (
+    HEAD,
+    NodeId,
+    ObjectId,
+    ProcessId,
+    count_of,
+    index_of,
+    node_of,
+    object_id,
+    owner_of,
+    raylet_of,
+    task_id,
+)
 from sparkray_core.messages import (
     FAILED,
     HOLDS,
@@ -284,6 +296,14 @@ class References:
     def free_at(self, node: NodeId, some: ObjectId) -> None:
         if node not in self._gone:
             self._freed.setdefault(node, []).append(some)
+
+    def stray(self, count: int, values: list[Value]) -> None:
+        """Results of a task that was settled otherwise. Their bytes may have come after the word to free them."""
+        for index, value in enumerate(values):
+            some = object_id(task_id(self.me, count), index)
+            if is_stored(value) and some not in self.exported and some not in self.stored:
+                for node in place(value)[1]:
+                    self.free_at(node, some)
 
     # ------------------------------------------------------------------ letting go
     def drop(self, entries: Iterable[Entry]) -> None:

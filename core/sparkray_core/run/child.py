@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -12,6 +13,7 @@ from sparkray_core.run import processes
 from sparkray_core.run.config import NodeConfig, ProcessTie
 from sparkray_core.run.processes import Identity
 
+_LAST_WORD = "ended"  # a file in the node's folder
 _TITLES = {"head": "gcs"}  # where users of Ray know a process by another name
 
 
@@ -27,8 +29,25 @@ def begin(name: str, config: NodeConfig, keeper: int) -> None:
     processes.die_with_parent(signal.SIGTERM, keeper)
 
 
+def leave_word(config: NodeConfig, why: str) -> None:
+    """The keeper's, before it ends its children for a reason that they do not know."""
+    with contextlib.suppress(OSError), open(os.path.join(config.folder, _LAST_WORD), "w") as file:
+        file.write(why)
+
+
+def word_left(config: NodeConfig) -> str:
+    """Empty: none."""
+    try:
+        with open(os.path.join(config.folder, _LAST_WORD)) as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
 def why_ended(config: NodeConfig) -> str:
     """What a child that its keeper ends can say of the reason."""
+    if word := word_left(config):
+        return word
     tie = config.tie
     if isinstance(tie, ProcessTie) and not processes.is_alive(Identity(tie.pid, tie.start)):
         return f"process {tie.pid}, for which this node was started, has ended"

@@ -4,8 +4,9 @@
 
 It forks, in a session of its own (a Ctrl-C in a notebook does not reach it), zygote, head (on one node) and raylet;
 prints one JSON line, {"ready": true, ...} or {"ready": false, "why": ...}; and waits for the first of: end of the
-tie, end of a child, SIGTERM. A keeper killed by SIGKILL is noticed by its children: they hold the lifeline, a pipe
-of which it alone has the other end, and have PR_SET_PDEATHSIG.
+tie, end of a child, SIGTERM. But when the head was killed, or failed, it forks another, which goes on in its place. A
+keeper killed by SIGKILL is noticed by its children: they hold the lifeline, a pipe of which it alone has the other end,
+and have PR_SET_PDEATHSIG.
 
 It imports what the children need before it forks them, and has no thread and no zmq context, so that forking is safe.
 """
@@ -24,14 +25,15 @@ from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Any, NoReturn
 
-from sparkray_core.run import folders, processes, published, zygote
+from sparkray_core.run import child, folders, processes, published, zygote
 from sparkray_core.run.config import BadConfig, NodeConfig
 from sparkray_core.run.following import POLL_S, Follower
-from sparkray_core.run.keeping import Watch, read_order, say
+from sparkray_core.run.keeping import NOTHING_TO_GO_ON_FROM, Watch, read_order, say
 from sparkray_core.run.tie import Tie
 
 GRACE_S = 1.0  # from SIGTERM to SIGKILL
 HEAD_START_S = 10.0  # the head has only to bind a port
+HEAD_LIVES, HEAD_LIVES_S = 5, 60.0  # it may end so often within so many seconds, then the session ends
 JOIN_S = 30.0  # the raylet has to reach the head, which on another machine may be up a little later
 
 
@@ -77,6 +79,8 @@ class Keeper:
         self._lap_began = started
         self._laps: dict[str, float] = {}  # seconds of each phase of the start, for the ready line
         self._children: dict[int, str] = {}
+        self._fork_head: Callable[[], int] | None = None  # a further life; None: it must not end now
+        self._head_ends: list[float] = []  # of late
         self._follower: Follower | None = None
         self._lifeline, self._lifeline_end = os.pipe()  # children watch the first; nobody writes to the second
         self._not_for_children = {self._lifeline_end, *self._watch.descriptors}
@@ -96,6 +100,8 @@ class Keeper:
             if not ready:
                 log = folders.log_tail(self._config.folder)
                 say({"ready": False, "why": end.why, "log": log, "refused": end.refused})
+            elif not end.meant:
+                child.leave_word(self._config, end.why)
             return 0 if end.meant else 1
 
     def end_children(self) -> None:
@@ -151,6 +157,7 @@ class Keeper:
 
         self._lap("imports")
         facts: dict[str, Any] = {}
+        port = 0
         config = self._config
         if config.curve_public is None:
             from sparkray_core.wire.zmq_transport import new_session_keys
@@ -161,6 +168,7 @@ class Keeper:
         if config.is_head:
             said = self._fork_and_hear("head", HEAD_START_S, head_main.main, config, self._lifeline, os.getpid())
             config = replace(config, head_address=said["address"])
+            port = int(said["address"].rpartition(":")[2])
             self._lap("head")
         elif config.head_from is not None:
             config = replace(config, head_address=self._hear_of_head(config.head_from))
@@ -173,6 +181,9 @@ class Keeper:
         to_zygote.close()
         self._lap("raylet")
         gc.enable()
+        if config.is_head:
+            again = replace(config, port=port)
+            self._fork_head = lambda: self._fork("head", head_main.main, again, self._lifeline, os.getpid(), None)
         published.publish(config, time.time())
         return facts | {"address": said["address"], "head_address": config.head_address}
 
@@ -252,12 +263,29 @@ class Keeper:
         # All that were reaped are forgotten before the first is told of: their pids may be others' from now on.
         ended = [(self._children.pop(pid, None), pid, code) for pid, code in processes.reap()]
         for name, pid, code in ended:
-            if name is not None:  # not an adopted orphan
+            if name == "head" and self._fork_head is not None and code != 0:
+                self._begin_head_again(pid, code, self._fork_head)
+            elif name is not None:  # not an adopted orphan
                 raise Ended(f"the {name} (pid {pid}) ended: {processes.exit_in_words(code)}", meant=code == 0)
         why = self._watch.tie.why_gone(readable)
         if why is not None:
             raise Ended(why, meant=True)
         return readable
+
+    def _begin_head_again(self, pid: int, code: int, fork_head: Callable[[], int]) -> None:
+        """
+        Raises:
+            Ended: that would lead nowhere.
+        """
+        what = f"the head (pid {pid}) ended: {processes.exit_in_words(code)}"
+        if code == NOTHING_TO_GO_ON_FROM:
+            raise Ended(f"{what}. The one before it was lost, and so was what it had written down: see head.log")
+        now = time.monotonic()
+        self._head_ends = [at for at in self._head_ends if at > now - HEAD_LIVES_S] + [now]
+        if len(self._head_ends) >= HEAD_LIVES:
+            raise Ended(f"{what}. It ended {HEAD_LIVES} times within {HEAD_LIVES_S:.0f} s: see head.log")
+        pid = fork_head()
+        sys.stderr.write(f"{what}. Another, pid {pid}, goes on in its place\n")
 
 
 if __name__ == "__main__":

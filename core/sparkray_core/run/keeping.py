@@ -12,6 +12,7 @@ from typing import Any
 from sparkray_core.run.config import BadConfig
 from sparkray_core.run.tie import Tie
 
+NOTHING_TO_GO_ON_FROM = 3  # exit code of a head, of which another life would find nothing either
 TIE_POLL_S = 0.5  # where the system has no pidfd
 _LONGEST_LINE = 1 << 20  # bytes
 

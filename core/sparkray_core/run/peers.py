@@ -14,6 +14,8 @@ import logging
 import os
 import re
 from collections.abc import Callable, Iterable
+from hashlib import blake2b
+from typing import Any
 
 from sparkray_core.ids import HEAD_NODE, NodeId
 from sparkray_core.model.link import ACK_DELAY_S, Deliver, Link, LinkEffect, PeerRestarted, PeerSilent, Transmit
@@ -28,6 +30,7 @@ _INTRODUCTION = b"sparkray lives at "  # no link packet begins so: those begin w
 _HELD_FRAMES = 10_000  # for a node whose address is not known yet; more is a bug of whoever sends there
 
 _ADDRESS = re.compile(rb"(?:tcp|memory)://[A-Za-z0-9_.:\[\]-]{1,255}")
+INTRODUCED, ACCEPTED = "introduced", "accepted"  # what is noted
 _HELD_NODES = 1_000  # unknown ones at once, for the same reason
 
 OnPayloads = Callable[[NodeId, "list[bytes]"], None]
@@ -46,12 +49,16 @@ class Peers:
         on_payloads: OnPayloads,
         on_lost: OnLost,
         settings: Settings | None = None,
+        note: Callable[[tuple[Any, ...]], None] | None = None,
+        seed: bytes = b"",
     ) -> None:
         """
         Args:
             address: the transport's, as others reach it.
             on_payloads: gets what one peer sent, in order, nothing twice.
             on_lost: the peer is silent though it should answer, or gone, or another life of it answers.
+            note: gets what `replay` needs, to bring another process to where this one is.
+            seed: of the links' incarnations, then: the other process's are the same.
         """
         self.address = address
         self._silence_s = peer_silence_s(settings or Settings())
@@ -61,7 +68,10 @@ class Peers:
         self._on_lost = on_lost
         self._links: dict[NodeId, Link] = {}
         self._outgoing: dict[NodeId, list[bytes]] = {}
-        self._reachable: set[NodeId] = set()
+        self._note = note
+        self._seed = seed
+        self._replaying = False  # nothing is transmitted: a life before has done that
+        self._reachable: dict[NodeId, str] = {}  # and where
         self._heard: set[NodeId] = set()
         self._forgotten: set[NodeId] = set()
         self._timer = loop.timer(self._on_clock)
@@ -76,14 +86,8 @@ class Peers:
         Raises:
             CannotListen: the address cannot be bound.
         """
-        assert config.curve_public is not None
-        assert config.curve_secret is not None
-        keys = config.curve_public, config.curve_secret
-        port = config.port if me == HEAD_NODE else 0
-        # Raylets need not see who is gone: the head tells all of them.
-        transport = ZmqTransport(me, os.urandom(8), keys, config.bind_host, port, notices=me == HEAD_NODE)
-        bound = transport.address.rpartition(":")[2]
-        return cls(loop, transport, f"tcp://{config.host}:{bound}", on_payloads, on_lost, config.settings)
+        transport, address = open_transport(config, me)
+        return cls(loop, transport, address, on_payloads, on_lost, config.settings)
 
     # ------------------------------------------------------------------------------ who
     def connect(self, node: NodeId, address: str) -> None:
@@ -91,13 +95,13 @@ class Peers:
         that was forgotten stays so."""
         if node not in self._forgotten:
             self._transport.connect(node, address)
-            self._reachable.add(node)
+            self._reachable[node] = address
 
     def forget(self, node: NodeId) -> None:
         """Send what was meant for it, then drop the link; what it still sends is not looked at."""
         self._flush_to(node)
         self._forgotten.add(node)
-        self._reachable.discard(node)
+        self._reachable.pop(node, None)
         self._links.pop(node, None)
         self._outgoing.pop(node, None)
         self._next_wake.pop(node, None)
@@ -127,12 +131,18 @@ class Peers:
         """Whether anything is under way that its receiver has not confirmed."""
         return bool(self._outgoing) or any(link.unacked_bytes for link in self._links.values())
 
-    def close(self) -> None:
-        """Send what is left and confirm what was received, without waiting for answers."""
+    def close(self, last: Callable[[], object] | None = None) -> None:
+        """Send what is left and confirm what was received, without waiting for answers.
+
+        Args:
+            last: called before the transport is closed.
+        """
         self.flush()
         now = self._loop.clock()
         for node, link in list(self._links.items()):
             self._perform(node, link.tick(now + ACK_DELAY_S))
+        if last is not None:
+            last()
         self._loop.forget(self._transport.fileno())
         self._transport.close()
 
@@ -140,7 +150,9 @@ class Peers:
         if node in self._reachable:
             frames = self._outgoing.pop(node, None)
             if frames:
-                self._perform(node, self._link(node).send(frames, self._loop.clock()))
+                effects = self._link(node).send(frames, self._loop.clock())
+                if not self._replaying:
+                    self._perform(node, effects)
 
     # ------------------------------------------------------------------------------ reading
     def _on_readable(self) -> None:
@@ -160,7 +172,12 @@ class Peers:
                 self._introduce(node, packet[len(_INTRODUCTION) :])
             return
         self._heard.add(node)
-        self._perform(node, self._link(node).received(packet, self._loop.clock()))
+        link = self._link(node)
+        epoch = link.epoch
+        effects = link.received(packet, self._loop.clock())
+        if self._note is not None and link.epoch != epoch:
+            self._note((ACCEPTED, node, *link.accepted))
+        self._perform(node, effects)
 
     def _introduce(self, node: NodeId, address: bytes) -> None:
         if not _ADDRESS.fullmatch(address):
@@ -170,6 +187,9 @@ class Peers:
             self.connect(node, address.decode("ascii"))
         except BadAddress as error:
             log.error("node %s cannot be answered: %s", node.hex(), error)
+            return
+        if self._note is not None:
+            self._note((INTRODUCED, node, address.decode("ascii")))
 
     def _on_clock(self) -> None:
         now = self._loop.clock()
@@ -182,11 +202,58 @@ class Peers:
         if self._wakes:
             self._timer.wake_at(self._wakes[0][0])
 
+    # ------------------------------------------------------------------------------ another process goes on
+    def acknowledged(self, node: NodeId) -> int:
+        """The last payload that this peer has, of those sent to it."""
+        link = self._links.get(node)
+        return link.acknowledged if link is not None else 0
+
+    def saved(self) -> dict[str, Any]:
+        """All there is to know, to be pickled at once."""
+        return {
+            "links": self._links,
+            "outgoing": self._outgoing,
+            "reachable": self._reachable,
+            "forgotten": self._forgotten,
+        }
+
+    def begin_replay(self, saved: dict[str, Any] | None) -> None:
+        """
+        Args:
+            saved: by a life before; None: replay from its beginning.
+        """
+        self._replaying = True
+        if saved is not None:
+            self._links, self._outgoing, self._forgotten = saved["links"], saved["outgoing"], saved["forgotten"]
+            for node, address in saved["reachable"].items():
+                self.connect(node, address)
+
+    def replay(self, fact: tuple[Any, ...]) -> None:
+        """What was noted."""
+        if fact[0] == INTRODUCED:
+            self.connect(NodeId(fact[1]), fact[2])
+        else:
+            _, node, peer, epoch = fact
+            self._link(node).replay_accepted(peer, epoch, self._loop.clock())
+
+    def replay_received(self, node: NodeId, payloads: int, acknowledged: int) -> None:
+        link = self._links.get(node)
+        if link is not None:
+            link.replay_received(payloads, acknowledged, self._loop.clock())
+
+    def resume(self) -> None:
+        """All has been replayed: ask all peers how far they got, and go on."""
+        self._replaying = False
+        now = self._loop.clock()
+        for node, link in self._links.items():
+            self._perform(node, link.resumed(now))
+
     # ------------------------------------------------------------------------------ links
     def _link(self, node: NodeId) -> Link:
         link = self._links.get(node)
         if link is None:
-            link = self._links[node] = Link(os.urandom(8), self._loop.clock(), silence_s=self._silence_s)
+            incarnation = blake2b(node, key=self._seed, digest_size=8).digest() if self._seed else os.urandom(8)
+            link = self._links[node] = Link(incarnation, self._loop.clock(), silence_s=self._silence_s)
         return link
 
     def _perform(self, node: NodeId, effects: Iterable[LinkEffect]) -> None:
@@ -211,3 +278,19 @@ class Peers:
             self._next_wake[node] = wake
             heapq.heappush(self._wakes, (wake, node))
             self._timer.wake_at(wake)
+
+
+def open_transport(config: NodeConfig, me: NodeId) -> tuple[Transport, str]:
+    """Over TCP; and where others reach it.
+
+    Raises:
+        CannotListen: the address cannot be bound.
+    """
+    assert config.curve_public is not None
+    assert config.curve_secret is not None
+    keys = config.curve_public, config.curve_secret
+    port = config.port if me == HEAD_NODE else 0
+    # Raylets need not see who is gone: the head tells all of them.
+    transport = ZmqTransport(me, os.urandom(8), keys, config.bind_host, port, notices=me == HEAD_NODE)
+    bound = transport.address.rpartition(":")[2]
+    return transport, f"tcp://{config.host}:{bound}"

@@ -12,7 +12,7 @@ import socket
 import time
 
 from sparkray_core.ids import HEAD, HEAD_NODE, NodeId, ProcessId, node_of, raylet_of
-from sparkray_core.messages import Answer, Inspect, Message, NodeGone, NodeSaid
+from sparkray_core.messages import Answer, EndSession, Inspect, Message, NodeGone, NodeSaid
 from sparkray_core.model.effects import Send
 from sparkray_core.model.events import ClockTicked, ConnectionLost, Event, PeerLost, Received, Undelivered, WorkerExited
 from sparkray_core.model.node import Node
@@ -152,6 +152,8 @@ class Raylet:
         self._loop.run(after=self._flush)
         if self._perform.stopped is None:  # the keeper ends the node; the session may go on without it
             self._perform([Send(HEAD, NodeGone(self._node_id, child.why_ended(self._config)))])
+            if why := child.word_left(self._config):
+                self._perform([Send(process, EndSession(why)) for process in self._node.processes])
         if self._tell is not None:
             child.tell_keeper(self._tell, {"failed": self._perform.stopped or "it was told to end"})
         self._flush()

@@ -56,6 +56,7 @@ from sparkray_core.model.node_info import NodeInfo
 from sparkray_core.store.allocator import Allocator
 from sparkray_core.testing.network import Conditions, Network
 from sparkray_core.testing.sim_core import Leave, Ledger, Memory, ProcessEffect, SimProcess
+from sparkray_core.testing.sim_head import History, contents
 from sparkray_core.testing.sim_worker import SimWorker
 from sparkray_core.wire import codec
 
@@ -84,6 +85,8 @@ class Host:
         self.disk_busy = 0.0  # until then
         self.disk = self.segment.disk
         self.stopped = ""  # why, once it is
+        self.mute = False  # what it sends does not leave it any more
+        self.history: History | None = None  # the head's
 
     @property
     def name(self) -> str:
@@ -118,9 +121,13 @@ class Simulation:
         self._digest = hashlib.blake2b(digest_size=16)
         self._agenda: list[tuple[float, int, Callable[[], None]]] = []
         self._ties = 0
+        self._head_links: dict[NodeId, bytes] = {}  # incarnations
         self.head = Head("simulated", head_limits)
-        self._add(Host(HEAD_NODE, self.head))
-        self._perform(self.hosts[HEAD_NODE], self.head.start(self.now))
+        host = Host(HEAD_NODE, self.head)
+        host.history = History(lambda: Head("simulated", head_limits), self._new_head_link)
+        self._add(host)
+        host.history.note("began", self.now)
+        self._perform(host, self.head.start(self.now))
 
     # ------------------------------------------------------------------ setting up, and faults
     def add_node(self, info: NodeInfo) -> Host:
@@ -156,6 +163,38 @@ class Simulation:
         if noticed:
             head, at = self.hosts[HEAD_NODE], self.now + self.dice.uniform(*BREAK_S)
             self.at(at, lambda: self._event(head, PeerLost(host.node, "its connection broke")))
+
+    def kill_head(self, seconds: float) -> None:
+        """What it did last does not leave it any more; so long after its end another goes on."""
+        host = self.hosts[HEAD_NODE]
+        if host.stopped or host.mute:
+            return
+        self.note(host, "fault: the head is killed")
+        host.mute = True
+        self.at(self.now + self.dice.uniform(0, 0.01), lambda: self._head_gone(host))
+        self.at(self.now + 0.01 + seconds, lambda: self._head_again(host))
+
+    def _head_gone(self, host: Host) -> None:
+        host.stopped = host.stopped or "killed"
+
+    def _head_again(self, host: Host) -> None:
+        host.mute = False
+        if host.stopped != "killed":
+            return
+        assert host.history is not None
+        state = host.history.again()
+        assert contents(state.head) == contents(host.model), "another head made something else of the same facts"
+        assert list(state.links) == list(host.links)
+        for node, link in state.links.items():
+            assert link.numbers == host.links[node].numbers, f"the link to {node!r} counts otherwise"
+        host.stopped = ""
+        self.head = host.model = state.head
+        host.links, host.forgotten, host.link_wakes = state.links, state.forgotten, {}
+        self.note(host, "goes on")
+        host.history.note("resumed", self.now)
+        self._perform(host, self.head.resume(self.now))
+        for node, link in list(host.links.items()):
+            self._link_effects(host, node, link.resumed(self.now))
 
     def cut(self, one: Host, other: Host, seconds: float) -> None:
         self.note(one, f"cut from {other.name} for {seconds:.3f} s")
@@ -197,12 +236,16 @@ class Simulation:
     def _event(self, host: Host, event: Event) -> None:
         if host.stopped:
             return
+        if host.history is not None:
+            host.history.note("happened", self.now, event)
         effects = host.model.handle(event, self.now)
         self.note(host, f"< {event}")
         for effect in effects:
             self.note(host, f"    > {effect}")
         check(host.model)
         self._perform(host, effects)
+        if host.history is not None:
+            host.history.take_snapshot(self.head, host.links, host.forgotten)
 
     def _perform(self, host: Host, effects: Sequence[Effect]) -> None:
         for effect in effects:
@@ -344,17 +387,31 @@ class Simulation:
     # ------------------------------------------------------------------ links and packets
     def _link(self, host: Host, peer: NodeId) -> Link:
         if peer not in host.links:
-            incarnation = self.dice.randbytes(8)
-            host.links[peer] = Link(incarnation, self.now, silence_s=LINK_SILENCE_S, heartbeat_s=LINK_BEAT_S)
+            if host.history is not None:
+                host.history.note("linked", self.now, peer)
+                host.links[peer] = self._new_head_link(peer, self.now)
+            else:
+                host.links[peer] = _new_link(self.dice.randbytes(8), self.now)
             self._wake_link(host, peer)
         return host.links[peer]
+
+    def _new_head_link(self, peer: NodeId, now: float) -> Link:
+        """The same in each life."""
+        if peer not in self._head_links:
+            self._head_links[peer] = self.dice.randbytes(8)
+        return _new_link(self._head_links[peer], now)
 
     def _link_effects(self, host: Host, peer: NodeId, effects: Sequence[LinkEffect]) -> None:
         for effect in effects:
             if isinstance(effect, Transmit):
+                if host.mute:
+                    continue
                 for at in self.network.arrivals(host.node, peer, self.now):
                     self.at(at, lambda packet=effect.packet: self._packet(peer, host.node, packet))  # type: ignore[misc]
             elif isinstance(effect, Deliver):
+                if host.history is not None:
+                    link = host.links[peer]
+                    host.history.note("received", self.now, peer, len(effect.payloads), link.acknowledged)
                 for payload in effect.payloads:
                     self._payload(host, payload)
             elif isinstance(effect, PeerSilent):
@@ -379,7 +436,12 @@ class Simulation:
     def _packet(self, target: NodeId, source: NodeId, packet: bytes) -> None:
         host = self.hosts[target]
         if not host.stopped and source not in host.forgotten:
-            self._link_effects(host, source, self._link(host, source).received(packet, self.now))
+            link = self._link(host, source)
+            epoch = link.epoch
+            effects = link.received(packet, self.now)
+            if host.history is not None and link.epoch != epoch:
+                host.history.note("accepted", self.now, source, *link.accepted)
+            self._link_effects(host, source, effects)
 
     def _payload(self, host: Host, payload: bytes) -> None:
         to, sender, body = codec.unwrap(payload)
@@ -387,3 +449,7 @@ class Simulation:
             self._event(host, Received(sender, codec.decode(body)))
         elif not host.stopped:
             self._hand_over(host, host.me, to, sender, body)
+
+
+def _new_link(incarnation: bytes, now: float) -> Link:
+    return Link(incarnation, now, silence_s=LINK_SILENCE_S, heartbeat_s=LINK_BEAT_S)

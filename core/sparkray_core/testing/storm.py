@@ -53,12 +53,14 @@ class Weather:
     bad_starts: float = 0.0
     bad_disks: float = 0.0
     spark: bool = False  # some objects are blocks that Spark has written
+    head_deaths: int = 0  # of the head's process, which goes on: nobody may notice more than a pause
     deaths: int = 0  # of nodes without a driver, while all that is made there may be made again: all has to be right
 
 
 CALM = Weather(PERFECT, 0)
 ROUGH = Weather(Conditions(), 6, bad_starts=0.05, bad_disks=0.05)
 DEADLY = Weather(Conditions(), 0, deaths=5)
+HEADLESS = Weather(Conditions(), 0, head_deaths=8)
 ROUGH_SPARK = replace(ROUGH, spark=True)
 DEADLY_SPARK = replace(DEADLY, spark=True)
 
@@ -99,6 +101,8 @@ class Storm:
             sim.at(1.0 + self.dice.uniform(0.2, WISHES_S), self._fault)
         for _ in range(self.weather.deaths):
             sim.at(1.0 + self.dice.uniform(0.2, WISHES_S), self._death)
+        for _ in range(self.weather.head_deaths):
+            sim.at(self.dice.uniform(0.0, 1.0 + WISHES_S), self._head_death)
         sim.run(1.0 + WISHES_S)
         assert sim.run(sim.now + PATIENCE_S, self._all_ended), f"this never ended: {self._open()}"
         assert not self.oracle.wrong, "; ".join(self.oracle.wrong)
@@ -127,6 +131,8 @@ class Storm:
         host = dice.choice(hosts)
         if dice.random() < 0.2:
             self._memory(host)
+        elif dice.random() < 0.15:
+            self._head_death()
         elif kind < 0.5:
             workers = [process.id for process in host.processes.values() if process.role == "worker"]
             if workers:
@@ -163,6 +169,9 @@ class Storm:
         sim.kill_host(host, noticed=dice.random() < 0.5)
         if self._spare:
             self._node(self._spare.pop())
+
+    def _head_death(self) -> None:
+        self.sim.kill_head(self.dice.choice([0.01, 0.1, 0.1, 1.0]))
 
     def _memory(self, host: Host) -> None:
         """It is short for a while: somebody is ended, and what is new waits."""
@@ -259,10 +268,11 @@ def main() -> None:
     parser.add_argument("--seeds", nargs=2, type=int, metavar=("FIRST", "BEHIND"), required=True)
     parser.add_argument("--calm", action="store_true", help="nothing goes wrong, so all has to be right")
     parser.add_argument("--deadly", action="store_true", help="nodes die, and what was on them can be made again")
+    parser.add_argument("--headless", action="store_true", help="the head dies again and again, and all is right")
     parser.add_argument("--spark", action="store_true", help="some objects are blocks of Spark's")
     given = parser.parse_args()
     for seed in range(*given.seeds):
-        weather = CALM if given.calm else DEADLY if given.deadly else ROUGH
+        weather = CALM if given.calm else DEADLY if given.deadly else HEADLESS if given.headless else ROUGH
         storm = run_storm(seed, replace(weather, spark=given.spark))
         sys.stdout.write(f"{seed}: {storm.sim.steps} steps, {storm.oracle.judged} values looked at\n")
 
@@ -271,4 +281,16 @@ if __name__ == "__main__":
     main()
 
 
-__all__ = ["CALM", "DEADLY", "DEADLY_SPARK", "ROUGH", "ROUGH_SPARK", "Host", "Storm", "Weather", "node_id", "run_storm"]
+__all__ = [
+    "CALM",
+    "DEADLY",
+    "DEADLY_SPARK",
+    "HEADLESS",
+    "ROUGH",
+    "ROUGH_SPARK",
+    "Host",
+    "Storm",
+    "Weather",
+    "node_id",
+    "run_storm",
+]

@@ -1,0 +1,219 @@
+"""What it costs the GCS to outlive its process: for each message, for a snapshot, and until another goes on.
+
+    python benchmarks/journal.py               1,000 nodes, 10,000 actors
+    python benchmarks/journal.py 100 1000      so many nodes, and actors
+
+The head's process but for its sockets: real frames over links in one process (as `tests/processes/test_journal.py` has
+them), with the journal in SQLite and without. "us a message" is all that the head does for a message: link, decoding,
+model, encoding.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+
+from sparkray_core.ids import HEAD, ActorId, FunctionId, LeaseId, NodeId, ProcessId, raylet_of, task_id
+from sparkray_core.messages import ActorReady, CreateActor, Message, NodeBeat, RequestLeases
+from sparkray_core.model.link import Deliver, Link, LinkEffect, Transmit
+from sparkray_core.model.node_info import NodeInfo
+from sparkray_core.run.config import NodeConfig
+from sparkray_core.run.head_main import Master
+from sparkray_core.run.journal import Journal
+from sparkray_core.run.loop import Callback, Loop
+from sparkray_core.run.tables import SqliteTables
+from sparkray_core.settings import Settings
+from sparkray_core.wire import codec
+
+ROUNDS = 7
+TURN = 20  # messages that one turn of the loop finds, when the head is busy
+
+
+class NoLoop(Loop):
+    """Nobody polls: packets are handed over by hand."""
+
+    def watch(self, descriptor: int, on_readable: Callback, on_writable: Callback | None = None) -> None:
+        pass
+
+
+class Wire:
+    """A transport whose other end is `Nodes`."""
+
+    address = "memory://head"
+
+    def __init__(self) -> None:
+        self.arrived: list[tuple[NodeId, bytes]] = []
+        self.sent: list[tuple[NodeId, bytes]] = []
+
+    def connect(self, peer: NodeId, address: str) -> None:
+        pass
+
+    def disconnect(self, peer: NodeId) -> None:
+        pass
+
+    def send(self, peer: NodeId, packet: bytes) -> bool:
+        self.sent.append((peer, packet))
+        return True
+
+    def receive(self) -> list[tuple[NodeId, bytes]]:
+        arrived, self.arrived = self.arrived, []
+        return arrived
+
+    def lost(self) -> list[NodeId]:
+        return []
+
+    def pending(self) -> bool:
+        return bool(self.arrived)
+
+    def fileno(self) -> int:
+        return -1
+
+    def close(self) -> None:
+        pass
+
+
+class NoJournal(Journal):
+    """Nothing is kept."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda: SqliteTables(""))
+
+    def begin(self, seed: bytes) -> None:
+        pass
+
+    def commit(self, state: object) -> None:
+        self._facts.clear()
+
+
+class Session:
+    def __init__(self, nodes: int, path: str | None) -> None:
+        config = NodeConfig(
+            session="s",
+            node=NodeId(bytes(8)),
+            token=bytes(32),
+            is_head=True,
+            head_address=None,
+            resources={},
+            store_bytes=1,
+            base_folder="/nowhere",
+            settings=Settings(node_timeout_s=3600),
+        )
+        self.config = config
+        self.wire = Wire()
+        self.loop = NoLoop()
+        self.journal = NoJournal() if path is None else Journal(lambda: SqliteTables(path))
+        self.master = Master(config, self.loop, self.wire, self.wire.address, self.journal)
+        self.master.begin()
+        self.names = [NodeId((number + 1).to_bytes(8, "big")) for number in range(nodes)]
+        self.links = {node: Link(os.urandom(8), time.monotonic()) for node in self.names}
+        self.spent = 0.0
+        for node in self.names:
+            info = NodeInfo(node, f"tcp://{node.hex()}:1", "x", 1, {"CPU": 4000}, {}, 1 << 30, "/x")
+            self.say(node, raylet_of(node), info.join())
+        self.turn()
+
+    def say(self, node: NodeId, sender: ProcessId, *messages: Message) -> None:
+        frames = [HEAD + sender + codec.encode(message) for message in messages]
+        self.transmit(node, self.links[node].send(frames, time.monotonic()))
+
+    def transmit(self, node: NodeId, effects: Sequence[LinkEffect]) -> None:
+        self.wire.arrived += [(node, effect.packet) for effect in effects if isinstance(effect, Transmit)]
+
+    def turn(self) -> None:
+        """The head reads what there is; the nodes acknowledge what it says."""
+        while self.wire.arrived:
+            began = time.perf_counter()
+            self.master._peers._on_readable()
+            self.master.flush()
+            self.spent += time.perf_counter() - began
+            sent, self.wire.sent = self.wire.sent, []
+            now = time.monotonic()
+            for node, packet in sent:
+                effects = self.links[node].received(packet, now)
+                if any(isinstance(effect, Deliver) for effect in effects):
+                    effects += self.links[node].tick(now + 1)
+                self.transmit(node, effects)
+
+    def actors(self, count: int) -> None:
+        for number in range(count):
+            node = self.names[number % len(self.names)]
+            owner = ProcessId(node + b"\xff" * 8)
+            actor = ActorId(task_id(owner, number))
+            create = CreateActor(actor, "Toy", FunctionId(bytes(16)), bytes(500), bytes(100), None, {}, {}, 0)
+            self.say(node, owner, create)
+            if number % TURN == 0:
+                self.turn()
+        self.turn()
+        for actor in list(self.master._head.actors.all.values()):
+            if actor.node is not None:
+                self.say(actor.node, ProcessId(actor.node + b"worker.."), ActorReady(actor.id, 0))
+        self.turn()
+
+    def beats(self, count: int) -> float:
+        """Microseconds of the head's for each."""
+        self.spent = 0.0
+        for number in range(count):
+            node = self.names[number % len(self.names)]
+            self.say(node, raylet_of(node), NodeBeat({"CPU": 4000 - number % 4}, 0, 0.01, 1 << 40, 1 << 40))
+            if number % TURN == TURN - 1:
+                self.turn()
+        self.turn()
+        return 1e6 * self.spent / count
+
+    def leases(self, count: int, batch: int) -> float:
+        self.spent = 0.0
+        for number in range(0, count, batch):
+            node = self.names[number % len(self.names)]
+            owner = ProcessId(node + b"\xff" * 8)
+            wanted = [LeaseId(task_id(owner, number + more)) for more in range(batch)]
+            self.say(node, owner, RequestLeases(wanted, {"CPU": 1000}, []))
+            if number % TURN == 0:
+                self.turn()
+        self.turn()
+        return 1e6 * self.spent / count
+
+
+def main() -> int:
+    nodes, actors = map(int, sys.argv[1:3] or ("1000", "10000"))
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "gcs.sqlite")
+        sessions = {"without": Session(nodes, None), "with": Session(nodes, path)}
+        print(f"{nodes} nodes; medians of {ROUNDS} rounds, turn and turn about, {TURN} messages in a turn", flush=True)
+        for what, measure in {
+            "us a beat": lambda session: session.beats(4000),
+            "us a lease, 1 a message": lambda session: session.leases(2000, 1),
+            "us a lease, 8 a message": lambda session: session.leases(4000, 8),
+        }.items():
+            found: dict[str, list[float]] = {name: [] for name in sessions}
+            for _ in range(ROUNDS):
+                for name, session in sessions.items():
+                    gc.collect()
+                    found[name].append(measure(session))
+            without, written = (statistics.median(found[name]) for name in ("without", "with"))
+            print(f"{what:<26} {without:>6.1f} without, {written:>6.1f} with the journal: {written / without - 1:+.0%}")
+        session = sessions["with"]
+        session.actors(actors)
+        began = time.perf_counter()
+        state = session.master._state()
+        print(f"with {actors} actors: a snapshot has {len(state) / 1e6:.1f} MB; pickled in", end=" ")
+        print(f"{1e3 * (time.perf_counter() - began):.0f} ms")
+        session.beats(3000)
+        session.journal.close()
+        began = time.perf_counter()
+        journal = Journal(lambda: SqliteTables(path))
+        found_rows = journal.load()
+        assert found_rows is not None
+        wire = Wire()
+        Master(session.config, NoLoop(), wire, wire.address, journal, found_rows).begin()
+        took = time.perf_counter() - began
+        print(f"another goes on after {1e3 * took:.0f} ms, with {len(found_rows.turns)} turns replayed")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
