@@ -620,11 +620,38 @@ class FreeTransfer:
 
 @frozen
 class PullObject:
-    """Raylet -> raylet that holds the object. Answered by `ObjectChunk` or `NotHere`."""
+    """Raylet -> raylet that holds the object, or a part of it. Answered by `ObjectChunk`, `ObjectThere`, `PullFrom` or
+    `NotHere`."""
 
     object: ObjectId
     first: int  # byte
     most: int  # bytes in the chunk
+    maps: bool = False  # the asker has the other's segment mapped, being on the same host: it needs only the place
+
+
+@frozen
+class ObjectThere:
+    """Raylet -> raylet that has its segment mapped: copy it from there; it stays until your `PullDone`."""
+
+    object: ObjectId
+    size: int
+    offset: int  # in the sender's segment
+
+
+@frozen
+class PullDone:
+    """Raylet -> raylet that it pulled from: it needs the object there no more. Not answered."""
+
+    object: ObjectId
+
+
+@frozen
+class PullFrom:
+    """Raylet -> raylet that wants to pull: ask this node, which pulls it as well or has done so. If it fails, ask me
+    again: who asks a second time is served."""
+
+    object: ObjectId
+    node: NodeId
 
 
 @frozen
@@ -885,6 +912,9 @@ Message = (
     | FreeObjects
     | FreeTransfer
     | PullObject
+    | ObjectThere
+    | PullDone
+    | PullFrom
     | ObjectChunk
     | NotHere
     | CopyMade
@@ -997,4 +1027,7 @@ MESSAGES: Mapping[int, type[Message]] = {
     189: SetGroup,
     190: NodeSaid,
     191: ExplainNode,
+    220: ObjectThere,
+    221: PullDone,
+    222: PullFrom,
 }

@@ -423,7 +423,7 @@ def test_puller_that_stops_asking_is_forgotten() -> None:
     bench.event(ClockTicked())
 
     assert not bench.node.store.pins
-    assert not bench.node.pulls.transfers
+    assert not bench.node.serves.transfers
 
 
 def test_large_hole_that_nobody_fills_is_given_back_to_the_system() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -34,6 +35,11 @@ def test_every_value_is_right_when_nodes_die_and_what_was_on_them_can_be_made_ag
 @pytest.mark.parametrize("seed", range(SEEDS // 8))
 def test_nobody_notices_when_the_head_dies_again_and_again(seed: int) -> None:
     run_storm(seed, HEADLESS)
+
+
+@pytest.mark.parametrize("seed", range(max(2, SEEDS // 20)))
+def test_every_value_is_right_when_nodes_of_one_host_read_each_other_s_objects_in_place(seed: int) -> None:
+    run_storm(seed, replace(DEADLY, shared_hosts=True))
 
 
 def test_blocks_of_spark_that_are_lost_are_made_again_and_have_their_values() -> None:

@@ -65,6 +65,34 @@ class WriteChunk:
 
 
 @frozen
+class MapPeer:
+    """Node: map the segment of this node of the same host, to read from it. Answered by `PeerMapped`."""
+
+    node: NodeId
+    folder: str
+    size: int  # bytes, of its segment
+
+
+@frozen
+class CopyChunk:
+    """Node: copy the range from the mapped segment of a peer into ours. Answered by `ChunkCopied`."""
+
+    object: ObjectId
+    source: NodeId
+    first: int
+    length: int
+    offset: int  # of the object in the peer's segment
+    into: int  # of the object in ours
+
+
+@frozen
+class ForgetChunks:
+    """Node: what is still to be copied of this object is not to be, and nothing writes to its block any more."""
+
+    object: ObjectId
+
+
+@frozen
 class PunchHole:
     """Node: give the pages of a freed large object back to the system."""
 
@@ -150,6 +178,9 @@ Effect = (
     | KillWorker
     | SendChunk
     | WriteChunk
+    | MapPeer
+    | CopyChunk
+    | ForgetChunks
     | PunchHole
     | SpillObjects
     | RestoreObject

@@ -84,6 +84,23 @@ class RestoreFailed:
 
 
 @frozen
+class PeerMapped:
+    """Node: whether the segment of this node can be read from here."""
+
+    node: NodeId
+    mapped: bool
+
+
+@frozen
+class ChunkCopied:
+    """Node: the range is in our segment. None is told of after `ForgetChunks`."""
+
+    object: ObjectId
+    first: int
+    length: int
+
+
+@frozen
 class MemoryRead:
     """Node: so much of the memory that it may use is in use. Told while it is too much, or was lately."""
 
@@ -103,5 +120,7 @@ Event = (
     | SpillFailed
     | Restored
     | RestoreFailed
+    | PeerMapped
+    | ChunkCopied
     | MemoryRead
 )

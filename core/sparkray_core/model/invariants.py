@@ -180,6 +180,13 @@ def check_store(node: Node) -> None:
         coming = restores or some in node.pulls.pulls or store.is_written(some)
         assert coming or node.ended is not None, f"readers of {some.hex()} wait for nothing"
         assert found is None or restores, f"readers of {some.hex()} wait, though it is here"
+    pulls = node.pulls
+    assert pulls.under_way == sum(sum(pull.asked.values()) for pull in pulls.pulls.values())
+    for some in pulls.hungry:
+        assert pulls.under_way or node.ended is not None, f"{some.hex()} waits for its turn, and nobody has his"
+    for (some, process), transfer in node.serves.transfers.items():
+        times = store.pins.get(process, {}).get(some, 0)
+        assert times == int(transfer.pinned), f"{process.hex()} pulls {some.hex()}, which it pins {times} times"
     for (_, writer), block in store.unsealed.items():
         mine = block.writer == writer and (writer in node.processes or block.object in node.pulls.pulls)
         assert mine or node.ended is not None, f"{block} is written by nobody"

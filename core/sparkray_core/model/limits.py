@@ -40,6 +40,10 @@ class NodeLimits:
     spill_retry_s: float = 1.0  # after an attempt to spill failed; the disk may have space again
     chunk_bytes: int = 4 << 20  # of one pulled chunk; larger ones hold up the beats behind them
     chunks_ahead: int = 4  # asked for and not there yet: hides a round trip of up to 16 MiB of line
+    pull_ahead_bytes: int = 64 << 20  # the same over all objects that are pulled here: others wait for their turn
+    # Pullers of one object that are served at a time by who had it first; the next are sent to these, as a tree.
+    pull_fanout: int = 2
+    unknown_s: float = 5.0  # a source that the head has not told of by then is none; it tells within 0.1 s
     transfer_s: float = 30.0  # a puller that has not asked for more by then is forgotten, and its pin with it
     punch_bytes: int = 8 << 20  # smaller holes are left to be filled again: their pages are warm
     punch_s: float = 5.0  # so are holes younger than this

@@ -4,7 +4,8 @@ node_workers   the worker processes
 node_claims    leases and actors: who holds what of the node's resources
 node_bundles   what is set aside for placement groups
 node_objects   the store's books
-node_pulls     objects between nodes
+node_pulls     objects of other nodes that are read here
+node_serves    objects of this node that others pull
 here           the door, who is alive, what is told to the head
 """
 
@@ -45,8 +46,11 @@ from sparkray_core.messages import (
     NotHere,
     ObjectChunk,
     ObjectMissing,
+    ObjectThere,
     PinObject,
     ProcessGone,
+    PullDone,
+    PullFrom,
     PullObject,
     Registered,
     RegisterProcess,
@@ -69,11 +73,13 @@ from sparkray_core.model.alarm import Alarm
 from sparkray_core.model.bounded import Recent
 from sparkray_core.model.effects import ConnectPeer, Effect, ForgetPeer, Send, SendFrom, Stop
 from sparkray_core.model.events import (
+    ChunkCopied,
     ClockTicked,
     ConnectionLost,
     Event,
     MemoryRead,
     PeerLost,
+    PeerMapped,
     Received,
     Restored,
     RestoreFailed,
@@ -100,6 +106,7 @@ from sparkray_core.model.node_kept import Kept
 from sparkray_core.model.node_memory import Memory
 from sparkray_core.model.node_objects import Allocates, Store
 from sparkray_core.model.node_pulls import Pulls
+from sparkray_core.model.node_serves import Serves
 from sparkray_core.model.node_workers import Workers, WorkerState
 from sparkray_core.model.resources import CPU, UNIT, fits, show
 
@@ -125,11 +132,14 @@ class Node:
         self.memory = Memory(str(info), self.claims, self.workers, self.limits)
         self.store = Store(self.me, store, self.limits, self.out)
         self.pulls = Pulls(self.me, self.store, self.limits, self.out)
+        self.serves = Serves(self.store, self.pulls, self.limits, self.out)
         self.kept = Kept(self.me, self.limits.remembered, self.out)
         self.kept.refs.is_here = lambda process: process in self.processes
         self.store.name_of = self._name_of
         self.store.gone_owner = lambda some: self._is_gone(owner_of(some))
-        self.pulls.is_alive = lambda node: node in self.peers
+        self.pulls.is_known = self.serves.is_alive = lambda node: node in self.peers
+        self.pulls.is_dead = lambda node: node in self.table and not self.table[node].alive
+        self.pulls.neighbour = self._neighbour
         self.former = Former()
         self.strays = 0  # messages that are not for a raylet; a bug of somebody's
         self._alarm = Alarm()
@@ -169,6 +179,10 @@ class Node:
                 self.store.restored(some, now)
             case RestoreFailed(some, why):
                 self.store.not_restored(some, why, now)
+            case PeerMapped():
+                self.pulls.peer_mapped(event, now)
+            case ChunkCopied():
+                self.pulls.copied(event, now)
             case MemoryRead():
                 self.memory.read(event, now)
         if self.ended is None:
@@ -218,7 +232,13 @@ class Node:
             case FreeTransfer(prefix, keep):
                 self.store.end_transfer(prefix, keep, now)
             case PullObject():
-                self.pulls.serve(sender, message, now)
+                self.serves.serve(sender, message, now)
+            case PullDone(some):
+                self.serves.end(some, sender, now)
+            case PullFrom():
+                self.pulls.pull_from(sender, message, now)
+            case ObjectThere():
+                self.pulls.there(sender, message, now)
             case ObjectChunk():
                 self.pulls.chunk(sender, message, now)
             case NotHere(some):
@@ -560,6 +580,7 @@ class Node:
                 if info.node != self.info.node:
                     self.peers.add(info.node)
                     self.out.append(ConnectPeer(info.node, info.address))
+                    self.pulls.node_known(info.node, now)
 
     def _bury(self, node: NodeId, why: str, now: float) -> None:
         if node == self.info.node:
@@ -573,9 +594,14 @@ class Node:
         self.out.append(ForgetPeer(node))
         self._drop_claims(self.claims.of_owners(lambda owner: node_of(owner) == node), f"{known} is gone: {why}", now)
         self.pulls.node_gone(node, now)
+        self.serves.node_gone(node, now)
         self.kept.refs.node_gone(node, why, self.out)
         self.store.free_all(lambda some: node_of(owner_of(some)) == node, now)
         self._tell_processes(NodeGone(node, why))
+
+    def _neighbour(self, node: NodeId) -> NodeInfo | None:
+        known = self.table.get(node)
+        return known if known is not None and known.alive and known.host == self.info.host else None
 
     def _peer_lost(self, node: NodeId, why: str) -> None:
         if node == HEAD_NODE:
@@ -595,7 +621,8 @@ class Node:
             self._beat_at = now + self.limits.beat_s
             self.workers.kill_stuck(now)
             self.claims.settle(now)  # others are started in their place
-            self.pulls.forget_stale(now)
+            self.serves.forget_stale(now)
+            self.pulls.give_up_unknown(now)
             self.store.punch(now)
             if now >= self._offer_at:
                 self._offer_at = now + self.limits.reoffer_s
@@ -643,6 +670,7 @@ class Node:
             "objects": len(self.store.stored),
             "kept": len(self.kept.refs.exported),
             "spilled": self.store.spills.status(),
+            "pulled": self.pulls.status(),
             "pins": sum(stored.pins for stored in self.store.stored.values()),
         }
 

@@ -124,7 +124,10 @@ def _objects(node: Node) -> dict[str, Any]:
             for stored in node.store.stored.values()
         ],
         "unsealed": [(block.object, block.size, block.writer) for block in node.store.unsealed.values()],
-        "pulls": [(pull.object, pull.source, pull.size, pull.got, pull.waits) for pull in node.pulls.pulls.values()],
+        "pulls": [
+            (pull.object, pull.source, pull.size, node.pulls.got(pull), pull.waits)
+            for pull in node.pulls.pulls.values()
+        ],
         "capacity": node.store.allocator.capacity,
         "used": node.store.allocator.used,
     }

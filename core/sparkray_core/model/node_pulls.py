@@ -1,18 +1,22 @@
-"""Objects between nodes: fetching what readers here want, serving what other raylets fetch.
+"""Objects that readers here want and other nodes have. (What others want of ours: `node_serves`.)
 
-One pull per object, however many read it here. Its sources are tried one after the other; chunks are asked for several
-ahead. A server holds a pin for as long as a transfer is under way.
+One pull per object, however many read it here. Chunks are asked for several ahead, of all pulls together no more than
+this node may have under way. Of a source on the same host only the place is asked: its segment is mapped, and bytes are
+copied from there. Sources are tried one after the other; what has come from one is not asked of the next.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from sparkray_core.ids import NodeId, ObjectId, ProcessId, node_of, owner_of, raylet_of
-from sparkray_core.messages import CopyMade, NotHere, ObjectChunk, ObjectGone, PullObject
-from sparkray_core.model.effects import Effect, Send, SendChunk, SendSpilled, WriteChunk
+from sparkray_core.messages import CopyMade, ObjectChunk, ObjectGone, ObjectThere, PullDone, PullFrom, PullObject
+from sparkray_core.model.effects import CopyChunk, Effect, ForgetChunks, MapPeer, Send, WriteChunk
+from sparkray_core.model.events import ChunkCopied, PeerMapped
 from sparkray_core.model.limits import NodeLimits
+from sparkray_core.model.node_info import NodeInfo
 from sparkray_core.model.node_objects import Reader, RoomWanted, Store
 
 
@@ -22,18 +26,17 @@ class Pull:
     source: NodeId
     others: list[NodeId]  # to be tried if this source has not got it
     tried: set[NodeId]
+    touched: float  # when something of it came last
+    begun: float = 0.0  # when this source was first asked
     offset: int | None = None  # of the block that it is written to; None: the size is not known, or there is no room
     size: int = 0
-    next: int = 0  # first byte not asked for
-    got: int = 0
-    asked: set[int] = field(default_factory=set)  # first bytes of chunks under way
+    todo: deque[int] = field(default_factory=lambda: deque([0]))  # first bytes of chunks to ask for
+    asked: dict[int, int] = field(default_factory=dict)  # of chunks under way, and their lengths
+    have: set[int] = field(default_factory=set)  # of those that are written
+    answered: bool = False  # this source has, so that more than one chunk is asked of it at a time
     waits: bool = False  # for room in the store; nothing is asked for until there is some
-
-
-@dataclass(slots=True)
-class Transfer:
-    sent: int  # bytes
-    touched: float
+    maps: bool = False  # the source was asked for the place only
+    copies: set[int] = field(default_factory=set)  # first bytes of what is being copied out of its segment
 
 
 class Pulls:
@@ -44,11 +47,18 @@ class Pulls:
         self.limits = limits
         self.out = out
         self.pulls: dict[ObjectId, Pull] = {}
-        self.transfers: dict[tuple[ObjectId, ProcessId], Transfer] = {}
-        self.is_alive: Callable[[NodeId], bool] = lambda node: True  # node.py knows
+        self.under_way = 0  # bytes asked for
+        self.hungry: dict[ObjectId, None] = {}  # would ask for more, if more might be under way; first come, first
+        self.mapped: dict[NodeId, bool | None] = {}  # nodes of this host; None: not known yet
+        self.pulled_objects = self.pulled_bytes = self.copied_bytes = 0  # since the start; copied on this host
+        self.is_known: Callable[[NodeId], bool] = lambda node: True  # and alive; node.py knows
+        self.is_dead: Callable[[NodeId], bool] = lambda node: False
+        self.neighbour: Callable[[NodeId], NodeInfo | None] = lambda node: None  # of this host; node.py knows
+        # `node_serves` hands on what comes:
+        self.on_chunk: Callable[[Pull, float], None] = lambda pull, now: None
+        self.on_end: Callable[[ObjectId, float], None] = lambda some, now: None
         store.on_room = self._room_given
 
-    # ------------------------------------------------------------------ wanted here
     def read(self, process: ProcessId, some: ObjectId, nodes: tuple[NodeId, ...], now: float) -> None:
         """Pin it for this reader: now, when it is written, or when it has come over."""
         store = self.store
@@ -61,7 +71,7 @@ class Pulls:
                 store.restore(stored, now)
             return
         pull = self.pulls.get(some)
-        elsewhere = [node for node in nodes if node != self.node and self.is_alive(node)]
+        elsewhere = [node for node in nodes if node != self.node and not self.is_dead(node)]
         if pull is not None:
             known = {pull.source, *pull.others, *pull.tried}
             pull.others += [node for node in elsewhere if node not in known]
@@ -70,9 +80,11 @@ class Pulls:
                 self.out.append(Send(process, ObjectGone(some, self._why_gone(nodes))))
                 return
             # Each node begins at another source, so that one that many nodes read from is not asked by all of them.
+            # A source on this host comes first: it costs no network.
             first = int.from_bytes(self.node, "big") % len(elsewhere)
             sources = elsewhere[first:] + elsewhere[:first]
-            pull = self.pulls[some] = Pull(some, sources[0], sources[1:], {sources[0]})
+            sources.sort(key=lambda node: self.neighbour(node) is None)
+            pull = self.pulls[some] = Pull(some, sources[0], sources[1:], {sources[0]}, now)
             self._begin(pull, now)
         store.readers.setdefault(some, []).append(Reader(process, nodes))
 
@@ -81,67 +93,186 @@ class Pulls:
         for reader in self.store.readers.pop(some, ()):
             self.read(reader.process, some, reader.nodes, now)
 
+    # ------------------------------------------------------------------ what comes
     def chunk(self, sender: ProcessId, message: ObjectChunk, now: float) -> None:
         pull = self.pulls.get(message.object)
         if pull is None or node_of(sender) != pull.source or message.first not in pull.asked:
             return
-        pull.asked.discard(message.first)
-        if pull.offset is None:
-            pull.size = message.size
-            offset = self.store.take(pull.object, self.me, pull.size, now) if not self.store.room else None
-            if offset is None:
-                self._wait_for_room(pull, now)
-                return
-            pull.offset = offset
-            pull.next = len(message.data)
+        self.under_way -= pull.asked.pop(message.first)
+        pull.answered = True
+        pull.maps = False  # it is not in the source's memory
+        if pull.offset is None and not self._take_room(pull, message.size, now):
+            self._feed()
+            return
+        assert pull.offset is not None
         self.out.append(WriteChunk(pull.offset + message.first, message.data))
-        pull.got += len(message.data)
-        if pull.got >= pull.size:
+        self._has(pull, message.first, len(message.data), now)
+
+    def there(self, sender: ProcessId, message: ObjectThere, now: float) -> None:
+        """The source is on this host, and says where in its segment it is."""
+        pull = self.pulls.get(message.object)
+        if pull is None or node_of(sender) != pull.source or not pull.maps or pull.copies:
+            return
+        self._call_off(pull)
+        if pull.offset is None and not self._take_room(pull, message.size, now):
+            self.out.append(Send(sender, PullDone(message.object)))
+            self._feed()
+            return
+        assert pull.offset is not None
+        if not pull.size:
             self._finish(pull, now)
-        else:
-            self._ask(pull)
+            return
+        pull.todo.clear()
+        for first in self._missing(pull):
+            length = self._length(pull, first)
+            pull.copies.add(first)
+            self.out.append(CopyChunk(pull.object, pull.source, first, length, message.offset, pull.offset))
+        self._feed()
+
+    def copied(self, event: ChunkCopied, now: float) -> None:
+        pull = self.pulls.get(event.object)
+        if pull is not None and event.first in pull.copies:
+            pull.copies.discard(event.first)
+            self.copied_bytes += event.length
+            self._has(pull, event.first, event.length, now)
 
     def not_here(self, sender: ProcessId, some: ObjectId, now: float) -> None:
         pull = self.pulls.get(some)
         if pull is not None and pull.source == node_of(sender):
             self._next_source(pull, now)
 
+    def pull_from(self, sender: ProcessId, message: PullFrom, now: float) -> None:
+        """The source has others to serve, and names one of them."""
+        pull = self.pulls.get(message.object)
+        if pull is None or node_of(sender) != pull.source or not pull.asked:
+            return
+        named = [message.node] if message.node != self.node and not self.is_dead(message.node) else []
+        first = [*named, pull.source]
+        pull.others = first + [node for node in pull.others if node not in first]
+        self._next_source(pull, now)
+
+    def peer_mapped(self, event: PeerMapped, now: float) -> None:
+        """(What was mapped may turn out not to be readable all the same.)"""
+        if event.node not in self.mapped:
+            return  # it is gone
+        self.mapped[event.node] = event.mapped
+        for pull in list(self.pulls.values()):
+            if pull.source == event.node and not pull.asked and not pull.waits:
+                self._call_off(pull)
+                self._begin(pull, now)
+
+    def node_known(self, node: NodeId, now: float) -> None:
+        for pull in list(self.pulls.values()):
+            if pull.source == node and not pull.asked and not pull.waits:
+                self._begin(pull, now)
+
+    def give_up_unknown(self, now: float) -> None:
+        """Of a node that the head does not tell of even then nobody knows any more."""
+        for pull in list(self.pulls.values()):
+            if now - pull.begun >= self.limits.unknown_s and not self.is_known(pull.source):
+                self._next_source(pull, now)
+
     def node_gone(self, node: NodeId, now: float) -> None:
+        self.mapped.pop(node, None)
         for pull in list(self.pulls.values()):
             pull.others = [other for other in pull.others if other != node]
             if pull.source == node:
                 self._next_source(pull, now)
-        for some, puller in list(self.transfers):
-            if node_of(puller) == node:
-                self._end_transfer(some, puller, now)
 
+    # ------------------------------------------------------------------ asking
     def _begin(self, pull: Pull, now: float) -> None:
-        pull.next, pull.got = 0, 0
-        pull.asked.clear()
-        if pull.offset is not None and pull.size:
-            self._ask(pull)
-        elif pull.offset is not None:
-            self._finish(pull, now)  # an empty object: its size was all there was to fetch
-        else:
-            self._ask_one(pull)
+        """Ask this source for what is missing."""
+        pull.maps = pull.answered = False
+        pull.begun = now
+        if pull.offset is not None:
+            pull.todo = deque(self._missing(pull))
+            if not pull.todo:
+                self._finish(pull, now)
+                return
+        if not self.is_known(pull.source):
+            return  # its word came before the head's: `node_known` begins again
+        neighbour = self.neighbour(pull.source)
+        if neighbour is not None:
+            if pull.source not in self.mapped:
+                self.mapped[pull.source] = None
+                self.out.append(MapPeer(pull.source, neighbour.folder, neighbour.store_bytes))
+            mapped = self.mapped[pull.source]
+            if mapped is None:
+                return  # `peer_mapped` begins again
+            if mapped:
+                pull.maps = True
+                pull.asked[first := pull.todo.popleft()] = 0  # no bytes: only the place is asked
+                self.out.append(
+                    Send(raylet_of(pull.source), PullObject(pull.object, first, self.limits.chunk_bytes, True))
+                )
+                return
+        self._ask(pull)
+
+    def _missing(self, pull: Pull) -> list[int]:
+        return [first for first in range(0, pull.size, self.limits.chunk_bytes) if first not in pull.have]
+
+    def _length(self, pull: Pull, first: int) -> int:
+        most = self.limits.chunk_bytes
+        return min(most, pull.size - first) if pull.size else most
 
     def _ask(self, pull: Pull) -> None:
-        while pull.next < pull.size and len(pull.asked) < self.limits.chunks_ahead:
-            self._ask_one(pull)
+        """The first one alone: it brings the size, or says that this source has not got it."""
+        ahead = self.limits.chunks_ahead if pull.answered else 1
+        while pull.todo and len(pull.asked) < ahead:
+            length = self._length(pull, pull.todo[0])
+            if self.under_way and self.under_way + length > self.limits.pull_ahead_bytes:
+                self.hungry[pull.object] = None
+                return
+            first = pull.todo.popleft()
+            pull.asked[first] = length
+            self.under_way += length
+            self.out.append(Send(raylet_of(pull.source), PullObject(pull.object, first, self.limits.chunk_bytes)))
 
-    def _ask_one(self, pull: Pull) -> None:
-        """Until the size is known, one chunk is under way: it brings the size."""
-        pull.asked.add(pull.next)
-        self.out.append(Send(raylet_of(pull.source), PullObject(pull.object, pull.next, self.limits.chunk_bytes)))
-        pull.next += self.limits.chunk_bytes
+    def _feed(self) -> None:
+        """Less is under way: whose turn it is asks on."""
+        while self.hungry and (not self.under_way or self.under_way < self.limits.pull_ahead_bytes):
+            some = next(iter(self.hungry))
+            del self.hungry[some]
+            if (pull := self.pulls.get(some)) is not None and not pull.waits and not pull.maps:
+                self._ask(pull)
+                if some in self.hungry:
+                    return
 
-    def _wait_for_room(self, pull: Pull, now: float) -> None:
-        """The chunk is dropped: it is asked for again when there is room, and until then it may be wanted no more."""
-        if pull.size > self.store.allocator.capacity:
-            self._fail(pull, self.store.why_full(pull.size), now, "ObjectStoreFullError")
+    def _call_off(self, pull: Pull) -> None:
+        """What was asked is not waited for any more."""
+        self.under_way -= sum(pull.asked.values())
+        pull.asked.clear()
+        self.hungry.pop(pull.object, None)
+        if pull.copies:
+            pull.copies.clear()
+            self.out.append(ForgetChunks(pull.object))
+
+    def _has(self, pull: Pull, first: int, length: int, now: float) -> None:
+        pull.have.add(first)
+        pull.touched = now
+        self.pulled_bytes += length
+        if len(pull.have) * self.limits.chunk_bytes >= pull.size:
+            self._finish(pull, now)
         else:
-            pull.waits = True
-            self.store.want_room(pull.object, self.me, pull.size, now)
+            if not pull.copies:
+                self._ask(pull)
+            self.on_chunk(pull, now)
+        self._feed()
+
+    # ------------------------------------------------------------------ room
+    def _take_room(self, pull: Pull, size: int, now: float) -> bool:
+        """The size is known now. Without room what came is dropped: it is asked for again when there is some, and until
+        then it may be wanted no more."""
+        pull.size = size
+        pull.offset = self.store.take(pull.object, self.me, size, now) if not self.store.room else None
+        if pull.offset is not None:
+            pull.todo = deque(first for first in self._missing(pull) if first)
+        elif size > self.store.allocator.capacity:
+            self._fail(pull, self.store.why_full(size), now, "ObjectStoreFullError")
+        else:
+            pull.waits, pull.todo = True, deque([0])
+            self.store.want_room(pull.object, self.me, size, now)
+        return pull.offset is not None
 
     def _room_given(self, wanted: RoomWanted, offset: int | None, now: float) -> None:
         pull = self.pulls.get(wanted.object)
@@ -154,64 +285,49 @@ class Pulls:
             pull.offset, pull.waits = offset, False
             self._begin(pull, now)
 
+    # ------------------------------------------------------------------ ends
     def _next_source(self, pull: Pull, now: float) -> None:
+        self._call_off(pull)
         if not pull.others:
             self._fail(pull, self._why_gone(tuple(sorted(pull.tried))), now)
             return
         pull.source = pull.others.pop(0)
         pull.tried.add(pull.source)
-        pull.asked.clear()
+        if pull.offset is None:
+            pull.todo = deque([0])
         if not pull.waits:
             self._begin(pull, now)
+        self._feed()
 
     def _finish(self, pull: Pull, now: float) -> None:
+        if pull.maps:
+            self.out.append(Send(raylet_of(pull.source), PullDone(pull.object)))
+        self._call_off(pull)
         del self.pulls[pull.object]
+        self.pulled_objects += 1
         self.store.seal(pull.object, self.me, now)
         self.out.append(Send(owner_of(pull.object), CopyMade(pull.object, self.node)))
+        self.on_end(pull.object, now)
 
     def _fail(self, pull: Pull, why: str, now: float, error: str = "ObjectLostError") -> None:
+        self._call_off(pull)
         del self.pulls[pull.object]
         self.store.abandon(pull.object, self.me, now)
+        self.on_end(pull.object, now)
+        self._feed()
         if pull.object in self.store.stored or self.store.is_written(pull.object):
             return  # here, meanwhile: its readers get it from there
         for reader in self.store.readers.pop(pull.object, ()):
             self.out.append(Send(reader.process, ObjectGone(pull.object, why, error)))
 
+    def got(self, pull: Pull) -> int:
+        """Bytes that are here."""
+        return min(len(pull.have) * self.limits.chunk_bytes, pull.size)
+
+    def status(self) -> dict[str, int]:
+        return {"objects": self.pulled_objects, "bytes": self.pulled_bytes, "on_this_host": self.copied_bytes}
+
     @staticmethod
     def _why_gone(nodes: tuple[NodeId, ...]) -> str:
         named = ", ".join(node.hex() for node in nodes) or "none"
         return f"no node has it any more (asked: {named}); it was freed, evicted, or its node died"
-
-    # ------------------------------------------------------------------ wanted elsewhere
-    def serve(self, puller: ProcessId, message: PullObject, now: float) -> None:
-        key = message.object, puller
-        transfer = self.transfers.get(key)
-        if transfer is None:
-            stored = self.store.stored.get(message.object)
-            if stored is None:
-                self.out.append(Send(puller, NotHere(message.object)))
-                return
-            self.store.hold(message.object, puller)
-            transfer = self.transfers[key] = Transfer(0, now)
-        stored = self.store.stored[message.object]
-        first = min(message.first, stored.size)
-        length = min(message.most, self.limits.chunk_bytes, stored.size - first)
-        if stored.in_memory:
-            self.out.append(SendChunk(puller, message.object, stored.offset, first, length, stored.size))
-        else:
-            assert stored.file is not None
-            at = stored.at
-            self.out.append(SendSpilled(puller, message.object, stored.file.number, at, first, length, stored.size))
-        transfer.sent += length
-        transfer.touched = now
-        if first + length >= stored.size:
-            self._end_transfer(message.object, puller, now)
-
-    def forget_stale(self, now: float) -> None:
-        for (some, puller), transfer in list(self.transfers.items()):
-            if now - transfer.touched >= self.limits.transfer_s:
-                self._end_transfer(some, puller, now)
-
-    def _end_transfer(self, some: ObjectId, puller: ProcessId, now: float) -> None:
-        del self.transfers[some, puller]
-        self.store.unpin(some, puller, now)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import socket
 from collections.abc import Callable
 from functools import partial
@@ -14,6 +16,7 @@ from sparkray_core.wire import hello
 from sparkray_core.wire.codec import BadFrame
 from sparkray_core.wire.frames import Body, Connection, ConnectionLost, FrameTooLarge
 
+NEIGHBOUR = "neighbour"  # the role of a raylet of the same host, in its hello
 OnFrames = Callable[[ProcessId, "list[bytes]"], None]
 log = logging.getLogger(__name__)
 
@@ -159,6 +162,9 @@ class LocalPeers:
             return
         self._end_greeting(handshake)
         connection, said = greeted
+        if said.role == NEIGHBOUR and said.process == raylet_of(node_of(said.process)):
+            self._show(connection)
+            return
         try:
             if node_of(said.process) != self._node or said.process == raylet_of(self._node):
                 raise hello.HelloRefused(f"process {said.process.hex()} is none of node {self._node.hex()}")
@@ -172,6 +178,23 @@ class LocalPeers:
         log.debug("process %s (%s) connected", said.process.hex(), said.role)
         self._connections[connection.peer] = connection
         self._loop.watch(descriptor, partial(self._read, connection), partial(self._write_on, connection))
+
+    def _show(self, connection: Connection) -> None:
+        """A raylet of this host, which is to read what it pulls from us in place. It gets the segment, and that is all.
+
+        It may only read: its descriptor is another one than ours, where the system has a way to open it anew.
+        """
+        descriptor = self._segment
+        with contextlib.suppress(OSError):
+            descriptor = os.open(f"/proc/self/fd/{self._segment}", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            hello.send_fd(connection.sock, descriptor)
+        except OSError as error:
+            log.warning("the segment cannot be shown to %s: %s", connection.peer.hex(), error)
+        finally:
+            connection.close()
+            if descriptor != self._segment:
+                os.close(descriptor)
 
     def _end_greeting(self, handshake: hello.Handshake) -> None:
         self._greeting.pop(handshake, None)

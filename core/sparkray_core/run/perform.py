@@ -10,10 +10,13 @@ from sparkray_core.ids import ProcessId, node_of
 from sparkray_core.messages import ObjectChunk
 from sparkray_core.model.effects import (
     ConnectPeer,
+    CopyChunk,
     DropSpilled,
     Effect,
+    ForgetChunks,
     ForgetPeer,
     KillWorker,
+    MapPeer,
     PunchHole,
     RestoreObject,
     Send,
@@ -28,6 +31,7 @@ from sparkray_core.model.effects import (
 )
 from sparkray_core.run.local_peers import LocalPeers
 from sparkray_core.run.loop import Loop, Timer
+from sparkray_core.run.neighbours import Neighbours
 from sparkray_core.run.peers import Peers
 from sparkray_core.run.spill_disk import SpillDisk
 from sparkray_core.run.zygote_client import ZygoteClient
@@ -100,12 +104,14 @@ class NodePerformer(Performer):
         zygote: ZygoteClient,
         segment: Segment,
         spill_disk: SpillDisk,
+        neighbours: Neighbours,
     ) -> None:
         super().__init__(me, loop, timer, peers)
         self._node = node_of(me)
         self._local = local
         self._zygote = zygote
         self._segment = segment
+        self._neighbours = neighbours
         self._by_type |= {
             StartWorker: self._start_worker,
             KillWorker: self._kill_worker,
@@ -116,12 +122,19 @@ class NodePerformer(Performer):
             RestoreObject: spill_disk,
             SendSpilled: spill_disk,
             DropSpilled: spill_disk,
+            MapPeer: neighbours.map,
+            CopyChunk: neighbours.copy,
+            ForgetChunks: neighbours.forget_chunks,
         }
 
     def route(self, to: ProcessId, frame: Body) -> bool:
         if node_of(to) == self._node:
             return self._local.send(to, frame)
         return super().route(to, frame)
+
+    def _forget_peer(self, effect: ForgetPeer) -> None:
+        super()._forget_peer(effect)
+        self._neighbours.forget(effect.node)
 
     def _start_worker(self, effect: StartWorker) -> None:
         log.debug("starting worker %s", effect.worker.hex())

@@ -23,6 +23,7 @@ from sparkray_core.run.limits import node_limits
 from sparkray_core.run.local_peers import LocalPeers
 from sparkray_core.run.loop import Loop
 from sparkray_core.run.memory import MemoryMonitor, WatchedContainer
+from sparkray_core.run.neighbours import Neighbours
 from sparkray_core.run.obituaries import Words
 from sparkray_core.run.output import last_words
 from sparkray_core.run.peers import Peers
@@ -128,8 +129,17 @@ class Raylet:
         timer = loop.timer(self._on_clock)
         elsewhere = config.settings.object_spilling_directory
         self._spill_disk = SpillDisk(self._segment, config.folder, elsewhere, loop, self._on_disk)
+        self._neighbours = Neighbours(self._segment, self._me, config.token, loop, self._handle)
         self._perform = NodePerformer(
-            self._me, loop, timer, self._peers, self._local, self._zygote, self._segment, self._spill_disk
+            self._me,
+            loop,
+            timer,
+            self._peers,
+            self._local,
+            self._zygote,
+            self._segment,
+            self._spill_disk,
+            self._neighbours,
         )
         self._memory = MemoryMonitor(loop, config.settings, self._node, self._handle, container=self._container())
         loop.watch(self._zygote.fileno(), self._on_zygote, self._zygote.flush)
@@ -164,6 +174,7 @@ class Raylet:
         self._local.close()
         self._peers.close()
         self._spill_disk.close()
+        self._neighbours.close()
         self._warmth.close()
         self._segment.close()
 

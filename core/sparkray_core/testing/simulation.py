@@ -11,17 +11,21 @@ import hashlib
 import heapq
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from random import Random
 
-from sparkray_core.ids import HEAD, HEAD_NODE, NodeId, ProcessId, node_of, raylet_of
+from sparkray_core.ids import HEAD, HEAD_NODE, NodeId, ObjectId, ProcessId, node_of, raylet_of
 from sparkray_core.messages import EndSession, Message, NotHere, ObjectChunk
 from sparkray_core.model.effects import (
     ConnectPeer,
+    CopyChunk,
     DropSpilled,
     Effect,
+    ForgetChunks,
     ForgetPeer,
     KillWorker,
     MakeAgain,
+    MapPeer,
     PunchHole,
     RestoreObject,
     Send,
@@ -35,10 +39,12 @@ from sparkray_core.model.effects import (
     WriteChunk,
 )
 from sparkray_core.model.events import (
+    ChunkCopied,
     ClockTicked,
     ConnectionLost,
     Event,
     PeerLost,
+    PeerMapped,
     Received,
     Restored,
     RestoreFailed,
@@ -84,6 +90,8 @@ class Host:
         self.segment = Memory(model.info.store_bytes if isinstance(model, Node) else 0)
         self.disk_busy = 0.0  # until then
         self.disk = self.segment.disk
+        self.copies: dict[ObjectId, object] = {}  # out of other hosts' segments, not forgotten
+        self.copies_busy = 0.0
         self.stopped = ""  # why, once it is
         self.mute = False  # what it sends does not leave it any more
         self.history: History | None = None  # the head's
@@ -265,6 +273,13 @@ class Simulation:
                     self._route(host, to, host.me, ObjectChunk(some, first, size, data))
                 case WriteChunk(offset, data):
                     host.segment[offset : offset + len(data)] = data
+                case MapPeer(node):
+                    mapped = self.dice.random() < 0.8
+                    self.at(self.now + self.dice.uniform(*DISK_S), partial(self._event, host, PeerMapped(node, mapped)))
+                case CopyChunk():
+                    self._copy(host, effect)
+                case ForgetChunks(some):
+                    host.copies.pop(some, None)
                 case PunchHole(offset, size):
                     host.segment[offset : offset + size] = bytes([LEFTOVER]) * size
                 case SpillObjects() | RestoreObject() | SendSpilled() | DropSpilled():
@@ -278,6 +293,21 @@ class Simulation:
                     self.kill_host(host, why)
                 case MakeAgain():
                     raise TypeError(f"only owners wish for {effect}")
+
+    def _copy(self, host: Host, effect: CopyChunk) -> None:
+        """One after the other, as the raylet's thread does it; bytes are read when it comes to that."""
+        host.copies_busy = max(host.copies_busy, self.now) + self.dice.uniform(*DISK_S)
+        wish = host.copies.setdefault(effect.object, object())
+
+        def copied() -> None:
+            if host.copies.get(effect.object) is not wish:
+                return
+            begin, into = effect.offset + effect.first, effect.into + effect.first
+            data = self.hosts[effect.source].segment[begin : begin + effect.length]
+            host.segment[into : into + effect.length] = data
+            self._event(host, ChunkCopied(effect.object, effect.first, effect.length))
+
+        self.at(host.copies_busy, copied)
 
     def _disk(self, host: Host, effect: SpillObjects | RestoreObject | SendSpilled | DropSpilled) -> None:
         """One file after the other, as the raylet's thread does it; bytes are read when it comes to that."""

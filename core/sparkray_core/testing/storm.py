@@ -35,6 +35,8 @@ STORE_BYTES = (60_000, 128 << 10, 256 << 10)  # the first are too small for what
 NODE_LIMITS = NodeLimits(
     chunk_bytes=3000,
     chunks_ahead=3,
+    pull_ahead_bytes=10_000,
+    pull_fanout=1,
     room_s=1.0,
     read_room_s=3.0,
     spill_bytes=20_000,
@@ -54,6 +56,7 @@ class Weather:
     bad_disks: float = 0.0
     spark: bool = False  # some objects are blocks that Spark has written
     head_deaths: int = 0  # of the head's process, which goes on: nobody may notice more than a pause
+    shared_hosts: bool = False  # some nodes are on one host: they read each other's objects in place
     deaths: int = 0  # of nodes without a driver, while all that is made there may be made again: all has to be right
 
 
@@ -117,6 +120,8 @@ class Storm:
         if self.dice.random() < 0.4:
             resources["GPU"] = 1.0
         info = node_info(letter, store_bytes=self.dice.choice(STORE_BYTES), **resources)
+        if self.weather.shared_hosts:
+            info = replace(info, host=self.dice.choice("xyz"))
         self.sim.add_node(info)
         return info.node
 
@@ -219,7 +224,10 @@ class Storm:
             assert not node.store.unsealed, f"{host.name} keeps blocks: {list(node.store.unsealed.values())}"
             assert not node.store.room, f"{host.name} still makes room: {node.store.room}"
             assert not node.pulls.pulls, f"{host.name} still pulls: {list(node.pulls.pulls.values())}"
-            assert not node.pulls.transfers, f"{host.name} still serves: {node.pulls.transfers}"
+            assert not node.pulls.under_way, f"{host.name} waits for {node.pulls.under_way} bytes"
+            assert not node.serves.transfers, f"{host.name} still serves: {node.serves.transfers}"
+            assert not node.serves.waiting, f"{host.name} lets these wait: {node.serves.waiting}"
+            assert not node.serves.waves, f"{host.name} keeps waves: {node.serves.waves}"
             assert len(host.processes) == len(node.processes), f"{host.name} has lost count of its processes"
         head = self.sim.head
         if head.ended is None:
@@ -269,11 +277,12 @@ def main() -> None:
     parser.add_argument("--calm", action="store_true", help="nothing goes wrong, so all has to be right")
     parser.add_argument("--deadly", action="store_true", help="nodes die, and what was on them can be made again")
     parser.add_argument("--headless", action="store_true", help="the head dies again and again, and all is right")
+    parser.add_argument("--shared", action="store_true", help="some nodes share a host")
     parser.add_argument("--spark", action="store_true", help="some objects are blocks of Spark's")
     given = parser.parse_args()
     for seed in range(*given.seeds):
         weather = CALM if given.calm else DEADLY if given.deadly else HEADLESS if given.headless else ROUGH
-        storm = run_storm(seed, replace(weather, spark=given.spark))
+        storm = run_storm(seed, replace(weather, spark=given.spark, shared_hosts=given.shared))
         sys.stdout.write(f"{seed}: {storm.sim.steps} steps, {storm.oracle.judged} values looked at\n")
 
 
