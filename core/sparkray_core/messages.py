@@ -15,6 +15,7 @@ A *value* (`Value` below) is how one result or argument travels:
     (HOLDS, value, (object, ...))  a value with references inside: its sender has counted the receiver as their borrower
     (FAILED, class name, sentence, fact, ...)  the system failed, not the task: a class of `sparkray_core.errors`
     (DEPENDENT, value, (name, ...))  an argument was such an ERROR, so these tasks did not run: the last was told first
+    (PLAIN, args)                  as a task's arguments only: none by keyword, and all as in `run.brief`
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from sparkray_core.ids import ActorId, FunctionId, GroupId, LeaseId, NodeId, Obj
 
 PROTOCOL_VERSION = 1
 
-PICKLE, ARROW, ERROR, STORED, HOLDS, FAILED, DEPENDENT = 0, 1, 2, 3, 4, 5, 6
+PICKLE, ARROW, ERROR, STORED, HOLDS, FAILED, DEPENDENT, PLAIN = 0, 1, 2, 3, 4, 5, 6, 7
 Value = Union[bytes, "tuple[Any, ...]"]
 Resources = dict[str, int]  # in thousandths: {"CPU": 1000} is one core. Whole numbers, so sums are exact.
 
@@ -38,7 +39,8 @@ Where = tuple[Any, ...]  # a task or actor may run; `model.where` says how it is
 Returns = Union[int, "tuple[int, int, int]"]
 STREAM_CLOSED, STREAM_UNREAD = -1, -2  # nobody reads: end at the next item | run on to the end, and send nothing
 STREAM_GATHERED = -1  # the end is a value that refers to all the items
-# (counter, function or method, number of returns, pickled (args, kwargs), [(position or keyword, Value, ObjectId)])
+# (counter, function or method, number of returns, pickled (args, kwargs) or (PLAIN, args), [(position or keyword,
+# Value, ObjectId)])
 TaskTuple = tuple[int, bytes, Returns, Value, "list[tuple[int | str, Value, ObjectId]] | None"]
 # (counter, [Value per return], [objects of others that the worker still holds])
 # Of a stream, instead of the values: [its end, how many items were sent before, the last items...]; or just its end

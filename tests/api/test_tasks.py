@@ -434,3 +434,30 @@ def test_several_threads_of_the_driver_may_wait_at_once(ray: Any) -> None:
     for thread in threads:
         thread.join(60)
     assert results == {1000 * n: [2 * (1000 * n + i) for i in range(50)] for n in range(4)}
+
+
+def test_numbers_and_names_come_and_go_as_what_they_are(ray: Any) -> None:
+    """They travel without being pickled, and results are pickled when they leave."""
+
+    @ray.remote
+    def same(*args: Any, **kwargs: Any) -> Any:
+        return args[0] if len(args) == 1 and not kwargs else (args, kwargs)
+
+    values = [None, True, 0, -1.5, 1 << 200, "", "name", b"bytes", "x" * 1000, (1, "a", None), (1, [2])]
+
+    assert ray.get([same.remote(value) for value in values]) == values
+    assert ray.get(same.remote(1, "a", None, b"", 0.5)) == ((1, "a", None, b"", 0.5), {})
+    assert ray.get(same.remote(1, name="a")) == ((1,), {"name": "a"})
+    assert [type(value) for value in ray.get([same.remote(value) for value in values])] == list(map(type, values))
+
+
+def test_a_result_that_changes_after_its_task_is_what_it_was(ray: Any) -> None:
+    @ray.remote
+    def grown(seen: dict[str, list[int]] = {"all": []}) -> Any:  # noqa: B006 - one list for all tasks of a worker
+        seen["all"].append(len(seen["all"]))
+        return seen["all"]
+
+    found = ray.get([grown.remote() for _ in range(100)])
+
+    assert all(one == list(range(len(one))) for one in found)
+    assert max(map(len, found)) > 1

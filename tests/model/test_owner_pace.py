@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from sparkray_core.messages import PushTasks
+from sparkray_core.ids import ProcessId
+from sparkray_core.messages import LeaseGranted, PushTasks, StealTasks
 from sparkray_core.model.effects import Effect, Send
 from sparkray_core.model.entries import Entry
 from sparkray_core.model.owner import Task
-from tests.model.test_owner import REMOTE, SECOND, WORKER, Bench
+from tests.model.test_owner import NODE, REMOTE, SECOND, WORKER, Bench
 
 MEAN_S = 0.004
 LIMITS = Bench().owner.leasing.limits
@@ -131,3 +132,29 @@ def test_answers_are_taken_as_they_come_once_nothing_is_queued(bench: Bench) -> 
         bench.done(*bench.owner.leasing.by_worker[SECOND].inflight.values(), worker=SECOND, busy_s=MEAN_S)
 
     assert bench.owner.leasing.lull() == (0.0, 0)
+
+
+def test_only_as_many_leases_are_asked_for_as_those_that_are_there_promise(bench: Bench) -> None:
+    (shape,) = bench.owner.leasing.shapes.values()
+    queue = shape.queues[None]
+    assert len(queue.requests) == LIMITS.first_requests  # beside two leases
+
+    for lease in list(queue.requests)[:6]:
+        bench.hear(LeaseGranted(lease, ProcessId(NODE + lease[-8:])))
+
+    assert len(queue.leases) == 8
+    assert len(queue.requests) == 16
+
+
+def test_behind_a_long_task_nothing_is_taken_back_soon_where_only_a_wait_for_all_needs_it(bench: Bench) -> None:
+    def taken_back(after_s: float) -> bool:
+        bench.now += after_s
+        effects = bench.owner.tick(bench.now)
+        return any(isinstance(e, Send) and isinstance(e.message, StealTasks) for e in effects)
+
+    everything_is_awaited(bench, missing=1000)
+    finish_all(bench)
+    bench.done(*bench.owner.leasing.by_worker[SECOND].inflight.values(), worker=SECOND, busy_s=MEAN_S)
+
+    assert not taken_back(2 * LIMITS.stuck_after_s)
+    assert taken_back(LIMITS.patient_ahead_s + LIMITS.hold_s)

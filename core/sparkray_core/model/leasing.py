@@ -193,7 +193,7 @@ class Leasing:
         depth = queue.shape.depth(limits, len(queue.tasks), workers, patient=True)
         beyond, hold_s = depth * workers, 0.0
         if mean_s >= limits.even_out_s and queue.tasks[0].can_wait(beyond):
-            hold_s = min(limits.hold_s, depth * mean_s / 4)
+            hold_s = min(limits.hold_s, depth * mean_s)
         else:
             depth = queue.shape.depth(limits, len(queue.tasks), workers, patient=False)
         leases = queue.leases.with_room(depth)
@@ -256,7 +256,8 @@ class Leasing:
         if tasks:
             if lease.left > 0:
                 lease.left -= len(tasks)
-            lease.patience_s = max(self.limits.stuck_after_s, 3 * (lease.queue.shape.mean_s or 0.0)) + hold_s
+            calm_s = self.limits.patient_ahead_s if hold_s else self.limits.stuck_after_s
+            lease.patience_s = max(calm_s, 3 * (lease.queue.shape.mean_s or 0.0)) + hold_s
             lease.queue.leases.note(lease)
             effects.append(Send(lease.worker, PushTasks(functions, tasks, hold_s)))
 
@@ -265,12 +266,15 @@ class Leasing:
         shape = queue.shape
         waiting = len(queue.tasks)
         if shape.mean_s is None:
-            wanted = min(waiting, 8)
+            wanted = min(waiting, self.limits.first_requests)
         else:
             wanted = min(waiting, max(1, int(waiting * shape.mean_s / self.limits.ahead_s)))
         if shape.per_lease:
             wanted = max(wanted, -(-waiting // shape.per_lease))
-        wanted = min(wanted, self.limits.most_requests) - len(queue.requests)
+        most = self.limits.most_requests
+        if not shape.per_lease:  # the first ones show how many can be had
+            most = min(most, max(self.limits.first_requests, 2 * len(queue.leases)))
+        wanted = min(wanted, most) - len(queue.requests)
         if wanted <= 0:
             return
         leases: list[LeaseId] = []

@@ -34,6 +34,7 @@ class OwnerLimits:
     most_ahead: int = 1000  # tasks; bounds what a crash makes suspect
     most_push_bytes: int = 1 << 20  # of payload in one message, so that a worker gets going
     most_requests: int = 64  # lease requests under way per kind of task
+    first_requests: int = 8  # or twice as many as there are leases: what cannot be had only costs the raylet
     linger_s: float = 0.25  # an idle lease is kept this long: `get(f.remote())` in a loop then needs none
     stuck_after_s: float = 0.02  # a worker that answers nothing for so long gives back what is behind its first task
     oom_retries: int = Settings.task_oom_retries  # of a task that was ended to save memory; -1: without end

@@ -7,10 +7,11 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from sparkray_core.ids import FunctionId
-from sparkray_core.messages import Value
+from sparkray_core.messages import PLAIN, Value
 from sparkray_core.model.entries import Entry
 from sparkray_core.model.owner import Function
 from sparkray_core.run import modules
+from sparkray_core.run.brief import are_brief
 from sparkray_core.run.execute import NO_ARGUMENTS
 from sparkray_core.run.object_ref import ObjectRef
 from sparkray_core.wire import values
@@ -36,6 +37,8 @@ def pack(core: Core, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Packed:
     """
     if not args and not kwargs:
         return NO_ARGUMENTS, None, None, []
+    if not kwargs and are_brief(args):
+        return (PLAIN, args), None, None, []
     refs: list[tuple[int | str, Entry]] | None = None
     made: list[ObjectRef[Any]] = []
     if ObjectRef in map(type, args) or (kwargs and ObjectRef in map(type, kwargs.values())):

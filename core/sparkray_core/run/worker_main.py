@@ -84,6 +84,7 @@ CANCEL = int(getattr(signal, "SIGRTMAX", signal.SIGURG)) - (3 if hasattr(signal,
 FLUSH_S = 0.001  # results of short tasks wait this long for company, or longer if their owner says so
 GLANCE_S = 0.005  # between two tasks the sockets are looked at so often, or as often as results leave
 FLUSH_RESULTS = 256  # or until there are so many
+LAST_S = 0.002  # or so long, if one task is left: its owner has the time that this one takes to push more
 
 
 def main(config: NodeConfig, process: ProcessId) -> None:
@@ -287,6 +288,10 @@ class Worker:
             except IndexError:
                 if self.host is not None and self.host.saver is not None:
                     self.host.saver.save_if_due()
+                if self._hold_s > FLUSH_S and self.results:
+                    self.core.pump.glance()  # what its owner gave for the last results may be here
+                    if self.queue:
+                        continue
                 self.flush()
                 if self.leaving is None and self.retiring is not None and not self._needed():
                     self.leaving = self.retiring
@@ -307,7 +312,8 @@ class Worker:
                 moment = time.perf_counter()
                 ran((sender, task[0], task[1], self.began, moment))
                 self.began = moment
-                if len(self.results) >= FLUSH_RESULTS or moment - self._flushed_at > self._hold_s:
+                lain = moment - self._flushed_at
+                if lain > self._hold_s or len(self.results) >= FLUSH_RESULTS or (lain > LAST_S and len(queue) == 1):
                     self.flush()
                 if moment - self._glanced_at > GLANCE_S and moment - self._glanced_at > self._hold_s:
                     self._glanced_at = moment
@@ -408,7 +414,7 @@ class Worker:
                 self.functions[FunctionId(task[1])] = (name, function)
             if type(task[2]) is not int:
                 return self.streams.run(sender, function, name, task)
-            return execute.run(self.core, sender, function, name, task)
+            return execute.run(self.core, sender, function, name, task, later=not self.nested.below)
         except (ExitActor, SystemExit) as ended:
             if self.nested.below:
                 raise  # it is not this process's last task
@@ -476,7 +482,7 @@ class Worker:
         results = self.results
         while results:
             sender, result = results.popleft()
-            by_owner.setdefault(sender, []).append(result)
+            by_owner.setdefault(sender, []).append(execute.packed(result))
         moment = time.perf_counter()
         busy, self._flushed_at = moment - self._flushed_at, moment
         for owner, done in by_owner.items():

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from sparkray_core.testing.timed import TimedSession
 
 BATCH = 64  # as in run.local_process
-FLUSH_S = 0.001  # as in run.worker_main, and so is the next
+FLUSH_S = 0.001  # as in run.worker_main, and so are the next two
 FLUSH_RESULTS = 256
+LAST_S = 0.002
 LOOK_S = 0.1  # as in run.output: a task that takes longer does not hold up results before it
 SPIN_S = 0.0003  # as in run.pump: who had nothing to do for longer sleeps, and has to be woken
 _FUNCTION = Function(FunctionId(b"timed".ljust(16, b".")), "timed", b"pickle")
@@ -204,10 +205,15 @@ class TimedWorker:
             owner, task = queue.popleft()
             began, now = now, now + overhead + owner.seconds[task[0] - 1]
             planned.append((began, now, owner, task))
-            if now - self._flushed_at > self._hold_s or len(planned) >= FLUSH_RESULTS:
+            if self._leave(now, len(planned)):
                 break
         self._plan += 1
         session.at(now, self._ended, self._plan)
+
+    def _leave(self, now: float, results: int) -> bool:
+        """Whether results leave, as in a worker."""
+        lain = now - self._flushed_at
+        return lain > self._hold_s or results >= FLUSH_RESULTS or (lain > LAST_S and len(self.queue) == 1)
 
     def _ended(self, now: float, plan: int) -> None:
         if plan != self._plan:
@@ -223,7 +229,7 @@ class TimedWorker:
         session.measured["worker"].add(perf_counter() - began)
         queue = self.queue
         long = bool(queue) and queue[0][0].seconds[queue[0][1][0] - 1] > LOOK_S
-        if not queue or long or now - self._flushed_at > self._hold_s or len(self.results) >= FLUSH_RESULTS:
+        if not queue or long or self._leave(now, len(self.results)):
             now = self._flush(now)
         if queue:
             self._go_on(now)
