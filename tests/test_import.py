@@ -23,3 +23,12 @@ def test_what_is_heavy_is_imported_when_it_is_needed() -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=60, check=True)
 
     assert done.stdout.splitlines() == ["[]", "[]"]
+
+
+def test_a_module_does_not_hide_the_function_of_its_name() -> None:
+    """Importing a submodule sets its name in the package, unless it was imported before the function."""
+    code = (
+        "import sparkray.util, importlib; importlib.import_module('sparkray.util.placement_group'); "
+        "from sparkray.util import placement_group; assert callable(placement_group)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
