@@ -86,7 +86,7 @@ class NoJournal(Journal):
     def begin(self, seed: bytes) -> None:
         pass
 
-    def commit(self, state: object) -> None:
+    def commit(self, state: object, under_way: object = None) -> None:
         self._facts.clear()
 
 
@@ -112,9 +112,11 @@ class Session:
         self.names = [NodeId((number + 1).to_bytes(8, "big")) for number in range(nodes)]
         self.links = {node: Link(os.urandom(8), time.monotonic()) for node in self.names}
         self.spent = 0.0
-        for node in self.names:
+        for number, node in enumerate(self.names):
             info = NodeInfo(node, f"tcp://{node.hex()}:1", "x", 1, {"CPU": 4000}, {}, 1 << 30, "/x")
             self.say(node, raylet_of(node), info.join())
+            if number % TURN == 0:
+                self.turn()
         self.turn()
 
     def say(self, node: NodeId, sender: ProcessId, *messages: Message) -> None:

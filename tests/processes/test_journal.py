@@ -378,6 +378,24 @@ def test_on_a_full_disk_the_head_goes_on_and_nothing_stale_is_left() -> None:
     assert (found.seed, found.snapshot, found.turns) == (b"seed", b"state 4", [[("five",)]])
 
 
+def test_a_snapshot_waits_until_what_is_under_way_has_arrived_but_not_for_ever() -> None:
+    tables = MemoryTables()
+    now = [0.0]
+    journal = Journal(lambda: tables, lambda: now[0])
+    journal.begin(b"seed")
+
+    def work(seconds: float, under_way: int) -> bool:
+        journal.note(("work",))
+        now[0] += seconds
+        journal.commit(lambda: b"state", lambda: under_way)
+        return tables.load(JOURNAL) == []
+
+    assert not work(journals.REPLAY_S, journals.UNDER_WAY_BYTES + 1)
+    assert work(0.0, journals.UNDER_WAY_BYTES)
+    assert not work(journals.REPLAY_S, journals.UNDER_WAY_BYTES + 1)
+    assert work(10 * journals.REPLAY_S, journals.UNDER_WAY_BYTES + 1)
+
+
 def test_a_snapshot_is_due_after_as_much_work_as_may_be_replayed() -> None:
     tables = MemoryTables()
     now = [0.0]

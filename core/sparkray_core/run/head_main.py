@@ -164,7 +164,7 @@ class Master:
     def flush(self) -> None:
         """The turn's end: what it sends leaves when what it was told is written down."""
         self._peers.flush()
-        self._journal.commit(self._state)
+        self._journal.commit(self._state, self._under_way)
         self._held.release()
         if self._head.ended is not None and not self._peers.unacknowledged:
             self._loop.stop()  # all have heard of it: sooner than the model, which sees no links, dares to
@@ -205,6 +205,9 @@ class Master:
         self._perform(self._head.handle(event, now))
 
     # ------------------------------------------------------------------------------ from one life to the next
+    def _under_way(self) -> int:
+        return self._peers.unacknowledged_bytes
+
     def _state(self) -> bytes:
         return pickle.dumps((self._head, self._peers.saved()), 5)
 

@@ -21,10 +21,12 @@ from sparkray_core.ids import NodeId
 from sparkray_core.run.tables import JOURNAL, LIFE, SNAPSHOT, Row, Tables, TablesBroken
 from sparkray_core.wire.transport import Transport
 
-REPLAY_S = 0.15  # of the head's work since the last snapshot: about as long takes its replay
+REPLAY_S = 0.2  # of the head's work since the last snapshot: about as long takes its replay
 SNAPSHOT_SHARE = 3  # a snapshot is not taken before so many times its own cost of work was done
 SNAPSHOT_BYTES = 16 << 20  # of rows since the last one; or
 SNAPSHOT_FACTOR = 4  # so many times its size
+UNDER_WAY_BYTES = 4 << 20  # of packets not acknowledged, which a snapshot would hold: a table for each of 1,000 nodes
+LATEST = 10  # it waits for these until it is so many times overdue
 PART_BYTES = 8 << 20  # of one row of a snapshot
 RETRY_S = 5.0  # after which tables that could not be written are tried again
 
@@ -99,11 +101,12 @@ class Journal:
             self._turn_began = self._clock()
         self._facts.append(fact)
 
-    def commit(self, state: Callable[[], bytes]) -> None:
+    def commit(self, state: Callable[[], bytes], under_way: Callable[[], int] = lambda: 0) -> None:
         """The turn is over. Nothing that came of it may leave before this returns.
 
         Args:
             state: everything, now; asked for when a snapshot is due.
+            under_way: how many bytes of that are packets which will be acknowledged soon.
         """
         if not self._facts:
             return
@@ -118,7 +121,7 @@ class Journal:
         self._facts.clear()
         self._bytes += len(row)
         try:
-            if self._is_snapshot_due():
+            if self._is_snapshot_due(1) and (under_way() <= UNDER_WAY_BYTES or self._is_snapshot_due(LATEST)):
                 self._take_snapshot(self._tables, state, now)
             else:
                 self._tables.commit([(JOURNAL, self._turn, row)])
@@ -131,10 +134,10 @@ class Journal:
             self._tables.close()
 
     # ------------------------------------------------------------------ snapshots
-    def _is_snapshot_due(self) -> bool:
-        return self._work_s >= max(REPLAY_S, SNAPSHOT_SHARE * self._snapshot_s) or self._bytes >= max(
-            SNAPSHOT_BYTES, SNAPSHOT_FACTOR * self._snapshot_bytes
-        )
+    def _is_snapshot_due(self, times: int) -> bool:
+        work_s = max(REPLAY_S, SNAPSHOT_SHARE * self._snapshot_s)
+        size = max(SNAPSHOT_BYTES, SNAPSHOT_FACTOR * self._snapshot_bytes)
+        return self._work_s >= times * work_s or self._bytes >= times * size
 
     def _take_snapshot(self, tables: Tables, state: Callable[[], bytes], now: float) -> None:
         whole = state()

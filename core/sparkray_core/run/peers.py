@@ -131,6 +131,10 @@ class Peers:
         """Whether anything is under way that its receiver has not confirmed."""
         return bool(self._outgoing) or any(link.unacked_bytes for link in self._links.values())
 
+    @property
+    def unacknowledged_bytes(self) -> int:
+        return sum(link.unacked_bytes for link in self._links.values())
+
     def close(self, last: Callable[[], object] | None = None) -> None:
         """Send what is left and confirm what was received, without waiting for answers.
 
