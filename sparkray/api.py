@@ -332,4 +332,5 @@ def _describe(facts: dict[str, Any]) -> dict[str, Any]:
         "ObjectStoreMemory": facts["store_bytes"],
         "Resources": {name: amount / 1000 for name, amount in facts["resources"].items()},
         "Labels": facts["labels"],
+        "Draining": facts["draining"],  # why it is to leave; empty: it is not
     }

@@ -110,6 +110,51 @@ class NodeGone:
 
     node: NodeId
     why: str
+    planned: bool = False  # it was drained: nobody's retries are counted
+
+
+@frozen
+class DrainNode:
+    """Any process -> head: this node is to leave, once nothing there would be missed. Answered by `Answer`: why not;
+    empty, it begins. A second one changes reason and deadline."""
+
+    request: int  # 0: no answer is wanted
+    node: NodeId
+    why: str
+    deadline_s: float | None  # it leaves by then, whatever still runs there
+    idle_only: bool = False  # only if it has nothing to do now
+
+
+@frozen
+class NodeDraining:
+    """Head -> the raylet of a node that is to be drained."""
+
+    why: str
+    deadline_s: float | None
+
+
+@frozen
+class TakeObject:
+    """Raylet that is being drained -> another: have a copy, and keep it. Answered by `ObjectTaken`."""
+
+    object: ObjectId
+
+
+@frozen
+class ObjectTaken:
+    """Answers `TakeObject`."""
+
+    object: ObjectId
+    done: bool
+
+
+@frozen
+class ObjectMoved:
+    """Raylet that is being drained -> owner: another node has taken it. Let it be freed here."""
+
+    object: ObjectId
+    node: NodeId  # that leaves
+    to: NodeId
 
 
 @frozen
@@ -458,7 +503,9 @@ class ActorChanged:
     """Head -> everyone who watches the actor."""
 
     actor: ActorId
-    state: str  # "pending", "alive", "restarting", "dead"
+    # "pending", "alive", "restarting", "dead"; "moving": answers to calls that were made still come, and further calls
+    # are to wait until it is alive elsewhere.
+    state: str
     incarnation: int
     worker: ProcessId | None  # when alive
     why: str  # when dead or restarting
@@ -940,6 +987,11 @@ Message = (
     | SetGroup
     | Inspect
     | LeaveRecords
+    | DrainNode
+    | NodeDraining
+    | TakeObject
+    | ObjectTaken
+    | ObjectMoved
 )
 
 # Numbers are never used twice, not even after a message is gone.
@@ -1029,6 +1081,11 @@ MESSAGES: Mapping[int, type[Message]] = {
     189: SetGroup,
     190: NodeSaid,
     191: ExplainNode,
+    210: DrainNode,
+    211: NodeDraining,
+    212: TakeObject,
+    213: ObjectTaken,
+    214: ObjectMoved,
     220: ObjectThere,
     221: PullDone,
     222: PullFrom,

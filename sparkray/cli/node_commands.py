@@ -1,4 +1,4 @@
-"""`sparkray start` and `sparkray stop`."""
+"""`sparkray start`, `sparkray stop` and `sparkray drain`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import Annotated, Any
 import typer
 
 from sparkray.cli.failures import FAILED, WRONG_USE, fail, in_one_sentence
-from sparkray.cli.options import KeyFile
+from sparkray.cli.options import Address, KeyFile
+from sparkray.draining import begin_draining, wait_left
 from sparkray.joining import bare, find
 from sparkray.node_command import (
     DEFAULT_PORT,
@@ -24,6 +25,7 @@ from sparkray.node_command import (
     stop_all,
     wait_end,
 )
+from sparkray.visit import visiting
 from sparkray_core.run.settings_sources import resolve
 from sparkray_core.run.start import StartedNode
 
@@ -31,6 +33,7 @@ from sparkray_core.run.start import StartedNode
 def add_to(app: typer.Typer) -> None:
     app.command()(start)
     app.command()(stop)
+    app.command()(drain)
 
 
 def start(
@@ -126,6 +129,36 @@ def stop(
     typer.echo(str(report))
     if not report.clean:
         raise fail("not everything is gone; see above", FAILED)
+
+
+def drain(
+    node: Annotated[str, typer.Argument(help="Its id, or the first characters of it: `sparkray list nodes`.")],
+    reason: Annotated[str, typer.Option(help="Why, for those who wonder.")] = "",
+    deadline: Annotated[
+        float | None,
+        typer.Option(
+            help="Seconds after which it leaves whatever still runs there; it waits without end if not given."
+        ),
+    ] = None,
+    idle_only: Annotated[bool, typer.Option("--idle-only", help="Only if it has nothing to do now.")] = False,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Do not wait until it has left.")] = False,
+    address: Address = None,
+    key_file: KeyFile = None,
+) -> None:
+    """Have a node leave its session without loss: nothing new goes there, what runs there finishes, objects and actors
+    that may be restarted move to other nodes."""
+    with in_one_sentence(), visiting(address, key_file) as core:
+        some = begin_draining(core, node, reason, deadline, idle_only)
+        typer.echo(f"Node {some.hex()} is being drained.")
+        if no_wait:
+            return
+        wait_left(core, some, _tell_what_holds_up)
+    typer.echo("It has left.")
+
+
+def _tell_what_holds_up(counts: dict[str, int]) -> None:
+    if counts:
+        typer.echo("  it waits for " + ", ".join(f"{count} {what}" for what, count in counts.items()))
 
 
 def _json_object(option: str, text: str, kinds: tuple[type, ...]) -> Mapping[str, Any]:

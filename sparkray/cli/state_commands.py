@@ -52,7 +52,7 @@ def status(address: Address = None, key_file: KeyFile = None, as_json: Json = Fa
         [
             [
                 node["node"],
-                node["host"] + (" (visits)" if node["visits"] else ""),
+                node["host"] + _remark(node),
                 [_share(name, _used(node, name), amount) for name, amount in node["total"].items()],
                 f"{size(node['store_used'])} / {size(node['store_bytes'])}",
                 node["workers"],
@@ -77,6 +77,12 @@ def status(address: Address = None, key_file: KeyFile = None, as_json: Json = Fa
         ["session", "head", "node", "started by"],
         [[one[name] for name in ("session", "head", "node", "by")] for one in facts["sessions_here"]],
     )
+
+
+def _remark(node: dict[str, Any]) -> str:
+    if node["draining"]:
+        return f" (draining: {node['draining']})"
+    return " (visits)" if node["visits"] else ""
 
 
 def _share(name: str, used: float, total: float) -> str:
@@ -115,6 +121,8 @@ def _node(facts: dict[str, Any], told: dict[str, Any]) -> dict[str, Any]:
         "node": facts["node"].hex(),
         "host": facts["host"],
         "visits": facts["visits"],
+        "draining": facts["draining"],
+        "waits_for": told["draining"],
         "labels": facts["labels"],
         "total": _whole(facts["resources"]),
         "available": _whole(told["available"]),

@@ -12,7 +12,18 @@ from dataclasses import replace
 
 import pytest
 
-from sparkray_core.testing.storm import CALM, DEADLY, DEADLY_SPARK, HEADLESS, ROUGH, ROUGH_SPARK, Weather, run_storm
+from sparkray_core.testing.storm import (
+    CALM,
+    DEADLY,
+    DEADLY_SPARK,
+    HEADLESS,
+    LEAVING,
+    ROUGH,
+    ROUGH_SPARK,
+    Weather,
+    run_storm,
+)
+from tests.marks import slow
 
 SEEDS = int(os.environ.get("SPARKRAY_SEEDS", "40"))
 
@@ -40,6 +51,11 @@ def test_nobody_notices_when_the_head_dies_again_and_again(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(max(2, SEEDS // 20)))
 def test_every_value_is_right_when_nodes_of_one_host_read_each_other_s_objects_in_place(seed: int) -> None:
     run_storm(seed, replace(DEADLY, shared_hosts=True))
+
+
+@pytest.mark.parametrize("seed", [2, 4, 8, *slow(0, 1, 3, 5, 7, 9, 10, 11)])
+def test_nobody_notices_that_nodes_are_drained(seed: int) -> None:
+    run_storm(seed, LEAVING)
 
 
 def test_blocks_of_spark_that_are_lost_are_made_again_and_have_their_values() -> None:

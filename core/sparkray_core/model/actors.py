@@ -83,6 +83,7 @@ class Actor:
     due: float = 0.0  # not placed: when it may be
     hopeless_at: float | None = None  # not placed, and no node could ever hold it: when to give up
     ending: str = ""  # it is to end gently, and why
+    moving: bool = False  # its node is being drained: until it lives elsewhere
     why: str = ""
     error: Value | None = None
     watchers: dict[ProcessId, None] = field(default_factory=dict)  # a set that keeps its order
@@ -111,8 +112,10 @@ class Actor:
         self.state, self.why = to, why
 
     def changed(self) -> ActorChanged:
-        why = self.why if self.state in (ActorState.RESTARTING, ActorState.DEAD) else ""
-        return ActorChanged(self.id, self.state.value, self.incarnation, self.worker, why, self.error)
+        why = self.why if self.moving or self.state in (ActorState.RESTARTING, ActorState.DEAD) else ""
+        moving = self.moving and self.state is not ActorState.DEAD
+        state = "moving" if moving else self.state.value
+        return ActorChanged(self.id, state, self.incarnation, self.worker, why, self.error)
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -237,7 +240,7 @@ class Actors:
         actor = self._current(message.actor, message.incarnation, node_of(worker))
         if actor is None or actor.state is ActorState.ALIVE:
             return
-        actor.begun, actor.worker = True, worker
+        actor.begun, actor.worker, actor.moving = True, worker, False
         self._tell(actor, ActorState.ALIVE, f"life {actor.incarnation} on {node_of(worker).hex()}")
         if not actor.restarts_left:
             self.states.forget(actor.id)  # for nobody
@@ -269,7 +272,7 @@ class Actors:
         actor = self._current(message.actor, message.incarnation, node)
         if actor is None:
             return
-        if message.meant:
+        if message.meant and not actor.moving:
             self._die(actor, actor.ending or message.why)
         else:
             error = (FAILED, message.kind, f"{actor.name}: {message.why}") if message.kind else None
@@ -286,8 +289,25 @@ class Actors:
         if actor is not None and (actor.node, actor.placement) == (node, placement):
             actor.begun = True
 
-    def node_gone(self, node: NodeId, why: str, now: float) -> None:
-        why = f"its node {node.hex()} died: {why}"
+    def hold(self, actor: Actor, why: str) -> None:
+        """Its callers are to wait with new calls: it moves."""
+        actor.moving, actor.why = True, why
+        actor.story.append(f"moves: {why}")
+        message = actor.changed()
+        self.out.extend(Send(watcher, message) for watcher in actor.watchers)
+
+    def move(self, some: ActorId) -> None:
+        """It finishes what it has, and ends; its end is `lost`."""
+        actor = self.all.get(some)
+        if actor is not None and actor.moving and actor.state is ActorState.ALIVE:
+            self._stop(actor, actor.why, gently=True)
+
+    def node_gone(self, node: NodeId, why: str, now: float, planned: bool = False) -> None:
+        """
+        Args:
+            planned: it was drained: no restart is counted.
+        """
+        why = f"its node {node.hex()} died: {why}" if not planned else f"its node {node.hex()} left: {why}"
         self.states.node_gone(node, why)
         for actor in self.all.values():
             if actor.node == node == node_of(actor.owner) and not actor.detached:
@@ -301,7 +321,7 @@ class Actors:
             if actor.node != node:
                 continue
             if actor.begun:
-                self._restart(actor, why, now)
+                self._restart(actor, why, now, planned=planned)
             else:
                 actor.story.append(f"not begun, and {why}")
                 self._unplace(actor, now)
@@ -365,18 +385,21 @@ class Actors:
         return min((time for time in times if time is not None), default=None)
 
     # ------------------------------------------------------------------ steps
-    def _restart(self, actor: Actor, why: str, now: float, error: Value | None = None) -> None:
+    def _restart(self, actor: Actor, why: str, now: float, error: Value | None = None, planned: bool = False) -> None:
         if actor.restarts_left == 0 or actor.ending:
             self._die(actor, actor.ending or why, None if actor.ending else error)
             return
         if lost := self.states.lost(actor.id):
             self._die(actor, f"{why}; {lost}")
             return
-        actor.restarts_left -= actor.restarts_left > 0
+        planned = planned or actor.moving
+        if not planned:
+            actor.restarts_left -= actor.restarts_left > 0
         actor.incarnation += 1
         actor.worker = None
-        self._unplace(actor, max(now, actor.placed_at + self.limits.restart_gap_s))
-        self.on_event("WARNING", f"actor {actor.id.hex()} ({actor.name}) is restarted: {why}")
+        self._unplace(actor, now if planned else max(now, actor.placed_at + self.limits.restart_gap_s))
+        severity = "INFO" if planned else "WARNING"
+        self.on_event(severity, f"actor {actor.id.hex()} ({actor.name}) is restarted: {why}")
         self._tell(actor, ActorState.RESTARTING, why)
 
     def _unplace(self, actor: Actor, due: float) -> None:

@@ -2,6 +2,7 @@
 
 pending --alive--> calls go straight to its worker --restarting--> those in flight are made again in the next life, if
                                                                    they have a retry left, or else fail
+                                                   --moving------> those in flight are answered, further ones wait
                                                    --dead--------> all fail
 
 A call made while it restarts costs a retry, too, or fails. One that had been made before and waits for its arguments
@@ -194,15 +195,19 @@ class Calls:
         actor.queue.clear()
         actor.waiting.clear()
 
-    def _interrupt(self, actor: Actor, effects: list[Effect]) -> None:
-        """The life that had these calls is over, and another begins: nobody can say which of them ran."""
+    def _interrupt(self, actor: Actor, effects: list[Effect], planned: bool = False) -> None:
+        """The life that had these calls is over, and another begins: nobody can say which of them ran.
+
+        Args:
+            planned: its node was drained: no retry is counted.
+        """
         self._free_results(actor, effects)
         again: list[Task] = []
         for task in actor.inflight.values():
             if task.cancelled:
                 failure: Value = (FAILED, "TaskCancelledError", f"{task.function.name}() was cancelled")
                 self.book.answer(task, [failure] * len(task.returns), effects)
-            elif task.lose_retry():
+            elif (planned and task.retries) or task.lose_retry():
                 again.append(task)
             else:
                 self.book.answer(task, _failure(task, actor, "ActorUnavailableError"), effects)
@@ -229,9 +234,12 @@ class Calls:
         if message.state == "dead":
             self.die(actor, message.why, message.error)
             return
+        if message.state == "moving":
+            actor.state, actor.why = message.state, message.why
+            return
         if actor.inflight and (message.state != "alive" or message.incarnation != actor.incarnation):
             actor.why = message.why or "its process ended"
-            self._interrupt(actor, effects)
+            self._interrupt(actor, effects, planned=actor.state == "moving")
         actor.state, actor.incarnation, actor.worker = message.state, message.incarnation, message.worker
         actor.why = message.why
         self.calling[actor] = None

@@ -98,7 +98,7 @@ class Choosing:
     def _on_node(self, wanted: Resources, count: int, prefer: list[NodeId], where: Where) -> list[NodeId] | Refusal:
         _, node, soft, spills, fails = where
         record = self.nodes.all.get(node)
-        there = record is not None and record.info.alive and not record.info.visits
+        there = record is not None and record.info.alive and not (record.info.visits or record.info.draining)
         if record is not None and there and fits(wanted, record.info.resources):
             free = fits(wanted, record.load().available)
             if free or not (spills or fails):
@@ -118,4 +118,6 @@ class Choosing:
 def _what_of(record: NodeRecord | None) -> str:
     if record is None:
         return "is none of this session"
+    if record.info.alive and record.info.draining:
+        return f"is being drained: {record.info.draining}"
     return f"is gone: {record.info.why}" if not record.info.alive else "is there for one driver only, and runs nothing"

@@ -27,6 +27,7 @@ from sparkray_core.messages import (
     CreateActor,
     CreateGroup,
     DescribeGroups,
+    DrainNode,
     EndActor,
     EndSession,
     ExplainNode,
@@ -51,6 +52,7 @@ from sparkray_core.model.actors import Actor, Actors
 from sparkray_core.model.alarm import Alarm
 from sparkray_core.model.bounded import Recent
 from sparkray_core.model.choosing import Choosing, Held, Refusal
+from sparkray_core.model.draining import Draining
 from sparkray_core.model.effects import ConnectPeer, Effect, ForgetPeer, Send, Stop
 from sparkray_core.model.events import ClockTicked, Event, PeerLost, Received
 from sparkray_core.model.groups import Group, Groups
@@ -93,6 +95,7 @@ class Head:
         self.leases.before_placing = self.groups.before_placing
         self.leases.on_event = partial(self._note, "SCHEDULER")
         self.actors.on_event = partial(self._note, "ACTOR")
+        self.draining = Draining(self)
         self.events: deque[tuple[float, str, str, str]] = deque(maxlen=EVENTS)  # when, severity, whose, what
         self._now = 0.0
         self.jobs = Jobs(self.limits.remembered)
@@ -168,6 +171,7 @@ class Head:
                 self._create(sender, message, now)
             case ActorReady():
                 self.actors.ready(sender, message)
+                self.draining.news = True
             case SaveActor():
                 self.actors.save(sender, message)
             case ActorFailed():
@@ -211,6 +215,10 @@ class Head:
             case ExplainNode(node, why):
                 if sender in self.jobs.running and self.nodes.explain(node, why):
                     self._owe_table(now)
+            case DrainNode(request):
+                refused = self.draining.drain(message)
+                if request:
+                    self.out.append(Send(sender, Answer(request, refused)))
             case EndSession(why):
                 self._end(why, now)
             case RegisterJob(request, facts):
@@ -228,7 +236,7 @@ class Head:
         if self.nodes.join(info, now):
             self.out.append(ConnectPeer(info.node, info.address))
             self._owe_table(now)
-            self._joined = self.groups.news = True
+            self._joined = self.groups.news = self.draining.news = True
             self._note("NODE", "INFO", f"{info} joined")
         record = self.nodes.all[info.node]
         if self.ended is not None:
@@ -250,7 +258,8 @@ class Head:
 
     def _bury(self, node: NodeId, why: str, now: float) -> None:
         record = self.nodes.bury(node, why)
-        self._note("NODE", "WARNING", f"{record.info} is gone: {why}")
+        planned = bool(record.info.draining)
+        self._note("NODE", "INFO" if planned else "WARNING", f"{record.info} is gone: {why}")
         self.out.append(Send(raylet_of(node), NodeGone(node, why)))  # in case it lives after all: then it ends
         self.out.append(ForgetPeer(node))
         for placement in record.unsettled.values():
@@ -259,13 +268,18 @@ class Head:
         record.unsettled.clear()
         self.jobs.node_gone(node, why)
         self.leases.forget(node=node)
-        self._tell_nodes(NodeGone(node, why))
+        self._tell_nodes(NodeGone(node, why, planned))
         self.groups.node_gone(node, why)
-        self.actors.node_gone(node, why, now)
+        self.actors.node_gone(node, why, now, planned)
         self._no_job(f"its driver's node is gone: {why}")
         self._owe_table(now)
         if node == self.lives_for:
             self._end(f"the driver's node is gone: {why}", now)
+
+    def note_draining(self, sentence: str) -> None:
+        self._note("NODE", "INFO", sentence)
+        self._owe_table(self._now)
+        self.groups.news = True
 
     def _judge(self, now: float) -> None:
         """Two live nodes that do not reach each other cannot both stay: each takes the other's processes for dead."""
@@ -370,11 +384,13 @@ class Head:
         if self._table_due is not None and now >= self._table_due:
             self._send_table(now)
         self.groups.settle(now)
+        self.draining.settle(now)
         self.leases.try_hopeless(now, self._joined or self.groups.changed)
         self.actors.settle(now, self._joined or self.groups.changed)
         self._joined = self.groups.changed = False
         wakes = [self._check_at, self._table_due, self.nodes.judged_at, self.actors.next_wake(now)]
         wakes.append(self.groups.retry_at)
+        wakes.append(self.draining.next_wake())
         wakes.append(self.leases.next_wake())
         self.out += self._alarm.ask(min(wake for wake in wakes if wake is not None))
 

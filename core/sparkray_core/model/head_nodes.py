@@ -110,7 +110,7 @@ class Nodes:
 
     def hosts(self) -> Iterator[NodeRecord]:
         """On which anything may be placed."""
-        return (record for record in self.alive() if not record.info.visits)
+        return (record for record in self.alive() if not record.info.visits and not record.info.draining)
 
     def is_alive(self, node: NodeId) -> bool:
         record = self.all.get(node)
@@ -126,6 +126,12 @@ class Nodes:
         self.log.add(info.node)
         self._rows[info.node] = info.as_dict()
         return True
+
+    def changed(self, info: NodeInfo) -> None:
+        """More is known of it, or something else."""
+        self.all[info.node].info = info
+        self._rows[info.node] = info.as_dict()
+        self.log.add(info.node)
 
     def bury(self, node: NodeId, why: str) -> NodeRecord:
         record = self.all[node]

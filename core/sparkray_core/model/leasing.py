@@ -427,7 +427,9 @@ class Leasing:
         if lease is not None:
             self.lose(lease, message.why, effects, message.kind)
 
-    def lose(self, lease: Lease, why: str, effects: list[Effect], kind: str = "WorkerCrashedError") -> None:
+    def lose(
+        self, lease: Lease, why: str, effects: list[Effect], kind: str = "WorkerCrashedError", planned: bool = False
+    ) -> None:
         """The worker died. The oldest unanswered task ran, or one behind it did: from now on each runs alone."""
         self._forget(lease)
         self.forget_worker(lease.worker)
@@ -456,7 +458,7 @@ class Leasing:
                 )
                 self.book.answer(task, [(FAILED, "WorkerCrashedError", sentence)] * len(task.returns), effects)
                 continue
-            elif position == 0 and task.retries > 0:
+            elif position == 0 and task.retries > 0 and not planned:
                 task.retries -= 1
             task.solo = True
             again.append(task)
@@ -490,9 +492,13 @@ class Leasing:
             lease.left += len(back)
         self._note(lease)
 
-    def node_gone(self, node: NodeId, why: str, effects: list[Effect]) -> None:
+    def node_gone(self, node: NodeId, why: str, effects: list[Effect], planned: bool = False) -> None:
+        """
+        Args:
+            planned: it was drained: no retry is counted.
+        """
         for lease in [lease for lease in self.leases.values() if node_of(lease.worker) == node]:
-            self.lose(lease, f"its node {node.hex()} died: {why}", effects)
+            self.lose(lease, f"its node {node.hex()} died: {why}", effects, planned=planned)
         # Requests may have been queued there. Asked again under the same ids; a double grant goes back.
         again: dict[Queue, list[LeaseId]] = {}
         for lease_id, queue in self.requests.items():

@@ -41,11 +41,16 @@ from sparkray_core.messages import (
     LeaveRecords,
     Message,
     NodeBeat,
+    NodeDraining,
     NodeGone,
     NodeTable,
     NotHere,
     ObjectChunk,
+    ObjectGone,
     ObjectMissing,
+    ObjectMoved,
+    ObjectPinned,
+    ObjectTaken,
     ObjectThere,
     PinObject,
     ProcessGone,
@@ -63,6 +68,7 @@ from sparkray_core.messages import (
     SealObjects,
     StartActor,
     StopActor,
+    TakeObject,
     UnpinObjects,
     WorkerBlocked,
     WorkerSetUp,
@@ -101,6 +107,7 @@ from sparkray_core.model.node_claims import (
     lease_claim,
     lease_key,
 )
+from sparkray_core.model.node_draining import Drain
 from sparkray_core.model.node_info import NodeInfo
 from sparkray_core.model.node_kept import Kept
 from sparkray_core.model.node_memory import Memory
@@ -140,6 +147,7 @@ class Node:
         self.pulls.is_known = self.serves.is_alive = lambda node: node in self.peers
         self.pulls.is_dead = lambda node: node in self.table and not self.table[node].alive
         self.pulls.neighbour = self._neighbour
+        self.drain = Drain(self)
         self.former = Former()
         self.strays = 0  # messages that are not for a raylet; a bug of somebody's
         self._alarm = Alarm()
@@ -188,9 +196,13 @@ class Node:
         if self.ended is None:
             self._flush_kept(now)
             self.store.settle(now)
+            if self.drain.taking:
+                self._flush_kept(now)
             self.bundles.settle()
             self.claims.settle(now)
             self._beat(now)
+            if self.drain.why:
+                self.out += self._alarm.ask(self.drain.settle(now))
         return self._flush()
 
     def _flush_kept(self, now: float) -> None:
@@ -245,6 +257,16 @@ class Node:
                 self.pulls.not_here(sender, some, now)
             case AdoptObject() | AskObjects() | AddBorrowers() | DropBorrowers() | CopyMade() | ObjectMissing():
                 self.kept.receive(sender, message)
+            case ObjectMoved():
+                self.kept.receive(sender, message)
+            case ObjectPinned(some) | ObjectGone(some) if sender == self.me:
+                self.drain.arrived(some, isinstance(message, ObjectPinned), now)
+            case TakeObject(some):
+                self.drain.take(sender, some, now)
+            case ObjectTaken():
+                self.drain.taken(sender, message)
+            case NodeDraining() if sender == HEAD:
+                self.drain.begin(message, now)
             case RequestLeases():
                 self._requested(sender, message, now)
             case ReturnLeases(leases):
@@ -267,7 +289,8 @@ class Node:
                 self._stop_actor(message, now)
             case ReserveBundles(group, attempt):
                 self.claims.placed += 1
-                self.out.append(Send(HEAD, BundlesReserved(group, attempt, self.bundles.reserve(message))))
+                done = not self.drain.why and self.bundles.reserve(message)
+                self.out.append(Send(HEAD, BundlesReserved(group, attempt, done)))
             case CommitBundles(group, bundles):
                 self.claims.placed += 1
                 self.bundles.commit(group, bundles)
@@ -275,8 +298,8 @@ class Node:
                 self._release(group, bundles, why, now)
             case NodeTable(nodes):
                 self._learn(nodes, now)
-            case NodeGone(node, why):
-                self._bury(node, why, now)
+            case NodeGone(node, why, planned):
+                self._bury(node, why, now, planned)
             case ProcessGone(process, why):
                 self._forget_owner(process, why, now)
                 self._tell_processes(message)
@@ -429,6 +452,10 @@ class Node:
     def _placed(self, owner: ProcessId, message: RequestLeases, now: float) -> None:
         """The head chose this node: grant, or queue."""
         here = node_of(owner) == self.info.node
+        if self.drain.why and places.group_of(message.where) is None:
+            self.claims.placed += len(message.leases)
+            self.out.append(SendFrom(HEAD, owner, message))  # it was placed before the head knew
+            return
         for lease in message.leases:
             self.claims.placed += 1
             if self._known(owner, lease) or self._is_gone(owner) or (here and owner not in self.processes):
@@ -455,10 +482,14 @@ class Node:
         for lease in message.leases:
             if self._known(owner, lease):
                 continue
-            now_or_here = self.claims.could_ever(message.resources) and (
-                alone
-                or (not elsewhere and self.claims.fits_now(message.resources))
-                or (not elsewhere and self.claims.waiting_count() < self.limits.queue_limit)
+            now_or_here = (
+                not self.drain.why
+                and self.claims.could_ever(message.resources)
+                and (
+                    alone
+                    or (not elsewhere and self.claims.fits_now(message.resources))
+                    or (not elsewhere and self.claims.waiting_count() < self.limits.queue_limit)
+                )
             )
             if now_or_here:
                 self.claims.add(lease_claim(owner, lease, message), now)
@@ -479,7 +510,12 @@ class Node:
             if where[0] == places.GROUP and self.claims.could_ever(needs) and where[1] not in self.bundles.leaving:
                 here = where[2] != places.ANY_BUNDLE or self.claims.fits_now(needs, where)
             else:
-                here = where[0] == places.NODE and where[1] == self.info.node and self.claims.fits_now(needs)
+                here = (
+                    not self.drain.why
+                    and where[0] == places.NODE
+                    and where[1] == self.info.node
+                    and self.claims.fits_now(needs)
+                )
             if here:
                 self.claims.add(lease_claim(owner, lease, message), now)
             else:
@@ -495,7 +531,8 @@ class Node:
         return claim is not None
 
     def _others_could(self, resources: Resources) -> bool:
-        return any(fits(resources, self.table[node].resources) for node in self.peers)
+        table = self.table
+        return any(fits(resources, table[node].resources) and not table[node].draining for node in self.peers)
 
     def _returned(self, owner: ProcessId, leases: list[LeaseId], now: float, retire: bool = False) -> None:
         """One that was not granted yet is cancelled, without an answer: who returns it does not wait for it."""
@@ -511,10 +548,13 @@ class Node:
 
     def _offer_again(self, now: float) -> None:
         """What waits here for long may find room elsewhere: the head decides again."""
+        overdue = self.claims.overdue(now - self.limits.reoffer_s)
+        self.send_on([claim for claim in overdue if self._others_could(claim.asked)])
+
+    def send_on(self, claims: list[Claim]) -> None:
+        """To the head, which is to place them anew."""
         again: dict[QueueKey, list[Claim]] = {}
-        for claim in self.claims.overdue(now - self.limits.reoffer_s):
-            if not self._others_could(claim.asked):
-                continue
+        for claim in claims:
             self.claims.drop(claim)
             if claim.actor is not None:
                 self.out.append(Send(HEAD, ActorUnplaced(claim.actor.actor, claim.actor.incarnation)))
@@ -550,6 +590,9 @@ class Node:
     # ------------------------------------------------------------------ actors
     def _start_actor(self, message: StartActor, now: float) -> None:
         self.claims.placed += 1
+        if self.drain.why and places.group_of(message.where) is None:
+            self.out.append(Send(HEAD, ActorUnplaced(message.actor, message.incarnation)))
+            return
         known = self.claims.all.get(actor_key(message.actor))
         if known is not None:
             return  # a life at a time; the head starts the next one when it heard of the last one's end
@@ -581,8 +624,10 @@ class Node:
                     self.peers.add(info.node)
                     self.out.append(ConnectPeer(info.node, info.address))
                     self.pulls.node_known(info.node, now)
+            elif info.draining:
+                self.table[info.node] = info
 
-    def _bury(self, node: NodeId, why: str, now: float) -> None:
+    def _bury(self, node: NodeId, why: str, now: float, planned: bool = False) -> None:
         if node == self.info.node:
             self._end(f"the master gave this node up: {why}")
             return
@@ -595,9 +640,10 @@ class Node:
         self._drop_claims(self.claims.of_owners(lambda owner: node_of(owner) == node), f"{known} is gone: {why}", now)
         self.pulls.node_gone(node, now)
         self.serves.node_gone(node, now)
+        self.drain.node_gone(node)
         self.kept.refs.node_gone(node, why, self.out)
         self.store.free_all(lambda some: node_of(owner_of(some)) == node, now)
-        self._tell_processes(NodeGone(node, why))
+        self._tell_processes(NodeGone(node, why, planned))
 
     def _neighbour(self, node: NodeId) -> NodeInfo | None:
         known = self.table.get(node)
@@ -609,6 +655,10 @@ class Node:
         elif node in self.peers:
             # Not for this node to decide: the head hears both sides, and buries one of them.
             self.out.append(Send(HEAD, NodeGone(node, why)))
+
+    def leave(self, why: str) -> None:
+        """The session goes on without this node."""
+        self._end(why)
 
     def _end(self, why: str) -> None:
         self._tell_processes(EndSession(why))
@@ -665,6 +715,7 @@ class Node:
             "actors": sum(claim.actor is not None and claim.state is ClaimState.RUNNING for claim in claims),
             "workers": {state.value: sum(worker.state is state for worker in workers) for state in WorkerState},
             "processes": len(self.processes),
+            "draining": self.drain.holds_up() if self.drain.why else None,
             "store_bytes": self.store.allocator.capacity,
             "store_used": self.store.allocator.used,
             "objects": len(self.store.stored),

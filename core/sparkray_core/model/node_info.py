@@ -22,6 +22,7 @@ class NodeInfo:
     alive: bool = True
     why: str = ""  # it is not alive
     visits: bool = False  # there for one driver only: the head places nothing on it
+    draining: str = ""  # why it is to leave: the head places nothing new on it
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -19,6 +19,7 @@ from sparkray_core.messages import (
     CopyMade,
     DropBorrowers,
     ObjectMissing,
+    ObjectMoved,
     Value,
 )
 from sparkray_core.model.bounded import Recent
@@ -27,7 +28,7 @@ from sparkray_core.model.entries import Entry
 from sparkray_core.model.references import References, freed
 
 _NUMBER_BITS = 32  # of a worker's counter within the count of an id that it gives for its raylet
-Message = AdoptObject | AskObjects | AddBorrowers | DropBorrowers | CopyMade | ObjectMissing
+Message = AdoptObject | AskObjects | AddBorrowers | DropBorrowers | CopyMade | ObjectMissing | ObjectMoved
 
 
 def kept_count(worker: ProcessId, count: int) -> int | None:
@@ -79,6 +80,8 @@ class Kept:
                 self.refs.counted(pairs, -1)
             case CopyMade():
                 self.refs.copied(message)
+            case ObjectMoved():
+                self.refs.moved(message)
             case ObjectMissing():
                 self.refs.missing_for(sender, message, None, self.out)
 

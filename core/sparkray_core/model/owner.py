@@ -33,6 +33,7 @@ from sparkray_core.messages import (
     LeaseRefused,
     NodeGone,
     ObjectMissing,
+    ObjectMoved,
     ObjectReady,
     ProcessGone,
     ReclaimLeases,
@@ -419,7 +420,7 @@ class Owner:
         self.refs.process_gone(message.process, message.why, effects)
 
     def _on_node_gone(self, sender: ProcessId, message: NodeGone, now: float, effects: list[Effect]) -> None:
-        self.leasing.node_gone(message.node, message.why, effects)
+        self.leasing.node_gone(message.node, message.why, effects, message.planned)
         self.refs.node_gone(message.node, message.why, effects)
 
     def end(self, why: str, effects: list[Effect]) -> None:
@@ -463,6 +464,7 @@ _ON: dict[type, _Handler] = {
     AddBorrowers: lambda owner, sender, message, now, effects: owner.refs.counted(message.pairs, 1),
     DropBorrowers: lambda owner, sender, message, now, effects: owner.refs.counted(message.pairs, -1),
     CopyMade: lambda owner, sender, message, now, effects: owner.refs.copied(message),
+    ObjectMoved: lambda owner, sender, message, now, effects: owner.refs.moved(message),
     ProcessGone: Owner._on_process_gone,
     NodeGone: Owner._on_node_gone,
     EndSession: lambda owner, sender, message, now, effects: owner.end(message.why, effects),

@@ -166,7 +166,7 @@ class Ranking:
             totals = record.totals
             slots = times(self._counted, totals) or 0 if fits(self.wanted, totals) else None
             self._slots[node] = totals, slots
-        if slots is None or not record.info.alive or record.info.visits:
+        if slots is None or not record.info.alive or record.info.visits or record.info.draining:
             return None
         available, queued = record.free()
         room = times(self._counted, available) or 0

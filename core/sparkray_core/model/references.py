@@ -30,6 +30,7 @@ from sparkray_core.messages import (
     EndActor,
     FreeObjects,
     ObjectMissing,
+    ObjectMoved,
     ObjectReady,
     Value,
 )
@@ -416,6 +417,15 @@ class References:
         size, nodes = place(entry.value)
         if message.node not in nodes:
             self._restore(entry, (STORED, size, (*nodes, message.node)))
+
+    def moved(self, message: ObjectMoved) -> None:
+        """A node that leaves has passed it on."""
+        self.copied(CopyMade(message.object, message.to))
+        entry = self.stored.get(message.object)
+        if entry is not None and entry.value is not None:
+            size, nodes = place(entry.value)
+            self._restore(entry, (STORED, size, tuple(node for node in nodes if node != message.node)))
+        self.free_at(message.node, message.object)
 
     def _restore(self, entry: Entry, stored: Value) -> None:
         """Exchange the locations inside a value, keeping its wrapper."""

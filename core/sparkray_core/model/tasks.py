@@ -298,7 +298,7 @@ class Actor:
     def __init__(self, actor: ActorId, entry: Entry) -> None:
         self.id = actor
         self.entry = entry  # counts the handles
-        self.state = "pending"  # "pending", "alive", "restarting", "dead", as in `ActorChanged`
+        self.state = "pending"  # "pending", "alive", "moving", "restarting", "dead", as in `ActorChanged`
         self.incarnation = -1
         self.worker: ProcessId | None = None
         self.node: NodeId | None = None  # where the calls in flight were sent

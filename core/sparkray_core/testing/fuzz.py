@@ -28,8 +28,10 @@ from sparkray_core.frozen import field_names
 from sparkray_core.ids import HEAD, HEAD_NODE, NodeId, ProcessId, new_node_id, new_process_id, raylet_of
 from sparkray_core.messages import (
     MESSAGES,
+    DrainNode,
     EndSession,
     ExitWorker,
+    NodeDraining,
     NodeGone,
     ProcessGone,
     PushCalls,
@@ -48,7 +50,10 @@ from sparkray_core.wire.zmq_transport import ZmqTransport, new_session_keys
 
 _LENGTH = struct.Struct("!I")
 # Well-formed, these do what they say, which is to run code in a worker, or to end it, a node or the session.
-_SPARED = {EndSession, NodeGone, ProcessGone, PushTasks, PushCalls, StartActor, StopActor, ExitWorker, WorkerSetUp}
+_SPARED = {EndSession, NodeGone, ProcessGone, PushTasks, PushCalls, StartActor, StopActor, ExitWorker, WorkerSetUp} | {
+    DrainNode,
+    NodeDraining,
+}
 _NUMBERS = [number for number, kind in MESSAGES.items() if kind not in _SPARED]
 _READ_S = 0.02
 

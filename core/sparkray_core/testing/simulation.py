@@ -15,7 +15,7 @@ from functools import partial
 from random import Random
 
 from sparkray_core.ids import HEAD, HEAD_NODE, NodeId, ObjectId, ProcessId, node_of, raylet_of
-from sparkray_core.messages import EndSession, Message, NotHere, ObjectChunk
+from sparkray_core.messages import DrainNode, EndSession, Message, NotHere, ObjectChunk
 from sparkray_core.model.effects import (
     ConnectPeer,
     CopyChunk,
@@ -203,6 +203,12 @@ class Simulation:
         self._perform(host, self.head.resume(self.now))
         for node, link in list(host.links.items()):
             self._link_effects(host, node, link.resumed(self.now))
+
+    def drain(self, host: Host, deadline_s: float | None) -> None:
+        """As `sparkray drain` does."""
+        self.note(host, f"is to be drained, by {deadline_s}")
+        order = DrainNode(0, host.node, "it is wanted elsewhere", deadline_s)
+        self._event(self.hosts[HEAD_NODE], Received(host.me, order))
 
     def cut(self, one: Host, other: Host, seconds: float) -> None:
         self.note(one, f"cut from {other.name} for {seconds:.3f} s")

@@ -58,12 +58,14 @@ class Weather:
     head_deaths: int = 0  # of the head's process, which goes on: nobody may notice more than a pause
     shared_hosts: bool = False  # some nodes are on one host: they read each other's objects in place
     deaths: int = 0  # of nodes without a driver, while all that is made there may be made again: all has to be right
+    drains: int = 0  # of nodes without a driver: all has to be right, and nothing is made twice
 
 
 CALM = Weather(PERFECT, 0)
 ROUGH = Weather(Conditions(), 6, bad_starts=0.05, bad_disks=0.05)
 DEADLY = Weather(Conditions(), 0, deaths=5)
 HEADLESS = Weather(Conditions(), 0, head_deaths=8)
+LEAVING = Weather(PERFECT, 0, drains=5)
 ROUGH_SPARK = replace(ROUGH, spark=True)
 DEADLY_SPARK = replace(DEADLY, spark=True)
 
@@ -74,7 +76,7 @@ class Storm:
         self.weather = weather
         self.sim = Simulation(seed, weather.conditions, NODE_LIMITS, HEAD_LIMITS, weather.bad_starts, weather.bad_disks)
         self.oracle = Oracle(self.sim.ledger, harmed=weather.bad_starts > 0, kills=weather.deaths > 0)
-        few = 3 if weather.deaths else 1
+        few = 3 if weather.deaths or weather.drains else 1
         self.nodes = [self._node(letter) for letter in "abcdef"[: self.dice.randint(few, 5)]]
         self.drivers: list[SimDriver] = []
         self._spare = list("uvwxyz")  # names of nodes that come later
@@ -82,7 +84,7 @@ class Storm:
     def run(self) -> None:
         sim = self.sim
         sim.run(1.0)
-        homes = self.nodes[:1] if self.weather.deaths else self.nodes
+        homes = self.nodes[:1] if self.weather.deaths or self.weather.drains else self.nodes
         names = [process_id(self.dice.choice(homes), f"drv{n}") for n in range(self.dice.randint(1, 3))]
         # Without them every value has to be right if nothing goes wrong.
         actors = self.dice.random() < 0.6 and not self.weather.deaths
@@ -106,6 +108,8 @@ class Storm:
             sim.at(1.0 + self.dice.uniform(0.2, WISHES_S), self._death)
         for _ in range(self.weather.head_deaths):
             sim.at(self.dice.uniform(0.0, 1.0 + WISHES_S), self._head_death)
+        for _ in range(self.weather.drains):
+            sim.at(1.0 + self.dice.uniform(0.2, WISHES_S), self._drain)
         sim.run(1.0 + WISHES_S)
         assert sim.run(sim.now + PATIENCE_S, self._all_ended), f"this never ended: {self._open()}"
         assert not self.oracle.wrong, "; ".join(self.oracle.wrong)
@@ -149,7 +153,9 @@ class Storm:
             if drivers:
                 sim.note(host, f"fault: driver {drivers[0].hex()} is killed")
                 sim.kill_process(host, drivers[0])
-        elif kind < 0.75 and len(hosts) > 1:
+        elif kind < 0.65:
+            sim.drain(host, dice.choice([None, 0.0, 0.5, 3.0]))
+        elif kind < 0.77 and len(hosts) > 1:
             sim.note(host, "fault: the node is killed")
             sim.kill_host(host, noticed=dice.random() < 0.5)
         else:
@@ -157,10 +163,21 @@ class Storm:
             other = dice.choice([one for one in everyone if one is not host])
             sim.cut(host, other, dice.choice([0.2, 1.5, 1.5, 8.0]))
 
+    def _without_drivers(self) -> list[Host]:
+        hosts = self.sim.live_nodes()
+        return [host for host in hosts if all(one.role != "driver" for one in host.processes.values())]
+
+    def _drain(self) -> None:
+        """A node leaves, and another comes in its place."""
+        if hosts := self._without_drivers():
+            self.sim.drain(self.dice.choice(hosts), None)
+            if self._spare:
+                self._node(self._spare.pop())
+
     def _death(self) -> None:
         """Of a node, and another comes in its place; or of one of its workers."""
         sim, dice = self.sim, self.dice
-        hosts = [host for host in sim.live_nodes() if all(one.role != "driver" for one in host.processes.values())]
+        hosts = self._without_drivers()
         if not hosts:
             return
         host = dice.choice(hosts)
@@ -213,6 +230,8 @@ class Storm:
         for host in self.sim.live_nodes():
             node = host.model
             assert isinstance(node, Node)
+            drivers = [process for process in host.processes.values() if process.role == "driver"]
+            assert drivers or not node.drain.why, f"{host.name} should have left, and has {node.drain.in_words()}"
             assert node.claims.available == node.claims.totals, f"{host.name} has {node.claims.available} available"
             assert not node.bundles.all, f"{host.name} keeps bundles: {list(node.bundles.all.values())}"
             assert not node.claims.all, f"{host.name} keeps claims: {list(node.claims.all.values())}"
@@ -278,10 +297,12 @@ def main() -> None:
     parser.add_argument("--deadly", action="store_true", help="nodes die, and what was on them can be made again")
     parser.add_argument("--headless", action="store_true", help="the head dies again and again, and all is right")
     parser.add_argument("--shared", action="store_true", help="some nodes share a host")
+    parser.add_argument("--leaving", action="store_true", help="nodes are drained, and nobody is to notice")
     parser.add_argument("--spark", action="store_true", help="some objects are blocks of Spark's")
     given = parser.parse_args()
     for seed in range(*given.seeds):
-        weather = CALM if given.calm else DEADLY if given.deadly else HEADLESS if given.headless else ROUGH
+        chosen = [CALM] * given.calm + [DEADLY] * given.deadly + [HEADLESS] * given.headless + [LEAVING] * given.leaving
+        weather = next(iter(chosen), ROUGH)
         storm = run_storm(seed, replace(weather, spark=given.spark, shared_hosts=given.shared))
         sys.stdout.write(f"{seed}: {storm.sim.steps} steps, {storm.oracle.judged} values looked at\n")
 
@@ -295,6 +316,7 @@ __all__ = [
     "DEADLY",
     "DEADLY_SPARK",
     "HEADLESS",
+    "LEAVING",
     "ROUGH",
     "ROUGH_SPARK",
     "Host",
