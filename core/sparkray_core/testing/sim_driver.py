@@ -44,8 +44,11 @@ class Oracle:
             return
         if got.outcome.startswith("system"):
             no_room = "ObjectStoreFull" in got.outcome or "no room" in got.outcome
-            # With an actor ends what it owns, and with the worker that it had on lease what that one owns.
-            lost = bool(self.ledger.actors) and got.outcome.startswith(("system OwnerDied", "system ObjectLost"))
+            # With an actor ends what it owns, and with the worker that it had on lease what that one owns. So does a
+            # placement group end the workers that run its tasks, with what they own from before.
+            by_group = "remove_placement_group() was called" in got.outcome
+            owner_ends = bool(self.ledger.actors) or by_group
+            lost = owner_ends and got.outcome.startswith(("system OwnerDied", "system ObjectLost"))
             # An environment is not set up again if that worker ended: it may be what has ended it.
             set_up = self.kills and "the worker that set it up ended: killed" in got.outcome
             if self.harmed or known.doomed or no_room or lost or set_up:
