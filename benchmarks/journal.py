@@ -1,7 +1,7 @@
 """What it costs the GCS to outlive its process: for each message, for a snapshot, and until another goes on.
 
-    python benchmarks/journal.py               1,000 nodes, 10,000 actors
-    python benchmarks/journal.py 100 1000      so many nodes, and actors
+    python benchmarks/journal.py               200 nodes, 2,000 actors
+    python benchmarks/journal.py 1000 10000    so many nodes, and actors
 
 The head's process but for its sockets: real frames over links in one process (as `tests/processes/test_journal.py` has
 them), with the journal in SQLite and without. "us a message" is all that the head does for a message: link, decoding,
@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from sparkray_core.ids import HEAD, ActorId, FunctionId, LeaseId, NodeId, ProcessId, raylet_of, task_id
 from sparkray_core.messages import ActorReady, CreateActor, Message, NodeBeat, RequestLeases
@@ -109,6 +110,8 @@ class Session:
         self.journal = NoJournal() if path is None else Journal(lambda: SqliteTables(path))
         self.master = Master(config, self.loop, self.wire, self.wire.address, self.journal)
         self.master.begin()
+        head = self.master._head
+        head.limits = replace(head.limits, table_gap_s=3600)  # not a table for each node with each that joins
         self.names = [NodeId((number + 1).to_bytes(8, "big")) for number in range(nodes)]
         self.links = {node: Link(os.urandom(8), time.monotonic()) for node in self.names}
         self.spent = 0.0
@@ -181,7 +184,7 @@ class Session:
 
 
 def main() -> int:
-    nodes, actors = map(int, sys.argv[1:3] or ("1000", "10000"))
+    nodes, actors = map(int, sys.argv[1:3] or ("200", "2000"))
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "gcs.sqlite")
         sessions = {"without": Session(nodes, None), "with": Session(nodes, path)}
