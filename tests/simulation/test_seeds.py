@@ -14,10 +14,12 @@ import pytest
 
 from sparkray_core.testing.storm import (
     CALM,
+    CRASHES,
     DEADLY,
     DEADLY_SPARK,
     HEADLESS,
     LEAVING,
+    LOSSY,
     ROUGH,
     ROUGH_SPARK,
     Weather,
@@ -36,6 +38,16 @@ def test_every_wish_ends_and_nothing_leaks_when_things_go_wrong(seed: int) -> No
 @pytest.mark.parametrize("seed", range(SEEDS // 4))
 def test_every_wish_is_fulfilled_when_nothing_goes_wrong(seed: int) -> None:
     run_storm(seed, CALM)
+
+
+@pytest.mark.parametrize("seed", range(SEEDS // 10))
+def test_every_wish_is_fulfilled_on_a_network_that_loses_and_reorders(seed: int) -> None:
+    run_storm(seed, LOSSY)
+
+
+@pytest.mark.parametrize("seed", range(SEEDS // 10))
+def test_every_task_ends_when_workers_with_several_ahead_die(seed: int) -> None:
+    run_storm(seed, CRASHES)
 
 
 @pytest.mark.parametrize("seed", range(SEEDS // 10))

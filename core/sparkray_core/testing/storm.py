@@ -28,6 +28,7 @@ from sparkray_core.testing.sim_spark import SimSpark
 from sparkray_core.testing.simulation import Host, Simulation
 
 WISHES_S = 6.0  # within which things go wrong; user code begins in its first half
+CRASH_LOOKS, CRASH_LOOK_S = 2000, 0.0005  # how often, and after what time, a worker is looked for that has much to do
 STORY_LINES = 200  # told of a session that failed
 PATIENCE_S = 300.0  # for everything to end, after that
 SETTLE_S = 15.0  # for the last messages to arrive, idle leases to go back, and the last dead to be noticed
@@ -55,6 +56,7 @@ class Weather:
     bad_starts: float = 0.0
     bad_disks: float = 0.0
     spark: bool = False  # some objects are blocks that Spark has written
+    crashes: int = 0  # of workers that have several tasks ahead
     head_deaths: int = 0  # of the head's process, which goes on: nobody may notice more than a pause
     shared_hosts: bool = False  # some nodes are on one host: they read each other's objects in place
     deaths: int = 0  # of nodes without a driver, while all that is made there may be made again: all has to be right
@@ -63,6 +65,8 @@ class Weather:
 
 CALM = Weather(PERFECT, 0)
 ROUGH = Weather(Conditions(), 6, bad_starts=0.05, bad_disks=0.05)
+LOSSY = Weather(Conditions(), 0)
+CRASHES = Weather(PERFECT, 0, crashes=6)
 DEADLY = Weather(Conditions(), 0, deaths=5)
 HEADLESS = Weather(Conditions(), 0, head_deaths=8)
 LEAVING = Weather(PERFECT, 0, drains=5)
@@ -106,6 +110,8 @@ class Storm:
             sim.at(1.0 + self.dice.uniform(0.2, WISHES_S), self._fault)
         for _ in range(self.weather.deaths):
             sim.at(1.0 + self.dice.uniform(0.2, WISHES_S), self._death)
+        for _ in range(self.weather.crashes):
+            sim.at(1.0 + self.dice.uniform(0.0, WISHES_S), self._crash)
         for _ in range(self.weather.head_deaths):
             sim.at(self.dice.uniform(0.0, 1.0 + WISHES_S), self._head_death)
         for _ in range(self.weather.drains):
@@ -114,6 +120,9 @@ class Storm:
         assert sim.run(sim.now + PATIENCE_S, self._all_ended), f"this never ended: {self._open()}"
         assert not self.oracle.wrong, "; ".join(self.oracle.wrong)
         sim.run(sim.now + SETTLE_S)
+        if not (self.weather.faults or self.weather.deaths or self.weather.drains):
+            gone = set(self.nodes) - {host.node for host in sim.live_nodes()}
+            assert not gone, f"nothing happened to nodes {[node.hex() for node in gone]}, and they ended"
         self._owners_are_empty()
         self._nothing_leaked()
         self._end()
@@ -191,6 +200,24 @@ class Storm:
         sim.kill_host(host, noticed=dice.random() < 0.5)
         if self._spare:
             self._node(self._spare.pop())
+
+    def _crash(self, looks: int = CRASH_LOOKS) -> None:
+        """Of a worker with several tasks ahead, as soon as there is one."""
+        sim = self.sim
+        for host in sim.live_nodes():
+            for process in host.processes.values():
+                assert isinstance(process, SimCore)
+                for lease in process.owner.leasing.leases.values():
+                    home = sim.hosts[_node_of(lease.worker)]
+                    if len(lease.inflight) > 1 and lease.worker in home.processes:
+                        self.oracle.harmed = True
+                        sim.note(
+                            home, f"crash: worker {lease.worker.hex()} is killed, with {len(lease.inflight)} tasks"
+                        )
+                        sim.kill_process(home, lease.worker)
+                        return
+        if looks:
+            sim.at(sim.now + CRASH_LOOK_S, lambda: self._crash(looks - 1))
 
     def _head_death(self) -> None:
         self.sim.kill_head(self.dice.choice([0.01, 0.1, 0.1, 1.0]))
@@ -295,14 +322,23 @@ def main() -> None:
     parser.add_argument("--seeds", nargs=2, type=int, metavar=("FIRST", "BEHIND"), required=True)
     parser.add_argument("--calm", action="store_true", help="nothing goes wrong, so all has to be right")
     parser.add_argument("--deadly", action="store_true", help="nodes die, and what was on them can be made again")
+    parser.add_argument("--lossy", action="store_true", help="but for a bad network nothing goes wrong")
+    parser.add_argument("--crashes", action="store_true", help="workers die that have several tasks ahead")
     parser.add_argument("--headless", action="store_true", help="the head dies again and again, and all is right")
     parser.add_argument("--shared", action="store_true", help="some nodes share a host")
     parser.add_argument("--leaving", action="store_true", help="nodes are drained, and nobody is to notice")
     parser.add_argument("--spark", action="store_true", help="some objects are blocks of Spark's")
     given = parser.parse_args()
     for seed in range(*given.seeds):
-        chosen = [CALM] * given.calm + [DEADLY] * given.deadly + [HEADLESS] * given.headless + [LEAVING] * given.leaving
-        weather = next(iter(chosen), ROUGH)
+        chosen = {
+            "calm": CALM,
+            "lossy": LOSSY,
+            "crashes": CRASHES,
+            "deadly": DEADLY,
+            "headless": HEADLESS,
+            "leaving": LEAVING,
+        }
+        weather = next((its for name, its in chosen.items() if getattr(given, name)), ROUGH)
         storm = run_storm(seed, replace(weather, spark=given.spark, shared_hosts=given.shared))
         sys.stdout.write(f"{seed}: {storm.sim.steps} steps, {storm.oracle.judged} values looked at\n")
 
@@ -313,10 +349,12 @@ if __name__ == "__main__":
 
 __all__ = [
     "CALM",
+    "CRASHES",
     "DEADLY",
     "DEADLY_SPARK",
     "HEADLESS",
     "LEAVING",
+    "LOSSY",
     "ROUGH",
     "ROUGH_SPARK",
     "Host",
