@@ -167,13 +167,19 @@ class Leasing:
     @staticmethod
     def _where(task: Task) -> NodeId | None:
         """The node that has most of the arguments' bytes in its store."""
-        weights: dict[bytes, int] = {}
+        weights = Leasing._lying(task)
+        return max(weights, key=weights.__getitem__) if weights else None
+
+    @staticmethod
+    def _lying(task: Task) -> dict[NodeId, int]:
+        """Bytes of its arguments in the stores of nodes."""
+        weights: dict[NodeId, int] = {}
         for _, entry in task.refs or ():
             if entry.value is not None and is_stored(entry.value):
                 size, nodes = place(entry.value)
                 for node in nodes:
                     weights[node] = weights.get(node, 0) + size
-        return NodeId(max(weights, key=weights.__getitem__)) if weights else None
+        return weights
 
     @staticmethod
     def _note_hunger(shape: Shape) -> None:
@@ -333,14 +339,24 @@ class Leasing:
             effects.append(Send(lease.worker, StealTasks(len(lease.inflight) - 1)))
 
     def _lend_to_sibling(self, lease: Lease) -> bool:
-        for sibling in lease.queue.shape.queues.values():
-            if sibling.tasks:
+        queues = lease.queue.shape.queues
+        near = queues.get(node_of(lease.worker))
+        for sibling in queues.values() if near is None else (near, *queues.values()):
+            if sibling.tasks and (sibling is near or self._worth_it(sibling)):
                 lease.queue.leases.remove(lease)
                 lease.queue = sibling
                 sibling.leases.add(lease)
                 self.touched[sibling] = None
                 return True
         return False
+
+    def _worth_it(self, queue: Queue) -> bool:
+        """Whether its next task is done sooner far from its arguments than it would begin where they lie."""
+        workers = queue.leases.open
+        if queue.prefer is None or not workers:
+            return True
+        waiting_s = len(queue.tasks) * (queue.shape.mean_s or 0.0) / workers
+        return waiting_s * self.limits.pull_bytes_s > self._lying(queue.tasks[0]).get(queue.prefer, 0)
 
     def _steal(self, queue: Queue, effects: list[Effect]) -> None:
         loaded = queue.leases.most_loaded() if queue.leases.loaded else None
@@ -377,6 +393,10 @@ class Leasing:
                 effects.append(Send(sender, ReturnLeases([message.lease])))
             return
         queue.requests.discard(message.lease)
+        near = queue.shape.queues.get(node_of(message.worker)) if queue.prefer else None
+        if near is not None and near.tasks and near is not queue:
+            self.touched[queue] = None
+            queue = near  # it was asked for to be elsewhere
         lease = Lease(message.lease, message.worker, queue, now)
         if queue.shape.max_calls:
             left, shape = self.worn.pop(lease.worker, (0, None))

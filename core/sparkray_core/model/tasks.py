@@ -39,6 +39,7 @@ class OwnerLimits:
     stuck_after_s: float = 0.02  # a worker that answers nothing for so long gives back what is behind its first task
     oom_retries: int = Settings.task_oom_retries  # of a task that was ended to save memory; -1: without end
     lineage_bytes: int = Settings.lineage_bytes  # of records of how stored results were made
+    pull_bytes_s: float = 2e8  # at which arguments come from another node: encrypted, between two hosts
     steal_after_s: float = 0.005  # how long one lease idles beside a loaded one before it is given half the load
 
 
