@@ -97,6 +97,7 @@ bench: need-java $(DEMO_READY) $(RAY_READY) $(RAYDP_READY)
 	$(PY) benchmarks/micro.py --against ray --ray-python $(RAY_VENV)/bin/python $(ARGS)
 	$(PY) benchmarks/spark.py --ray-python $(RAY_VENV)/bin/python --raydp-python $(RAYDP_VENV)/bin/python
 	$(PY) benchmarks/stress.py --ray-python $(RAY_VENV)/bin/python
+	$(PY) benchmarks/recovery.py --ray-python $(RAY_VENV)/bin/python
 
 clean:
 	rm -rf $(VENV) $(RAY_VENV) $(RAYDP_VENV) build dist sparkray.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis \
