@@ -214,7 +214,7 @@ class Shape:
         if self.mean_s <= limits.one_behind_s:
             depth = max(depth, 2)
         if self.mean_s >= limits.even_out_s and workers > 1:
-            depth = min(depth, queued // (2 * workers) + 1)
+            depth = min(depth, max(queued // (2 * workers) + 1, 2 if queued >= workers else 1))
         return max(depth, 1)
 
 
