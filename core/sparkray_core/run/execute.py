@@ -73,13 +73,16 @@ def run(
     found: list[Any] = []
     set_running((caller, count, name))
     try:
-        args, kwargs = arguments(core, payload, refs, found)
-        result = function(*args, **kwargs)
+        if refs is None and type(payload) is tuple and payload[0] == PLAIN:
+            result = function(*payload[1])
+        else:
+            args, kwargs = arguments(core, payload, refs, found)
+            result = function(*args, **kwargs)
+            del args, kwargs  # may hold references, which are counted below
         if type(result) is CoroutineType:  # an `async def` task has an event loop of its own
             import asyncio  # 50 ms, and few use it
 
             result = asyncio.run(result)
-        del args, kwargs  # may hold references, which are counted below
         if later and num_returns == 1 and are_brief(result if type(result) is tuple else (result,)):
             answer: Any = (result,)
         else:

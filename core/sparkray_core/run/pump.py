@@ -279,16 +279,20 @@ class Pump:
         """The same between two pieces of user code, by who will come back soon: the side thread stays out of it.
 
         Args:
-            next_s: in about so many seconds; the side thread looks for twice as long whether it does.
+            next_s: until the next time, about; the side thread looks for twice as long whether it comes.
         """
         if self._leader.acquire(blocking=False):
-            self._glanced = max(GLANCED_POLL_S, 2 * next_s)
+            self.will_glance(next_s)
             try:
                 if self._gate_open:
                     self._shut_gate()
                 self._turn(0)
             finally:
                 self._release()
+
+    def will_glance(self, next_s: float) -> None:
+        """In about so many seconds: until then nobody else need look."""
+        self._glanced = max(GLANCED_POLL_S, 2 * next_s)
 
     def _release(self) -> None:
         self._leader.release()

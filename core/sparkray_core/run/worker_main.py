@@ -173,6 +173,8 @@ class Worker:
             self.core._send(sender, TasksReturned([task[0] for task in message.tasks], blocked=True))
             return
         self._hold_s = max(FLUSH_S, message.hold_s)
+        if message.hold_s:
+            self.core.pump.will_glance(message.hold_s)
         self._extend([(sender, task) for task in message.tasks])
 
     def _on_calls(self, sender: ProcessId, message: PushCalls) -> None:
@@ -399,7 +401,7 @@ class Worker:
                 return answer
             if self.groups:
                 self.core.enter_group(self.groups.get(sender, NO_GROUP))
-            name, function = self.functions[FunctionId(task[1])]
+            name, function = self.functions[task[1]]  # type: ignore[index]
             self.working_on = name
             if sender != self.core.me:  # else what is printed goes where it went before
                 self.work_giver = sender
