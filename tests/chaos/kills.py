@@ -1,0 +1,40 @@
+"""Which kills, and when: a Poisson process, from a seed alone."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+# A minute of chaos has so many, on average. After what ends a node another one starts, which takes a core a second.
+PER_MINUTE: Mapping[str, float] = {"worker": 20, "head": 2, "raylet": 2, "node": 2}
+HEADS_A_MINUTE = 4  # with the fifth end of its head within a minute a session ends, as it should
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """One kill -9. ("head" is the process of the GCS; "node" all processes of one at once.)"""
+
+    at: float  # seconds after the beginning
+    kind: str
+    pick: float  # in [0, 1): which of those that then live
+
+    def of(self, count: int) -> int:
+        """Which of so many."""
+        return int(self.pick * count)
+
+
+def schedule(seed: int, seconds: float, per_minute: Mapping[str, float] = PER_MINUTE) -> list[Kill]:
+    """All kills of a run, in order. Those of a longer run begin with those of a shorter one."""
+    dice = random.Random(seed)
+    rate = sum(per_minute.values()) / 60
+    kinds, weights = list(per_minute), list(per_minute.values())
+    kills: list[Kill] = []
+    now = dice.expovariate(rate)
+    while now < seconds:
+        kill = Kill(now, dice.choices(kinds, weights)[0], dice.random())
+        heads = [one.at for one in kills if one.kind == "head" and one.at > now - 60]
+        if kill.kind != "head" or len(heads) < HEADS_A_MINUTE - 1:
+            kills.append(kill)
+        now += dice.expovariate(rate)
+    return kills
