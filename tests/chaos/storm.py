@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import sparkray
 from sparkray.cluster_utils import Cluster, ClusterNode
 from sparkray.util import state
+from sparkray_core.settings import Settings
 from tests.chaos.kills import Kill
 from tests.chaos.loads import LIMIT_S, LOADS, Load
 from tests.chaos.memory import MemoryWatch
@@ -23,6 +24,7 @@ from tests.chaos.memory import MemoryWatch
 FURTHER_NODES = 3
 NODE_CPUS = 2
 STORE_BYTES = 128 << 20
+PAUSE_S = Settings.node_timeout_s * 0.5  # of a slow node; the rest is for a busy machine
 _SAMPLE_S = 1.0
 
 
@@ -46,7 +48,7 @@ class Summary:
             f"{role} {before / 2**20:.0f} -> {after / 2**20:.0f}" for role, (before, after) in self.memory.items()
         )
         return (
-            f"chaos with seed {self.seed}: {self.seconds:.0f} s; killed: {kills}{missed}; "
+            f"chaos with seed {self.seed}: {self.seconds:.0f} s; kills: {kills}{missed}; "
             f"{sum(self.verified.values())} answers verified ({answers}); MiB: {memory}"
         )
 
@@ -154,6 +156,11 @@ class Storm:
         self._killed[kill.kind] += 1
         if kill.kind in ("worker", "head"):
             _kill(pid)
+            return
+        if kill.kind == "pause":
+            node.send_signal(signal.SIGSTOP)
+            time.sleep(PAUSE_S)
+            node.send_signal(signal.SIGCONT)
             return
         self._cluster.kill(node, "all" if kill.kind == "node" else "raylet")
         self._nodes[self._nodes.index(node)] = self._add()

@@ -25,7 +25,7 @@ def test_a_seed_says_what_is_killed_and_when() -> None:
     assert schedule(7, 1800) == kills
     assert schedule(7, 120) == [kill for kill in kills if kill.at < 120]
     assert schedule(8, 1800) != kills
-    assert {kill.kind for kill in kills} == {"worker", "head", "raylet", "node"}
+    assert {kill.kind for kill in kills} == {"worker", "head", "raylet", "node", "pause"}
     heads = [kill.at for kill in kills if kill.kind == "head"]
     assert all(later - earlier > 60 for earlier, later in zip(heads, heads[3:], strict=False))
 
