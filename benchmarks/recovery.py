@@ -90,23 +90,23 @@ def main() -> int:
     machine = describe_machine()
     say("  ".join(f"{key}: {value}" for key, value in machine.items()))
     only, without_rival = set(filter(None, args.cases.split(","))), bool(args.quick or absent)
+    stamp = datetime.now(timezone.utc).isoformat(timespec="minutes")
+    whole = not args.quick and args.rounds >= ROUNDS and set(args.parts.split(",")) == set(PARTS) and not only
+    into = args.into or (RESULTS / f"recovery-{stamp[:10]}.json" if whole else None)
+    known: dict[str, Any] = json.loads(into.read_text()) if into and into.exists() else {}
     rows: dict[str, dict[str, Any]] = {}
     for part in args.parts.split(","):
         for turn in range(1 if args.quick else args.rounds):
             for case in PARTS[part]:
                 if not only or case.name in only:
                     measure(case, args, turn, rival, without_rival, rows)
-    stamp = datetime.now(timezone.utc).isoformat(timespec="minutes")
-    for row in rows.values():
-        row |= {"when": stamp, "machine": machine}
+                    for row in rows.values():
+                        row |= {"when": stamp, "machine": machine}
+                    if into:  # each time: whoever ends this run has what it found
+                        into.write_text(json.dumps(known | rows, indent=1, sort_keys=True) + "\n")
+                        into.with_name(PAGE).write_text(page(known | rows))
     say("\n" + "\n".join(table(rows)))
-    whole = not args.quick and args.rounds >= ROUNDS and set(args.parts.split(",")) == set(PARTS) and not only
-    into = args.into or (RESULTS / f"recovery-{stamp[:10]}.json" if whole else None)
     if into:
-        known: dict[str, Any] = json.loads(into.read_text()) if into.exists() else {}
-        known |= rows
-        into.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
-        into.with_name(PAGE).write_text(page(known))
         say(f"written: {into.name}, {PAGE}")
     return int(any(row["errors"] for row in rows.values() if row["system"] != RIVAL))
 
@@ -139,13 +139,13 @@ def measure(
 
 def table(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """A line for each value: least, median and most of the rounds."""
-    lines = ["| case | system | what | min - median - max | rounds |", "|---|---|---|---:|---:|"]
+    lines = ["| case | system | what | min - median - max | rounds | load before |", "|---|---|---|---:|---:|---:|"]
     for row in rows.values():
-        case = titled(row)
+        case, load = titled(row), row["machine"]["load"].split()[0]
         for what, values in row["values"].items():
             name, unit, spread = shown(what, values)
-            lines.append(f"| {case} | {row['system']} | {name} | {spread}{unit} | {len(values)} |")
-        lines += [f"| {case} | {row['system']} | error | {error} | |" for error in sorted(set(row["errors"]))]
+            lines.append(f"| {case} | {row['system']} | {name} | {spread}{unit} | {len(values)} | {load} |")
+        lines += [f"| {case} | {row['system']} | error | {error} | | {load} |" for error in sorted(set(row["errors"]))]
     return lines
 
 

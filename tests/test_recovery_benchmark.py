@@ -21,7 +21,7 @@ def command(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def row(case: str, size: int, system: str, **values: list[float]) -> dict[str, Any]:
-    at = {"when": "2026-11-29T09:20+00:00", "machine": {"cores": "2"}}
+    at = {"when": "2026-11-29T09:20+00:00", "machine": {"cores": "2", "load": "0.4 before the run"}}
     return {**at, "case": case, "size": size, "system": system, "version": "1", "values": values, "errors": []}
 
 
@@ -38,13 +38,13 @@ def test_page_has_each_value_and_what_follows_from_two(command: Any) -> None:
     page = command.page(rows)
 
     for line in (
-        "| a killed worker | ray | task | 1.0 - 2.0 - 3.0 ms | 3 |",
-        "| inputs of 10 MB | sparkray | as the scheduler wants | 20.0 - 20.0 - 20.0 ms | 1 |",
-        "| inputs of 10 MB | sparkray | elsewhere pulled (share of the bytes) | 100.0 - 100.0 - 100.0 % | 1 |",
-        "| 8 nodes of one CPU | sparkray | error | hung | |",
+        "| a killed worker | ray | task | 1.0 - 2.0 - 3.0 ms | 3 | 0.4 |",
+        "| inputs of 10 MB | sparkray | as the scheduler wants | 20.0 - 20.0 - 20.0 ms | 1 | 0.4 |",
+        "| inputs of 10 MB | sparkray | elsewhere pulled (share of the bytes) | 100.0 - 100.0 - 100.0 % | 1 | 0.4 |",
+        "| 8 nodes of one CPU | sparkray | error | hung | | 0.4 |",
         "- sparkray, inputs of 10 MB: elsewhere takes 5.0 times as long.",
         "- sparkray, nothing, tasks/s: eight nodes do 90% of what one does.",
-        "- 2026-11-29T09:20 UTC: cores 2",
+        "- 2026-11-29T09:20 UTC: cores 2, load 0.4 before the run",
     ):
         assert line in page.splitlines()
 
