@@ -85,12 +85,13 @@ class SqliteTables:
         self._path = path
         self._error: type[Exception] = sqlite3.Error
         try:
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))  # SQLite's other file gets its mode
             self._database: sqlite3.Connection = sqlite3.connect(path, isolation_level=None)
             for pragma in ("locking_mode=EXCLUSIVE", "journal_mode=WAL", "synchronous=OFF"):
                 self._database.execute(f"PRAGMA {pragma}").fetchall()
             for table in TABLES:
                 self._database.execute(f"CREATE TABLE IF NOT EXISTS {table} (key INTEGER PRIMARY KEY, value BLOB)")
-        except sqlite3.Error as error:
+        except (OSError, sqlite3.Error) as error:
             raise TablesBroken(path, str(error)) from error
 
     def load(self, table: str) -> list[tuple[int, bytes]]:
