@@ -200,5 +200,5 @@ class SpillDisk:
 
 
 def _sums_of(view: memoryview) -> list[int]:
-    """Costs 0.4 s per GB, of this thread: zlib lets others run meanwhile."""
+    """Of each part. It takes this thread's time: zlib lets others run meanwhile."""
     return [zlib.crc32(view[begin : begin + SUM_BYTES]) for begin in range(0, len(view), SUM_BYTES)]
