@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.clusters import pytest_terminal_summary as pytest_terminal_summary  # a hook of this run, too
+from tests.left import Left, LeftBehind
 
 LIMIT_S = 5.0  # for what ends by itself once the test is over
 RUN_MARK = f"SPARKRAY_TEST_RUN={os.getpid()}-{time.time_ns()}"
@@ -71,19 +72,19 @@ class Found:
             _sockets(),
         )
 
-    def beyond(self, before: Found) -> list[str]:
+    def beyond(self, before: Found) -> Left:
         """What there is more than before. What belongs to a process of before (a fixture's node) is its own affair."""
         left = [
-            f"process {pid}: {command}"
+            ("process", f"{pid}: {command}")
             for pid, (_, command) in self.processes.items()
             if not self._descends(pid, before.processes)
         ]
-        left += [f"folder {path}" for path in self.folders - before.folders]
-        left += [f"/dev/shm/{name}" for name in self.shared_memory - before.shared_memory]
-        left += [f"thread {thread.name}" for thread in self.threads - before.threads if thread.is_alive()]
+        left += [("folder", path) for path in self.folders - before.folders]
+        left += [("shared memory", f"/dev/shm/{name}") for name in self.shared_memory - before.shared_memory]
+        left += [("thread", thread.name) for thread in self.threads - before.threads if thread.is_alive()]
         if self.sockets > before.sockets and not before.processes:
-            left.append(f"{self.sockets - before.sockets} more sockets")
-        return left
+            left += [("socket", "of this process")] * (self.sockets - before.sockets)
+        return Left(left)
 
     def _descends(self, pid: int, before: dict[int, tuple[int, str]]) -> bool:
         while pid in self.processes:
@@ -119,11 +120,19 @@ def _sockets() -> int:
 
 
 @pytest.fixture(autouse=True)
-def nothing_left_behind() -> Iterator[None]:
+def left_behind() -> Iterator[LeftBehind]:
+    """Nothing may be. A test that wants to know before its end calls this: what is left after a wait for its end."""
     before = Found.now()
-    yield
-    deadline = time.monotonic() + LIMIT_S
-    while left := Found.now().beyond(before):
-        if time.monotonic() > deadline:
-            pytest.fail(f"left behind, {LIMIT_S:g} s after the test:\n  " + "\n  ".join(left), pytrace=False)
-        time.sleep(0.02)
+
+    def left() -> Left:
+        deadline = time.monotonic() + LIMIT_S
+        while True:
+            found = Found.now().beyond(before)
+            if not found.things or time.monotonic() > deadline:
+                return found
+            time.sleep(0.02)
+
+    yield left
+    found = left()
+    if found.things:
+        pytest.fail(f"{LIMIT_S:g} s after the test, {found}", pytrace=False)

@@ -7,13 +7,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 # A minute of chaos has so many, on average. After what ends a node another one starts, which takes a core a second.
-PER_MINUTE: Mapping[str, float] = {"worker": 20, "head": 2, "raylet": 2, "node": 2, "pause": 3}
+PER_MINUTE: Mapping[str, float] = {
+    "worker": 20,
+    "head": 2,
+    "raylet": 1.5,
+    "zygote": 0.5,
+    "keeper": 0.5,
+    "node": 1.5,
+    "pause": 3,
+}
 HEADS_A_MINUTE = 4  # with the fifth end of its head within a minute a session ends, as it should
 
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """One kill -9: of "head", the process of the GCS, or all processes of a "node" at once, and so on.
+    """One kill -9: of "head", the process of the GCS, of the "raylet" of a node, of all of a "node" at once, and so on.
 
     "pause" kills nobody: a node stands still, for a time that is not enough to bury it.
     """

@@ -37,22 +37,20 @@ class MemoryWatch:
             if size := own_bytes(pid):
                 self._samples[role].append(size)
 
-    def quarters(self) -> dict[str, tuple[int, int]]:
-        """Median bytes of the second and of the last quarter, by role."""
+    def quarters(self) -> dict[str, list[int]]:
+        """Median bytes of each quarter of the time, by role."""
         found = {}
         for role, sizes in self._samples.items():
             quarter = len(sizes) // 4
             if quarter:
-                found[role] = (
-                    int(statistics.median(sizes[quarter : 2 * quarter])),
-                    int(statistics.median(sizes[-quarter:])),
-                )
+                parts = [sizes[:quarter], sizes[quarter : 2 * quarter], sizes[2 * quarter : -quarter], sizes[-quarter:]]
+                found[role] = [int(statistics.median(part)) for part in parts]
         return found
 
     def grown(self) -> list[str]:
         """Those that are not flat, in words."""
         return [
             f"{role} grew from {before / 2**20:.1f} to {after / 2**20:.1f} MiB"
-            for role, (before, after) in self.quarters().items()
+            for role, (_, before, _, after) in self.quarters().items()
             if after > before * GROWTH + SLACK
         ]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
-import signal
 import sys
 import threading
 import time
@@ -14,18 +13,14 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 import sparkray
-from sparkray.cluster_utils import Cluster, ClusterNode
 from sparkray.util import state
-from sparkray_core.settings import Settings
+from tests.chaos.grounds import Ground
 from tests.chaos.kills import Kill
 from tests.chaos.loads import LIMIT_S, LOADS, Load
 from tests.chaos.memory import MemoryWatch
 
-FURTHER_NODES = 3
-NODE_CPUS = 2
-STORE_BYTES = 128 << 20
-PAUSE_S = Settings.node_timeout_s * 0.5  # of a slow node; the rest is for a busy machine
 _SAMPLE_S = 1.0
+WHOLE_S = 120.0  # for all nodes to be there again: Spark may have to start JVMs first
 
 
 @dataclass(frozen=True)
@@ -36,29 +31,35 @@ class Summary:
     seconds: float
     kills: Counter[str]
     missed: Counter[str]  # kills for which there was no victim just then
+    buried: list[str]  # nodes that nobody killed, and that were taken for dead: on a busy machine a pause is long
     verified: dict[str, int]  # answers, by load
-    memory: dict[str, tuple[int, int]]
+    memory: dict[str, list[int]]
+    descriptors: tuple[int, int]  # open ones of this process, when the loads began and after they had ended
     grown: list[str]
 
     def __str__(self) -> str:
         kills = ", ".join(f"{count} x {kind}" for kind, count in sorted(self.kills.items())) or "none"
         missed = f" (no victim for {sum(self.missed.values())} more)" if self.missed else ""
+        buried = f"nodes buried after a pause: {', '.join(self.buried)}\n" if self.buried else ""
         answers = ", ".join(f"{name} {count}" for name, count in self.verified.items())
-        memory = ", ".join(
-            f"{role} {before / 2**20:.0f} -> {after / 2**20:.0f}" for role, (before, after) in self.memory.items()
+        memory = "; ".join(
+            f"{role} " + ", ".join(f"{size / 2**20:.0f}" for size in sizes) for role, sizes in self.memory.items()
         )
         return (
-            f"chaos with seed {self.seed}: {self.seconds:.0f} s; kills: {kills}{missed}; "
-            f"{sum(self.verified.values())} answers verified ({answers}); MiB: {memory}"
+            f"chaos with seed {self.seed}: {self.seconds:.0f} s\n"
+            f"kills: {sum(self.kills.values())}: {kills}{missed}\n{buried}"
+            f"answers verified: {sum(self.verified.values())}: {answers}\n"
+            f"MiB of own memory, medians of each quarter: {memory}; "
+            + ("; ".join(self.grown) or "all flat")
+            + f"\nopen descriptors of the driver: {self.descriptors[0]} before, {self.descriptors[1]} after"
         )
 
 
 class Storm:
-    """One run. This process is the driver; its node has the head, and lives: a driver ends with its node."""
+    """One run, on this ground."""
 
-    def __init__(self, cluster: Cluster) -> None:
-        self._cluster = cluster
-        self._nodes = [self._add() for _ in range(FURTHER_NODES)]
+    def __init__(self, ground: Ground) -> None:
+        self._ground = ground
         self._stop = threading.Event()
         self._failures: list[BaseException] = []
         self._memory = MemoryWatch()
@@ -67,15 +68,13 @@ class Storm:
         self._missed: Counter[str] = Counter()
         self.story: list[str] = []  # what was killed when
 
-    def _add(self) -> ClusterNode:
-        return self._cluster.add_node(num_cpus=NODE_CPUS, object_store_memory=STORE_BYTES)
-
     def run(self, seed: int, seconds: float, kills: list[Kill]) -> Summary:
         """
         Raises:
             WrongAnswerError, HangsError: or what else a load has met first. What was killed before is printed.
         """
         loads = [make(seed) for make in LOADS]
+        descriptors = _descriptors()
         began = time.monotonic()
         try:
             with self._running(loads):
@@ -95,7 +94,17 @@ class Storm:
         except BaseException as error:
             sys.stdout.write("\n  ".join([f"killed, by seed {seed}:", *self.story, ""]))
             raise error
-        return Summary(seed, took, self._killed, self._missed, verified, self._memory.quarters(), self._memory.grown())
+        return Summary(
+            seed,
+            took,
+            self._killed,
+            self._missed,
+            self._ground.buried(),
+            verified,
+            self._memory.quarters(),
+            (descriptors, _descriptors()),
+            self._memory.grown(),
+        )
 
     @contextlib.contextmanager
     def _running(self, loads: list[Load]) -> Iterator[None]:
@@ -133,42 +142,20 @@ class Storm:
         return False
 
     def _sample(self) -> None:
-        head_node = self._cluster.head_node
-        assert head_node is not None
-        pids = {part: pid for part in ("head", "raylet", "zygote") for pid in head_node.pids(part)}
-        self._memory.sample({"driver": os.getpid(), **pids})
+        self._memory.sample({"driver": os.getpid(), **self._ground.lasting()})
 
     def _do(self, kill: Kill, now: float) -> None:
-        head_node = self._cluster.head_node
-        assert head_node is not None
-        victims: list[tuple[ClusterNode, int]] = []
-        if kill.kind == "worker":
-            victims = [(node, pid) for node in (head_node, *self._nodes) for pid in node.pids("workers")]
-        elif kill.kind == "head":
-            victims = [(head_node, pid) for pid in head_node.pids("head")]
-        else:
-            victims = [(node, node.pid) for node in self._nodes]
-        if not victims:
+        victim = self._ground.victim(kill)
+        if victim is None:
             self._missed[kill.kind] += 1
             return
-        node, pid = victims[kill.of(len(victims))]
-        self.story.append(f"{now:6.1f} s: {kill.kind} of {node}, process {pid}")
+        self.story.append(f"{now:6.1f} s: {kill.kind} of {victim.name}")
         self._killed[kill.kind] += 1
-        if kill.kind in ("worker", "head"):
-            _kill(pid)
-            return
-        if kill.kind == "pause":
-            node.send_signal(signal.SIGSTOP)
-            time.sleep(PAUSE_S)
-            node.send_signal(signal.SIGCONT)
-            return
-        self._cluster.kill(node, "all" if kill.kind == "node" else "raylet")
-        self._nodes[self._nodes.index(node)] = self._add()
-        self._cluster.remove_node(node)
+        victim.strike()
 
     def _settled(self) -> None:
         """All that was taken is given back: CPUs, and the objects that nobody refers to any more."""
-        self._cluster.wait_for_nodes(LIMIT_S)
+        self._ground.wait_whole(WHOLE_S)
 
         settle("resources are taken", _taken)
         settle("objects are left", state.list_objects)
@@ -192,6 +179,5 @@ def _taken() -> list[str]:
     ]
 
 
-def _kill(pid: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
+def _descriptors() -> int:
+    return len(os.listdir("/dev/fd")) - 1  # the listing's own

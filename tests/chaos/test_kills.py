@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
 
 import pytest
 
 from sparkray.cluster_utils import Cluster
-from tests.chaos.kills import schedule
-from tests.chaos.storm import STORE_BYTES, Storm
+from tests.chaos.grounds import STORE_BYTES, ClusterGround
+from tests.chaos.kills import PER_MINUTE, schedule
+from tests.chaos.storm import Storm
+from tests.left import LeftBehind
 
 SECONDS = 60 * float(os.environ.get("CHAOS_MINUTES", "2"))
 SEED = int(os.environ.get("CHAOS_SEED", "1"))
@@ -25,26 +26,23 @@ def test_a_seed_says_what_is_killed_and_when() -> None:
     assert schedule(7, 1800) == kills
     assert schedule(7, 120) == [kill for kill in kills if kill.at < 120]
     assert schedule(8, 1800) != kills
-    assert {kill.kind for kill in kills} == {"worker", "head", "raylet", "node", "pause"}
+    assert {kill.kind for kill in kills} == set(PER_MINUTE)
     heads = [kill.at for kill in kills if kill.kind == "head"]
     assert all(later - earlier > 60 for earlier, later in zip(heads, heads[3:], strict=False))
-
-
-@pytest.fixture
-def cluster() -> Iterator[Cluster]:
-    """A head with a CPU, which this process has joined."""
-    with Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": STORE_BYTES}) as made:
-        made.connect(log_to_driver=False)
-        yield made
 
 
 @pytest.mark.chaos
 @pytest.mark.timeout(SECONDS + 600)
 def test_all_answers_are_right_and_memory_is_flat_while_processes_are_killed(
-    cluster: Cluster, capsys: pytest.CaptureFixture[str]
+    left_behind: LeftBehind, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    summary = Storm(cluster).run(SEED, SECONDS, schedule(SEED, SECONDS))
+    head = {"num_cpus": 1, "object_store_memory": STORE_BYTES}
+    with Cluster(initialize_head=True, head_node_args=head) as cluster:
+        cluster.connect(log_to_driver=False)
+        summary = Storm(ClusterGround(cluster)).run(SEED, SECONDS, schedule(SEED, SECONDS))
 
+    left = left_behind()
     with capsys.disabled():
-        sys.stdout.write(f"\n{summary}\n")
+        sys.stdout.write(f"\n{summary}\n{left}\n")
     assert not summary.grown
+    assert not left.things

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -19,6 +20,10 @@ from pyspark.sql import SparkSession
 import sparkray
 from sparkray import RayContext, standalone
 from sparkray.spark_facts import wait_for_executors
+from tests.chaos.kills import Kill
+from tests.chaos.loads import LOADS, Load
+from tests.chaos.spark_ground import SparkGround
+from tests.waiting import wait_until
 
 from .conftest import SETTINGS, START_S, Contexts
 
@@ -82,6 +87,39 @@ def _command_line(process: psutil.Process) -> list[str]:
         return process.cmdline()
     except psutil.NoSuchProcess:  # a zombie's, too
         return []
+
+
+@pytest.mark.parametrize("victim", ["executor", "raylet", "keeper"])
+def test_answers_are_right_when_a_node_is_killed_under_load_and_another_follows_it(
+    standalone_sc: SparkContext, victim: str
+) -> None:
+    """The executor that its worker daemon starts for a killed one gets a node, too; so does one that lost its node."""
+    wait_for_executors(standalone_sc, 2, time.monotonic() + START_S)
+    with RayContext(
+        standalone_sc, object_store_memory="128m", start_timeout=START_S, ray_node_cpu_cores=2, elastic=True
+    ) as ctx:
+        ground, loads = SparkGround(ctx, nodes=2), [make(1) for make in LOADS]
+        with ThreadPoolExecutor(len(loads)) as pool:
+            for _ in range(2):
+                rounds = [pool.submit(twice, load) for load in loads]
+                before = set(ctx.executors)
+                struck = ground.victim(Kill(0.0, victim, 0.5))
+                assert struck is not None
+                wait_until(lambda: any(load.verified for load in loads), "answers come", START_S)
+                struck.strike()
+                for done in rounds:
+                    done.result(START_S)
+                ground.wait_whole(START_S)
+                assert len(set(ctx.executors) - before) == 1, struck.name
+        assert all(load.verified for load in loads)
+        assert ground.buried() == []
+    assert ctx.last_stop.clean, ctx.last_stop
+    wait_for_executors(standalone_sc, 2, time.monotonic() + START_S)
+
+
+def twice(load: Load) -> None:
+    for _ in range(2):
+        load.round()
 
 
 def test_another_context_on_the_same_daemons(standalone_sc: SparkContext) -> None:
