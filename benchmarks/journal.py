@@ -4,19 +4,23 @@
     python benchmarks/journal.py 1000 10000    so many nodes, and actors
 
 The head's process but for its sockets: real frames over links in one process (as `tests/processes/test_journal.py` has
-them), with the journal in SQLite and without. "us a message" is all that the head does for a message: link, decoding,
-model, encoding.
+them), with the journal in SQLite, in a Redis server on this host (where redis-server and the package redis are
+installed), and without. "us a message" is all that the head does for a message: link, decoding, model, encoding.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import importlib.util
 import os
+import shutil
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from sparkray_core.ids import HEAD, ActorId, FunctionId, LeaseId, NodeId, ProcessId, raylet_of, task_id
@@ -27,7 +31,8 @@ from sparkray_core.run.config import NodeConfig
 from sparkray_core.run.head_main import Master
 from sparkray_core.run.journal import Journal
 from sparkray_core.run.loop import Callback, Loop
-from sparkray_core.run.tables import SqliteTables
+from sparkray_core.run.redis_tables import RedisTables
+from sparkray_core.run.tables import SqliteTables, Tables
 from sparkray_core.settings import Settings
 from sparkray_core.wire import codec
 
@@ -92,7 +97,7 @@ class NoJournal(Journal):
 
 
 class Session:
-    def __init__(self, nodes: int, path: str | None) -> None:
+    def __init__(self, nodes: int, open_tables: Callable[[], Tables] | None) -> None:
         config = NodeConfig(
             session="s",
             node=NodeId(bytes(8)),
@@ -107,7 +112,7 @@ class Session:
         self.config = config
         self.wire = Wire()
         self.loop = NoLoop()
-        self.journal = NoJournal() if path is None else Journal(lambda: SqliteTables(path))
+        self.journal = NoJournal() if open_tables is None else Journal(open_tables)
         self.master = Master(config, self.loop, self.wire, self.wire.address, self.journal)
         self.master.begin()
         head = self.master._head
@@ -183,11 +188,48 @@ class Session:
         return 1e6 * self.spent / count
 
 
+@contextlib.contextmanager
+def redis_at(folder: str) -> Iterator[str | None]:
+    """The URL of a server of our own; None: it or its client is not installed."""
+    server = shutil.which("redis-server")
+    if server is None or importlib.util.find_spec("redis") is None:
+        yield None
+        return
+    path = os.path.join(folder, "redis.sock")
+    words = [server, "--port", "0", "--unixsocket", path, "--save", "", "--appendonly", "no", "--dir", folder]
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL)
+    try:
+        while not os.path.exists(path):
+            time.sleep(0.01)
+        yield f"unix://{path}"
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def goes_on(session: Session, open_tables: Callable[[], Tables]) -> str:
+    session.beats(3000)
+    session.journal.close()
+    began = time.perf_counter()
+    journal = Journal(open_tables)
+    found = journal.load()
+    assert found is not None
+    wire = Wire()
+    Master(session.config, NoLoop(), wire, wire.address, journal, found).begin()
+    took = time.perf_counter() - began
+    journal.end()
+    return f"another goes on after {1e3 * took:.0f} ms, with {len(found.turns)} turns replayed"
+
+
 def main() -> int:
     nodes, actors = map(int, sys.argv[1:3] or ("200", "2000"))
-    with tempfile.TemporaryDirectory() as folder:
-        path = os.path.join(folder, "gcs.sqlite")
-        sessions = {"without": Session(nodes, None), "with": Session(nodes, path)}
+    with tempfile.TemporaryDirectory() as folder, redis_at(folder) as url:
+        kept: dict[str, Callable[[], Tables]] = {"SQLite": lambda: SqliteTables(os.path.join(folder, "gcs.sqlite"))}
+        if url is None:
+            print("no Redis: redis-server, or the package redis, is not installed")
+        else:
+            kept["Redis"] = lambda: RedisTables(url, "s", folder)
+        sessions = {"none": Session(nodes, None)} | {name: Session(nodes, made) for name, made in kept.items()}
         print(f"{nodes} nodes; medians of {ROUNDS} rounds, turn and turn about, {TURN} messages in a turn", flush=True)
         for what, measure in {
             "us a beat": lambda session: session.beats(4000),
@@ -199,24 +241,21 @@ def main() -> int:
                 for name, session in sessions.items():
                     gc.collect()
                     found[name].append(measure(session))
-            without, written = (statistics.median(found[name]) for name in ("without", "with"))
-            print(f"{what:<26} {without:>6.1f} without, {written:>6.1f} with the journal: {written / without - 1:+.0%}")
-        session = sessions["with"]
-        session.actors(actors)
-        began = time.perf_counter()
-        state = session.master._state()
-        print(f"with {actors} actors: a snapshot has {len(state) / 1e6:.1f} MB; pickled in", end=" ")
-        print(f"{1e3 * (time.perf_counter() - began):.0f} ms")
-        session.beats(3000)
-        session.journal.close()
-        began = time.perf_counter()
-        journal = Journal(lambda: SqliteTables(path))
-        found_rows = journal.load()
-        assert found_rows is not None
-        wire = Wire()
-        Master(session.config, NoLoop(), wire, wire.address, journal, found_rows).begin()
-        took = time.perf_counter() - began
-        print(f"another goes on after {1e3 * took:.0f} ms, with {len(found_rows.turns)} turns replayed")
+            without = statistics.median(found.pop("none"))
+            print(f"{what:<26} {without:>6.1f} without a journal", end="")
+            for name, times in found.items():
+                print(
+                    f", {statistics.median(times):>6.1f} in {name} ({statistics.median(times) / without - 1:+.0%})",
+                    end="",
+                )
+            print(flush=True)
+        for name, open_tables in kept.items():
+            session = sessions[name]
+            session.actors(actors)
+            began = time.perf_counter()
+            state = session.master._state()
+            print(f"{name}, with {actors} actors: a snapshot has {len(state) / 1e6:.1f} MB; pickled in", end=" ")
+            print(f"{1e3 * (time.perf_counter() - began):.0f} ms;", goes_on(session, open_tables))
     return 0
 
 

@@ -18,6 +18,7 @@ import textwrap
 from dataclasses import Field
 from typing import Any
 
+from sparkray_core.run.redis_tables import without_password
 from sparkray_core.run.settings_sources import file_path, resolve
 from sparkray_core.settings import FIELDS, BadSetting, Settings
 
@@ -43,6 +44,8 @@ def in_effect() -> str:
     lines = [f"# {path}, then the environment" if path else "# no settings file; the environment"]
     for name, one in FIELDS.items():
         value = getattr(settings, name)
+        if one.metadata["schemes"] and value is not None:
+            value = without_password(value)
         mark = "" if value == one.default else f"   (default: {show(one.default)})"
         lines += ["", f"{name} = {show(value)}{_unit(one)}{mark}", *textwrap.wrap(_reason(one), _WIDTH - 4, **_INDENT)]
     return "\n".join(lines) + "\n"
@@ -80,6 +83,8 @@ def _reason(one: Field[Any]) -> str:
     text: str = facts["reason"]
     if facts["choices"]:
         text += f"; one of {', '.join(facts['choices'])}"
+    if facts["schemes"]:
+        text += f"; begins with one of {', '.join(facts['schemes'])}"
     if facts["ray"]:
         text += f"; known by Ray's name, too: {', '.join(facts['ray'])}"
     return text

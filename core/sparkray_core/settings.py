@@ -39,6 +39,7 @@ def _setting(
     least: float | None = None,
     most: float | None = None,
     choices: tuple[str, ...] = (),
+    schemes: tuple[str, ...] = (),
     ray: tuple[str, ...] = (),
 ) -> Any:
     """
@@ -47,10 +48,19 @@ def _setting(
         reason: what it is, and why the default is what it is.
         least, most: the bounds, which are allowed themselves.
         choices: all that a string may be.
+        schemes: what it may begin with, as a URL; it may have a password in it, and is never shown.
         ray: names under which Ray knows it: a variable of the environment, or a key of `_system_config`.
     """
-    facts = {"unit": unit, "reason": reason, "least": least, "most": most, "choices": choices, "ray": ray}
-    return field(default=default, metadata=facts)
+    facts = {
+        "unit": unit,
+        "reason": reason,
+        "least": least,
+        "most": most,
+        "choices": choices,
+        "schemes": schemes,
+        "ray": ray,
+    }
+    return field(default=default, metadata=facts, repr=not schemes)
 
 
 @dataclass(frozen=True)  # no slots: a default is read off the class, as Settings.node_timeout_s
@@ -282,6 +292,14 @@ class Settings:
         "path",
         "a folder for the logs of nodes that ended; none: they go with the node",
     )
+    gcs_storage: str | None = _setting(
+        None,
+        "URL",
+        "where the GCS writes down what it is told, so that another process can go on with the session when it is "
+        "killed: a Redis server, with its password in the URL (pip install 'sparkray[redis]'); none: a file in the "
+        "session's folder",
+        schemes=("redis://", "rediss://", "unix://"),
+    )
     log_level: str = _setting(
         "INFO",
         "",
@@ -361,6 +379,8 @@ def checked(name: str, value: Any, source: str) -> Any:
         value = float(value)
     if kind == "int" and facts["unit"] == "bytes" and isinstance(value, str):
         value = size_in_bytes(value)
+    if facts["schemes"] and not (isinstance(value, str) and value.startswith(facts["schemes"])):
+        raise BadSetting(f"{source}: {name} must be a URL that begins with one of {', '.join(facts['schemes'])}")
     if type(value).__name__ != kind or (isinstance(value, float) and math.isnan(value)):
         raise BadSetting(f"{source}: {name} must be {_in_words(one)}, not {given!r}")
     low, high = facts["least"], facts["most"]

@@ -47,16 +47,20 @@ def test_config_survives_the_way_through_json(tie: StdinTie | ProcessTie) -> Non
 
 
 def test_secrets_do_not_show_in_the_repr() -> None:
-    config = a_config(token=b"T" * 32, curve_public=b"p" * 40, curve_secret=b"S" * 40)
+    settings = Settings(gcs_storage="redis://:UUU@host")
+    config = a_config(token=b"T" * 32, curve_public=b"p" * 40, curve_secret=b"S" * 40, settings=settings)
 
     assert "TTT" not in repr(config)
     assert "SSS" not in repr(config)
+    assert "UUU" not in repr(config)
 
 
-def test_workers_do_not_get_the_curve_keys() -> None:
-    config = a_config(curve_public=b"p" * 40, curve_secret=b"s" * 40).without_curve_keys()
+def test_workers_get_neither_the_curve_keys_nor_where_the_gcs_writes() -> None:
+    settings = Settings(gcs_storage="redis://:secret@host", inline_bytes=7)
+    config = a_config(curve_public=b"p" * 40, curve_secret=b"s" * 40, settings=settings).without_secrets()
 
     assert (config.curve_public, config.curve_secret) == (None, None)
+    assert config.settings == Settings(inline_bytes=7)
 
 
 @pytest.mark.parametrize(

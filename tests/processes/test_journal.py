@@ -73,11 +73,17 @@ class Killed(Exception):
 
 
 class DeadlyTables:
-    """Whoever writes there for the so-manieth time dies of it."""
+    """Whoever writes there for the so-manieth time dies of it. Each life opens them for itself."""
 
-    def __init__(self, tables: Tables, dies_at: Callable[[int], bool], before: bool) -> None:
-        self.tables, self.dies_at, self.before = tables, dies_at, before
+    def __init__(self, open_tables: Callable[[], Tables], dies_at: Callable[[int], bool], before: bool) -> None:
+        self.open_tables, self.dies_at, self.before = open_tables, dies_at, before
+        self.tables: Tables = MemoryTables()
         self.writes = 0
+
+    def open(self) -> DeadlyTables:
+        self.tables.close()
+        self.tables = self.open_tables()
+        return self
 
     def load(self, table: str) -> list[tuple[int, bytes]]:
         return self.tables.load(table)
@@ -144,11 +150,14 @@ class World:
     """A head that dies and lives again at the same address, and two nodes."""
 
     def __init__(
-        self, tables: Tables, dies_at: Callable[[int], bool] = lambda write: False, before: bool = True
+        self,
+        open_tables: Callable[[], Tables],
+        dies_at: Callable[[int], bool] = lambda write: False,
+        before: bool = True,
     ) -> None:
         self.network = MemoryNetwork()
         self.now = 100.0
-        self.tables = DeadlyTables(tables, dies_at, before)
+        self.tables = DeadlyTables(open_tables, dies_at, before)
         self.address = "memory://head"
         self.deaths = 0
         self.a, self.b = FakeNode(self.network, "a"), FakeNode(self.network, "b")
@@ -161,7 +170,7 @@ class World:
         self.loop.now = self.now
         self.transport = MemoryTransport(self.network, HEAD_NODE, self.address)
         self.network._transports[self.address] = self.transport
-        journal = Journal(lambda: self.tables, self.loop.clock)
+        journal = Journal(self.tables.open, self.loop.clock)
         found = journal.load()
         assert (found is None) == (self.deaths == 0)
         self.master = Master(CONFIG, self.loop, self.transport, self.address, journal, found)
@@ -219,6 +228,10 @@ def _ring(loop: HandLoop) -> None:
             timer.on_ring()
 
 
+def always(tables: Tables) -> Callable[[], Tables]:
+    return lambda: tables
+
+
 def live(world: World) -> list[Any]:
     """One of each thing that a head answers for. What the driver came to know by it."""
     known: list[Any] = []
@@ -252,7 +265,7 @@ def live(world: World) -> list[Any]:
 
 @pytest.fixture(scope="module")
 def undisturbed() -> tuple[list[Any], int]:
-    world = World(MemoryTables())
+    world = World(always(MemoryTables()))
     return live(world), world.tables.writes
 
 
@@ -268,13 +281,13 @@ def test_what_is_expected_of_a_head_that_lives(undisturbed: tuple[list[Any], int
 def test_it_may_die_at_any_write(undisturbed: tuple[list[Any], int], before: bool) -> None:
     expected, writes = undisturbed
     for deadly in range(2, writes + 1):
-        world = World(MemoryTables(), lambda write, deadly=deadly: write == deadly, before)  # type: ignore[misc]
+        world = World(always(MemoryTables()), lambda write, deadly=deadly: write == deadly, before)  # type: ignore[misc]
         assert live(world) == expected, f"it died at write {deadly}"
         assert world.deaths == 1
 
 
 def test_no_life_need_last_longer_than_two_writes(undisturbed: tuple[list[Any], int]) -> None:
-    world = World(MemoryTables(), lambda write: write % 2 == 0, before=False)
+    world = World(always(MemoryTables()), lambda write: write % 2 == 0, before=False)
     assert live(world) == undisturbed[0]
     assert world.deaths > 5
 
@@ -286,10 +299,10 @@ def test_it_may_die_while_each_turn_writes_a_snapshot(
     monkeypatch.setattr(journals, "SNAPSHOT_BYTES", 0)
     monkeypatch.setattr(journals, "SNAPSHOT_FACTOR", 0)
     monkeypatch.setattr(journals, "PART_BYTES", 1000)
-    tables = SqliteTables(str(tmp_path / "gcs"))
-    world = World(tables, lambda write: write % 3 == 0, before)
+    world = World(lambda: SqliteTables(str(tmp_path / "gcs")), lambda write: write % 3 == 0, before)
     assert live(world) == undisturbed[0]
     assert world.deaths > 5
+    tables = world.tables.tables
     assert len(tables.load(SNAPSHOT)) > 1
     assert tables.load(JOURNAL) == []
     tables.close()

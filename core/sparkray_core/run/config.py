@@ -145,9 +145,15 @@ class NodeConfig:
                 os.symlink(place, path)
         return path
 
-    def without_curve_keys(self) -> NodeConfig:
-        """For workers, which run the user's code and never speak to another node themselves."""
-        return replace(self, curve_public=None, curve_secret=None)
+    def without_secrets(self) -> NodeConfig:
+        """For workers, which run the user's code and never speak to another node, or the GCS's server, themselves."""
+        return replace(self.without_storage(), curve_public=None, curve_secret=None)
+
+    def without_storage(self) -> NodeConfig:
+        """For all but the head: where that writes, with which password, is nobody else's affair."""
+        if self.settings.gcs_storage is None:
+            return self
+        return replace(self, settings=replace(self.settings, gcs_storage=None))
 
     def to_json(self) -> str:
         """One line, secrets included: for a pipe, never for a file, an argument or the environment."""

@@ -11,6 +11,7 @@ import os
 import pickle
 import signal
 import sys
+from collections.abc import Callable
 from math import inf
 
 from sparkray_core.ids import HEAD, HEAD_NODE, NodeId, node_of, raylet_of
@@ -25,7 +26,7 @@ from sparkray_core.run.limits import head_limits
 from sparkray_core.run.loop import Loop
 from sparkray_core.run.peers import Peers, open_transport
 from sparkray_core.run.perform import Performer
-from sparkray_core.run.tables import SqliteTables, TablesBroken
+from sparkray_core.run.tables import SqliteTables, Tables, TablesBroken
 from sparkray_core.wire import codec
 from sparkray_core.wire.transport import Transport
 from sparkray_core.wire.zmq_transport import CannotListen
@@ -68,9 +69,16 @@ def main(config: NodeConfig, lifeline: int, keeper: int, tell: int | None) -> No
             raise
         child.tell_keeper(tell, {"failed": str(error)})
         return
+    open_tables = tables_of(config)
     if tell is not None:
+        if config.settings.gcs_storage is not None:
+            try:  # who asks for a server is to know at once that it cannot be used
+                open_tables().close()
+            except TablesBroken as error:
+                child.tell_keeper(tell, {"failed": str(error)})
+                return
         child.tell_keeper(tell, {"address": address})
-    journal = Journal(lambda: SqliteTables(os.path.join(config.folder, "gcs.sqlite")))
+    journal = Journal(open_tables)
     found = None
     if tell is None:
         found = _what_is_left(journal)
@@ -78,6 +86,16 @@ def main(config: NodeConfig, lifeline: int, keeper: int, tell: int | None) -> No
     master.append(Master(config, loop, transport, address, journal, found))
     master[0].run()
     master[0].close()  # not if that raised: what the turn did is not written down, so nobody may hear of it
+
+
+def tables_of(config: NodeConfig) -> Callable[[], Tables]:
+    """What opens the tables of this head, in each of its lives."""
+    url = config.settings.gcs_storage
+    if url is None:
+        return lambda: SqliteTables(os.path.join(config.folder, "gcs.sqlite"))
+    from sparkray_core.run.redis_tables import RedisTables
+
+    return lambda: RedisTables(url, config.session, config.folder)
 
 
 def _what_is_left(journal: Journal) -> Found:
@@ -158,8 +176,9 @@ class Master:
             self._happened(Received(raylet_of(asking.info.node), EndSession(why)))
 
     def close(self) -> None:
+        """The session has ended."""
         self._peers.close(self.flush)
-        self._journal.close()
+        self._journal.end()
 
     def flush(self) -> None:
         """The turn's end: what it sends leaves when what it was told is written down."""

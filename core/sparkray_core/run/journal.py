@@ -130,8 +130,15 @@ class Journal:
         self._turn += 1
 
     def close(self) -> None:
+        """Another may go on from what was committed."""
         if self._tables is not None:
             self._tables.close()
+
+    def end(self) -> None:
+        """The session has ended: nothing is left for anyone."""
+        if self._tables is not None:
+            self._tables.destroy()
+            self._tables = None
 
     # ------------------------------------------------------------------ snapshots
     def _is_snapshot_due(self, times: int) -> bool:

@@ -144,7 +144,7 @@ class Keeper:
         zygote_pid = self._fork(
             "zygote",
             zygote.main,
-            self._config.without_curve_keys(),
+            self._config.without_secrets(),
             to_raylet,
             self._lifeline,
             os.getpid(),
@@ -176,7 +176,14 @@ class Keeper:
         zygote_identity = processes.identify(zygote_pid)
         self._not_for_children.discard(to_zygote.fileno())
         said = self._fork_and_hear(
-            "raylet", JOIN_S, raylet_main.main, config, to_zygote, zygote_identity, self._lifeline, os.getpid()
+            "raylet",
+            JOIN_S,
+            raylet_main.main,
+            config.without_storage(),
+            to_zygote,
+            zygote_identity,
+            self._lifeline,
+            os.getpid(),
         )
         to_zygote.close()
         self._lap("raylet")

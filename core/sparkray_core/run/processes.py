@@ -300,7 +300,8 @@ _SECRET_WORDS = ("SECRET", "TOKEN", "PASSWORD")
 
 
 def scrub_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment without what Spark put in for its own workers: its secrets, and OMP_NUM_THREADS.
+    """The environment without what Spark put in for its own workers: its secrets, and OMP_NUM_THREADS; and without the
+    password of the GCS's server, which only the head gets, by other ways.
 
     Spark sets OMP_NUM_THREADS to `spark.task.cpus` in its Python workers, whose children would inherit it and do
     linear algebra on one core. Outside of such a worker the variable is the user's own, and stays.
@@ -312,4 +313,5 @@ def scrub_environment(environment: Mapping[str, str]) -> dict[str, str]:
         if not name.startswith(("PYTHON_WORKER_FACTORY_", "PYSPARK_GATEWAY_"))
         and not (name.startswith(_SPARK_PREFIXES) and any(word in name for word in _SECRET_WORDS))
         and not (name == "OMP_NUM_THREADS" and in_spark_worker)
+        and name != "SPARKRAY_GCS_STORAGE"
     }

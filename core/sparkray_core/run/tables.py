@@ -1,7 +1,7 @@
 """Where the head keeps what is to outlive its process: rows of bytes, by table and number, written all or none.
 
 What has been committed must survive a SIGKILL of the head, at any moment. It need not survive the machine: with that
-the session ends anyhow.
+the session ends anyhow. (`redis_tables` keeps them in a server.)
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Row = tuple[str, int, bytes]  # table, key, value
 
 
 class TablesBroken(OSError):
-    """A row cannot be written or read: the disk is full, the file is damaged."""
+    """A row cannot be written or read: the disk is full, the file is damaged, the server does not answer."""
 
     def __init__(self, where: str, why: str) -> None:
         super().__init__(where, why)
