@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ import sparkray
 from sparkray.exceptions import GetTimeoutError
 
 LIMIT_S = 60.0  # for one wait; a node's death and a new one's start take some seconds on a busy machine
-_FLOATS = 250_000  # 2 MB: it lies in a store
+FLOATS = 250_000  # 2 MB: it lies in a store
 _KEPT = 4  # chains whose objects are kept, and read again when nodes have died since
 
 remote = sparkray.remote(max_retries=-1)
@@ -44,9 +44,13 @@ def tree(depth: int, leaf: int) -> int:
     return sum(sparkray.get([tree.remote(depth - 1, leaf), tree.remote(depth - 1, leaf + 1)]))
 
 
+def ramp_from(first: int, count: int) -> Any:
+    return np.arange(first, first + count, dtype=np.float64)
+
+
 @remote
-def ramp(first: int) -> Any:
-    return np.arange(first, first + _FLOATS, dtype=np.float64)
+def ramp(first: int, count: int) -> Any:
+    return ramp_from(first, count)
 
 
 @remote
@@ -91,7 +95,12 @@ class Load:
 
     name = ""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, floats: int = FLOATS) -> None:
+        """
+        Args:
+            floats: in each array.
+        """
+        self.floats = floats
         self.dice = random.Random(f"{seed} {self.name}")
         self.rounds = 0
         self.verified = 0  # answers
@@ -125,6 +134,9 @@ class Load:
             )
         self.verified += len(got)
 
+    def _sum(self, first: int) -> float:
+        return float(ramp_from(first, self.floats).sum())
+
 
 class SmallTasks(Load):
     name = "small tasks"
@@ -145,22 +157,18 @@ class NestedTasks(Load):
         self._check(self._got([tree.remote(2, leaf)]), [4 * leaf + 4])
 
 
-def _sum(first: int) -> float:
-    return float(np.arange(first, first + _FLOATS, dtype=np.float64).sum())
-
-
 class Chains(Load):
-    """Objects of 2 MB, each made from the one before. Those of earlier rounds are read again; lost ones come again."""
+    """Large objects, each made from the one before. Those of earlier rounds are read again; lost ones come again."""
 
     name = "chains"
 
-    def __init__(self, seed: int) -> None:
-        super().__init__(seed)
+    def __init__(self, seed: int, floats: int = FLOATS) -> None:
+        super().__init__(seed, floats)
         self._kept: list[tuple[list[Any], int]] = []
 
     def round(self) -> None:
         first = self.dice.randrange(1000)
-        links = [ramp.remote(first)]
+        links = [ramp.remote(first, self.floats)]
         for _ in range(3):
             links.append(plus.remote(links[-1], 1))
         self._kept = [*self._kept[1 - _KEPT :], (links, first)]
@@ -169,16 +177,16 @@ class Chains(Load):
             link = self.dice.randrange(4)
             wanted.append((old[link], began + link))
         got = self._got([total.remote(ref) for ref, _ in wanted])
-        self._check(got, [_sum(value) for _, value in wanted])
+        self._check(got, [self._sum(value) for _, value in wanted])
         (here,) = self._got([links[3]])
-        self._check([here[0], here[-1]], [first + 3, first + 3 + _FLOATS - 1])
+        self._check([here[0], here[-1]], [first + 3, first + 3 + self.floats - 1])
 
 
 class Ledgers(Load):
     name = "actors"
 
-    def __init__(self, seed: int) -> None:
-        super().__init__(seed)
+    def __init__(self, seed: int, floats: int = FLOATS) -> None:
+        super().__init__(seed, floats)
         self._actors = [(Ledger.remote(), [0]) for _ in range(3)]
         self._number = 0
 
@@ -216,9 +224,9 @@ class Puts(Load):
 
     def round(self) -> None:
         firsts = [self.dice.randrange(1000) for _ in range(3)]
-        stored = [sparkray.put(np.arange(first, first + _FLOATS, dtype=np.float64)) for first in firsts]
-        pending = {total.remote(ref): _sum(first) for ref, first in zip(stored, firsts, strict=True)}
-        pending[total.remote(*stored)] = sum(map(_sum, firsts))
+        stored = [sparkray.put(ramp_from(first, self.floats)) for first in firsts]
+        pending = {total.remote(ref): self._sum(first) for ref, first in zip(stored, firsts, strict=True)}
+        pending[total.remote(*stored)] = sum(map(self._sum, firsts))
         while pending:
             ready, _ = sparkray.wait(list(pending), timeout=LIMIT_S)
             if not ready:
@@ -227,4 +235,4 @@ class Puts(Load):
             self._check(self._got(ready), [pending.pop(ref) for ref in ready])
 
 
-LOADS: Sequence[Callable[[int], Load]] = (SmallTasks, NestedTasks, Chains, Ledgers, Generators, Puts)
+LOADS: Sequence[type[Load]] = (SmallTasks, NestedTasks, Chains, Ledgers, Generators, Puts)

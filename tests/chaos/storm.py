@@ -16,7 +16,7 @@ import sparkray
 from sparkray.util import state
 from tests.chaos.grounds import Ground
 from tests.chaos.kills import Kill
-from tests.chaos.loads import LIMIT_S, LOADS, Load
+from tests.chaos.loads import FLOATS, LIMIT_S, LOADS, Load
 from tests.chaos.memory import MemoryWatch
 
 _SAMPLE_S = 1.0
@@ -58,8 +58,12 @@ class Summary:
 class Storm:
     """One run, on this ground."""
 
-    def __init__(self, ground: Ground) -> None:
-        self._ground = ground
+    def __init__(self, ground: Ground, floats: int = FLOATS) -> None:
+        """
+        Args:
+            floats: in each array of the loads.
+        """
+        self._ground, self._floats = ground, floats
         self._stop = threading.Event()
         self._failures: list[BaseException] = []
         self._memory = MemoryWatch()
@@ -73,7 +77,7 @@ class Storm:
         Raises:
             WrongAnswerError, HangsError: or what else a load has met first. What was killed before is printed.
         """
-        loads = [make(seed) for make in LOADS]
+        loads = [make(seed, self._floats) for make in LOADS]
         descriptors = _descriptors()
         began = time.monotonic()
         try:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -13,19 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 
 import sparkray
 from sparkray.cluster_utils import Cluster
-from sparkray.joining import KEY_VARIABLE
 from sparkray_core.settings import Settings
+from tests.chaos.far_node import STORE_BYTES, FarNode
 from tests.chaos.network import HERE, THERE, Link, NoNamespaceError
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.chaos
 
-STORE_BYTES = 64 << 20
 LIMIT_S = 60.0
 # Silence after which a node that hears nothing ends by itself (`peer_silence_s`), and what its end may take.
 ENDS_S = Settings.node_timeout_s + 2.0 + 5.0
@@ -49,47 +45,10 @@ def cluster(link: Link) -> Iterator[Cluster]:
         yield made
 
 
-class FarNode:
-    """One that joined from the other host."""
-
-    def __init__(self, link: Link, cluster: Cluster, folder: str) -> None:
-        self._process = subprocess.Popen(
-            link.words(
-                *(sys.executable, "-m", "sparkray", "start", "--block"),
-                *(f"--address={cluster.address}", f"--host={THERE}", "--num-cpus=2", '--resources={"place": 1}'),
-                f"--object-store-memory={STORE_BYTES}",
-            ),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env={**os.environ, "SPARKRAY_BASE_FOLDER": folder, KEY_VARIABLE: cluster.key.to_text()},
-        )
-        assert self._process.stdout is not None
-        said = self._process.stdout.readline()
-        assert "has joined" in said, said + self._process.stdout.read()
-        self.id = next(one["NodeID"] for one in sparkray.nodes() if one["NodeManagerAddress"] == THERE and one["Alive"])
-        self._all = psutil.Process(self._process.pid).children(recursive=True)
-
-    def facts(self) -> Any:
-        return next(one for one in sparkray.nodes() if one["NodeID"] == self.id)
-
-    def wait_end(self, limit: float) -> None:
-        """Until all its processes have gone, by themselves."""
-        self._process.wait(limit)
-        wait_until(lambda: not any(one.is_running() for one in self._all), "all of the node has ended", limit)
-
-    def end(self) -> None:
-        self._process.kill()
-        self._process.wait()
-        assert self._process.stdout is not None
-        self._process.stdout.close()
-        wait_until(lambda: not any(one.is_running() for one in self._all), "all of the node has ended")
-
-
 @pytest.fixture
 def far(link: Link, cluster: Cluster) -> Iterator[FarNode]:
     with tempfile.TemporaryDirectory(prefix="sprk-", dir="/tmp") as folder:
-        node = FarNode(link, cluster, os.path.join(folder, "s"))
+        node = FarNode(link.words, THERE, cluster, os.path.join(folder, "s"))
         yield node
         node.end()
         cluster.wait_for_nodes()
