@@ -29,6 +29,7 @@ class OwnerLimits:
     patient_ahead_s: float = 0.4  # the same where nobody waits for single results
     hold_s: float = 0.1  # there a worker may hold results for so long, to send several together
     one_behind_s: float = 0.025  # and one task behind the running one, if tasks take at most so many seconds
+    hand: float = 0.75  # of an even share of what is queued: so much a worker gets at once, and of the rest again
     even_out_s: float = 0.0005  # a task that takes less is not worth a message of its own at the end
     lull_s: float = 0.003  # answers may lie so long where nobody would miss them; see `Leasing.lull`
     most_ahead: int = 1000  # tasks; bounds what a crash makes suspect
@@ -214,7 +215,7 @@ class Shape:
         if self.mean_s <= limits.one_behind_s:
             depth = max(depth, 2)
         if self.mean_s >= limits.even_out_s and workers > 1:
-            depth = min(depth, max(queued // (2 * workers) + 1, 2 if queued >= workers else 1))
+            depth = min(depth, max(int(limits.hand * queued / workers) + 1, 2 if queued >= workers else 1))
         return max(depth, 1)
 
 
