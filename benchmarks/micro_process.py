@@ -49,7 +49,7 @@ def run_child(python: str, system: str, words: Sequence[str], timeout: float, sc
     """
     mark = uuid.uuid4().hex
     scratch = tempfile.mkdtemp(prefix="mb")  # short: Unix sockets go below it, and their paths end at 107 bytes
-    environment = {**os.environ, _MARK: mark, **_variables(system, scratch)}
+    environment = {**os.environ, _MARK: mark, **variables(system, scratch)}
     with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
         child = subprocess.Popen(
             [python, str(script), system, *words, str(timeout)],
@@ -72,14 +72,15 @@ def run_child(python: str, system: str, words: Sequence[str], timeout: float, sc
 
 def why_not_importable(python: str, system: str) -> str:
     """The last line of what `import` says in that interpreter; empty when all is well."""
-    environment = {**os.environ, **_variables(system, "")}
+    environment = {**os.environ, **variables(system, "")}
     command = [python, "-c", f"import numpy, {system}"]
     ended = subprocess.run(command, env=environment, cwd="/", capture_output=True, text=True, timeout=120)
     lines = ended.stderr.strip().splitlines()
     return "" if ended.returncode == 0 else (lines or [f"exit code {ended.returncode}"])[-1]
 
 
-def _variables(system: str, scratch: str) -> dict[str, str]:
+def variables(system: str, scratch: str) -> dict[str, str]:
+    """Of the environment, for a child that works in that folder."""
     if system != "ray":
         entries = os.environ.get("PYTHONPATH", "").split(os.pathsep)  # the child works in another folder
         return {"PYTHONPATH": os.pathsep.join(os.path.abspath(entry) for entry in entries if entry)}

@@ -29,7 +29,7 @@ from micro_report import OURS, RIVAL, Cell, markdown, number, terminal
 from stress_plot import PICTURE, draw
 from stress_predict import predictions
 from stress_report import GROWTH_FROM, Run, failures, growth, notes_of, table
-from stress_systems import COUNTER, ON_SPARK, PYTHON, STATIC
+from stress_systems import COUNTER, ON_SPARK, OUR_POOL, PYTHON, STATIC
 from stress_work import CUBE, TRIANGLE
 
 HERE = Path(__file__).resolve().parent
@@ -45,10 +45,12 @@ SPARK_SHAPES = ("flat", "nested")  # its start takes up to a minute
 NONE = "none"
 POOL, POOL_1, JOBLIB = "multiprocessing", "multiprocessing_chunk1", "joblib"
 # Ours between the two that it is compared with.
-SYSTEMS = (PYTHON, STATIC, OURS, COUNTER, ON_SPARK, POOL, POOL_1, JOBLIB, RIVAL)
+SYSTEMS = (PYTHON, STATIC, OURS, COUNTER, ON_SPARK, POOL, OUR_POOL, POOL_1, JOBLIB, RIVAL)
 HEAVY = (ON_SPARK, RIVAL)  # to start; not with --quick
 RIVAL_LEAVES = (10_000,)  # of those that are asked for: more would take it minutes
-BESIDE_EACH_OTHER = (STATIC, OURS, COUNTER, POOL, POOL_1, JOBLIB)  # in one process, which Ray's cannot share
+BESIDE_EACH_OTHER = (STATIC, OURS, COUNTER, POOL, OUR_POOL, POOL_1, JOBLIB)
+# Apart from the others, because its processes use the processors when it is not its turn.
+BESIDE_RIVAL = (STATIC, OURS, COUNTER, RIVAL)
 TITLES = {
     "turns": "Loops, in turn",
     "loops": "Loops",
@@ -64,6 +66,7 @@ def main() -> int:
         say(f"{args.png}")
         return 0
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the child is ended
+    os.environ["STRESS_RAY_PYTHON"] = args.ray_python  # for the child of turns, which starts Ray's
     machine = describe_machine()
     say("  ".join(f"{key}: {value}" for key, value in machine.items()))
     absent = why_absent(args)
@@ -132,10 +135,14 @@ def loop_runs(args: argparse.Namespace) -> list[Run]:
 
 
 def turn_runs(args: argparse.Namespace) -> list[Run]:
-    """One child for each loop, with all systems that can stand beside each other."""
-    systems = ",".join(system for system in BESIDE_EACH_OTHER if system in args.systems)
+    """One child for each loop, with all systems that can stand beside each other, and one with Ray."""
     shapes = [(shape, n) for n in args.n for shape in args.loops if shape != TRIANGLE or n == max(args.n)]
-    return [Run("turns", systems, shape, n, args.cpus, 1, args.turn_seconds) for shape, n in shapes]
+    companies = [BESIDE_EACH_OTHER, *([BESIDE_RIVAL] if RIVAL in args.systems else [])]
+    return [
+        Run("turns", ",".join(it for it in company if it in args.systems), shape, n, args.cpus, 1, args.turn_seconds)
+        for company in companies
+        for shape, n in shapes
+    ]
 
 
 def cpu_counts(most: int) -> list[int]:

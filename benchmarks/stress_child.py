@@ -2,6 +2,7 @@
 
     python stress_child.py SYSTEM loops SHAPE N CPUS SECONDS KILL_EVERY TIMEOUT
     python stress_child.py SYSTEM,SYSTEM,... turns SHAPE N CPUS SECONDS KILL_EVERY TIMEOUT
+    python stress_child.py SYSTEM serve ANY 0 CPUS 0 0 TIMEOUT    a pass for each line "SHAPE N" of stdin
     python stress_child.py SYSTEM tasks SHAPE LEAVES CPUS SECONDS KILL_EVERY TIMEOUT
 
 The lines are those of micro_child.py, and the seconds of one pass are the value. A wrong answer is an error.
@@ -10,6 +11,7 @@ The lines are those of micro_child.py, and the seconds of one pass are the value
 from __future__ import annotations
 
 import importlib
+import os
 import platform
 import resource
 import statistics
@@ -17,13 +19,15 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from micro_child import lines_to_parent
-from stress_systems import FLOOR, PACKAGES, PYTHON, STATIC, Forks, running, session
+from micro_process import variables
+from stress_systems import FLOOR, PACKAGES, PYTHON, STATIC, Forks, running, running_elsewhere, serve, session
+from stress_systems import Pass as Run
 from stress_work import expected, part, total
 
 LEAST_PASSES = 2
@@ -49,7 +53,7 @@ def turns(systems: list[str], shape: str, n: int, cpus: int, seconds: float) -> 
     """All of these side by side, each ready from the beginning, a pass each in turn, until `seconds` are over."""
     took: dict[str, list[Pass]] = {system: [] for system in systems}
     with ExitStack() as ready:
-        runs = {system: ready.enter_context(running(system, cpus)) for system in systems if system not in FLOOR}
+        runs = {system: ready.enter_context(_beside(system, cpus)) for system in systems if system not in FLOOR}
         for run in runs.values():
             _timed(run, shape, n)
         until = time.perf_counter() + seconds
@@ -64,6 +68,15 @@ def turns(systems: list[str], shape: str, n: int, cpus: int, seconds: float) -> 
                 took[system].append(one())
             order.append(order.pop(0))
     return {"turns": took}
+
+
+def _beside(system: str, cpus: int) -> AbstractContextManager[Run]:
+    """Ready in this process, or in a child of it, where the environment names an interpreter for that system."""
+    python = os.environ.get(f"STRESS_{system.upper()}_PYTHON")
+    if python is None:
+        return running(system, cpus)
+    words = [python, __file__, system, "serve", "any", "0", str(cpus), "0", "0", "0"]
+    return running_elsewhere(words, {**os.environ, **variables(system, str(Path.cwd()))})
 
 
 def _passes(one: Callable[[], float], seconds: float) -> Iterator[float]:
@@ -148,6 +161,10 @@ def main() -> None:
     try:
         if kind == "loops":
             tell(loops(system, shape, int(size), int(cpus), float(seconds)))
+        elif kind == "serve":
+            with running(system, int(cpus)) as run:
+                for facts in serve(run, sys.stdin):
+                    tell(facts)
         elif kind == "turns":
             tell(turns(system.split(","), shape, int(size), int(cpus), float(seconds)))
         else:

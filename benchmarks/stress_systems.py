@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import json
 import multiprocessing
 import os
 import pickle
 import shutil
 import struct
+import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -23,8 +25,10 @@ Pass = Callable[[str, int], list[tuple[int, int, float]]]  # shape and n -> an a
 
 PYTHON, STATIC, COUNTER = "python", "forks_static", "forks_counter"
 FLOOR = (STATIC, COUNTER)
+OURS, RIVAL = "sparkray", "ray"
 ON_SPARK = "sparkray_on_spark"  # the same package, its nodes in the executors of a local-cluster
-PACKAGES = {ON_SPARK: "sparkray"}  # of the systems that are not called as their package is
+OUR_POOL = "sparkray_pool"  # its multiprocessing.Pool
+PACKAGES = {ON_SPARK: OURS, OUR_POOL: OURS}  # of the systems that are not called as their package is
 EXECUTOR_MIB = 1024
 SPARK = {
     "spark.driver.host": "127.0.0.1",
@@ -45,6 +49,40 @@ _PIPE_BYTES = 65536  # what a pipe holds without a reader
 def running(system: str, cpus: int) -> Iterator[Pass]:
     with _SYSTEMS[system](cpus) as run:
         yield run
+
+
+@contextmanager
+def running_elsewhere(command: list[str], environment: dict[str, str]) -> Iterator[Pass]:
+    """A system whose interpreter is another one: a child that answers a line with a pass, as `serve` does.
+
+    The answer of all parts comes in one, and crosses a pipe: some tens of microseconds of a pass.
+    """
+    with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        tell, lines = child.stdin, child.stdout
+
+        def run(shape: str, n: int) -> list[tuple[int, int, float]]:
+            tell.write(f"{shape} {n}\n")
+            tell.flush()
+            for line in lines:
+                facts = json.loads(line)
+                if "error" in facts:
+                    raise RuntimeError(facts["error"])
+                if "answer" in facts:
+                    return [tuple(facts["answer"])]
+            raise RuntimeError(f"{command[0]} ended before it had answered; its last words are on stderr")
+
+        yield run
+        tell.close()
+
+
+def serve(run: Pass, requests: Iterable[str]) -> Iterator[dict[str, object]]:
+    """The other end."""
+    for request in requests:
+        shape, n = request.split()
+        answer, busy_s = total(run(shape, int(n)))
+        yield {"answer": [*answer, busy_s]}
 
 
 @contextmanager
@@ -126,6 +164,18 @@ def _pool(cpus: int, chunksize: int | None = None) -> Iterator[Pass]:
 
 
 @contextmanager
+def _our_pool(cpus: int) -> Iterator[Pass]:
+    """The program of `_pool` with another import."""
+    with session(OURS, cpus):
+        from sparkray.util.multiprocessing import Pool
+
+        with Pool(cpus) as pool:
+            yield lambda shape, n: pool.map(partial(part, shape, n), range(1, n + 1))
+            pool.close()
+            pool.join()
+
+
+@contextmanager
 def _joblib(cpus: int) -> Iterator[Pass]:
     joblib: Any = importlib.import_module("joblib")
     with joblib.Parallel(n_jobs=cpus) as parallel:
@@ -146,7 +196,9 @@ def session(name: str, cpus: int) -> Iterator[Any]:
     ray = importlib.import_module(PACKAGES.get(name, name))
     pickler: Any = importlib.import_module("ray.cloudpickle" if name == "ray" else "cloudpickle")
     pickler.register_pickle_by_value(stress_work)
-    if name == ON_SPARK:
+    if ray.is_initialized():  # by another system of this process
+        yield ray
+    elif name == ON_SPARK:
         with _spark(cpus) as spark:
             context = ray.RayContext(spark)
             context.init()
@@ -191,7 +243,8 @@ _SYSTEMS: dict[str, Callable[[int], Any]] = {
     "multiprocessing": _pool,
     "multiprocessing_chunk1": partial(_pool, chunksize=1),
     "joblib": _joblib,
-    "ray": partial(_ray, "ray"),
-    "sparkray": partial(_ray, "sparkray"),
+    RIVAL: partial(_ray, RIVAL),
+    OURS: partial(_ray, OURS),
+    OUR_POOL: _our_pool,
     ON_SPARK: partial(_ray, ON_SPARK),
 }

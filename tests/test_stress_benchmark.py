@@ -6,6 +6,7 @@ import argparse
 import importlib
 import io
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -208,6 +209,38 @@ def test_busy_share_is_told_within_each_pass_and_compared_with_the_busier_forks(
     assert [line[2] for line in lines[1:]] == ["forks_static", "forks_counter", "sparkray"]
     assert lines[3][-2:] == ["95.0% - 95.0% - 95.0%", "95.0%"]
     assert lines[3][-3] == "50% - 75% - 100%"
+
+
+def test_turns_with_ray_add_it_to_those_without(work: Any) -> None:
+    def line(**turns: list[list[float]]) -> dict[str, Any]:
+        return {"shape": "cube", "size": 200, "cpus": 2, "outcomes": [{"turns": turns}]}
+
+    forks, ours, ray = [[1.0, 1.9]], [[1.0, 1.8]], [[1.0, 1.0]]
+    lines = [line(forks_static=forks, sparkray=ours), line(forks_static=ours, sparkray=ray, ray=ray)]
+
+    busy = importlib.import_module("stress_plot")._busy({"turns": {"values": lines}})
+
+    assert busy == {("cube", 200, 2): {"plain forks": 0.95, "sparkray": 0.9, "ray": 0.5}}
+
+
+def test_pass_of_another_interpreter_has_the_answer_of_all_parts(work: Any) -> None:
+    systems = importlib.import_module("stress_systems")
+    child = [sys.executable, str(BENCHMARKS / "stress_child.py"), "python", "serve", "any", "0", "1", "0", "0", "0"]
+
+    with systems.running_elsewhere(child, dict(os.environ)) as run:
+        answers = [work.total(run(shape, n))[0] for shape, n in (("cube", 5), ("triangle", 7))]
+
+    assert answers == [work.expected("cube", 5), work.expected("triangle", 7)]
+
+
+def test_interpreter_that_ends_is_an_error_in_words(work: Any) -> None:
+    systems = importlib.import_module("stress_systems")
+
+    with (
+        systems.running_elsewhere([sys.executable, "-c", "input()"], dict(os.environ)) as run,
+        pytest.raises(RuntimeError, match="ended before it had answered"),
+    ):
+        run("cube", 5)
 
 
 @pytest.mark.parametrize("in_turn", [False, True])
