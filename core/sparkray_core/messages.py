@@ -92,6 +92,7 @@ class NodeBeat:
     task_s: float  # running mean of task durations, seconds; 0 when unknown
     placed: int = 0  # how many of the head's placements here (leases and actors, in order) had arrived by now
     settled: int = 0  # the first so many of them wait no more: they have a worker, moved on, or were dropped
+    bound: Resources = NOTHING  # by actors, waiting ones too, and by placement groups: for long
 
 
 @frozen

@@ -147,8 +147,7 @@ class SmallTasks(Load):
 
 
 class NestedTasks(Load):
-    """Trees of 7 tasks. Those of 15 (depth 3) get so few turns beside the other loads that a round takes 8 to 20 s
-    without any kill, and over a minute with them."""
+    """Trees of 7 tasks. (One of 15, depth 3, has seven waiting processes at a time: rounds of seconds here.)"""
 
     name = "nested tasks"
 

@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from sparkray_core.ids import NodeId
+from sparkray_core.ids import ActorId, LeaseId, NodeId
 from sparkray_core.messages import NodeBeat, Resources
 from sparkray_core.model.head_nodes import Nodes
 from sparkray_core.model.limits import HeadLimits
@@ -29,11 +29,14 @@ def change_something(nodes: Nodes, dice: Random, letters: str) -> None:
     kind = dice.random()
     if kind < 0.5:
         wanted = dice.choice(KINDS)
-        record.place(wanted)
+        lease = LeaseId(b"lease") if dice.random() < 0.8 else None
+        record.place(wanted, lease, None if lease else ActorId(b"actor"))
     elif kind < 0.9:
         cpus = record.info.resources.get("CPU", 0)
         free: Resources = {"CPU": dice.randint(0, cpus), "GPU": record.info.resources.get("GPU", 0)}
-        record.beat(NodeBeat(free, dice.randint(0, 3), dice.choice([0.0, 0.1, 2.0]), dice.randint(0, record.placed)))
+        bound: Resources = {"CPU": dice.randint(0, cpus)} if dice.random() < 0.3 else {}
+        waiting, task_s, placed = dice.randint(0, 3), dice.choice([0.0, 0.1, 2.0]), dice.randint(0, record.placed)
+        record.beat(NodeBeat(free, waiting, task_s, placed, 0, bound))
     elif kind < 0.95:
         named: Resources = {"CPU_group": 1000}
         (record.withdraw if "CPU_group" in record.totals else record.offer)(named)
@@ -69,7 +72,7 @@ def test_ranked_choice_is_that_of_looking_at_every_node(seed: int) -> None:
 
         assert chosen == everywhere
         for node in chosen[: dice.randint(0, count)]:
-            nodes.all[node].place(wanted)
+            nodes.all[node].place(wanted, LeaseId(b"lease"))
         rankings.check()
 
 
@@ -102,7 +105,7 @@ def test_only_nodes_on_which_something_changed_are_looked_at_again(size: int, mo
 
     for _ in range(100):
         for node in rankings.choose(KINDS[0], 1, []):
-            nodes.all[node].place(KINDS[0])
+            nodes.all[node].place(KINDS[0], LeaseId(b"lease"))
     idle = nodes.all[node_id("5")]
     idle.beat(NodeBeat(idle.reported, idle.queued, idle.task_s, 0))
 

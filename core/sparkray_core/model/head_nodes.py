@@ -32,6 +32,8 @@ class NodeRecord:
     heard: float  # when it last said anything
     reported: Resources  # available there, by its last beat
     totals: Resources = field(default_factory=dict)  # its own, and what bundles of placement groups offer there
+    # What actors and placement groups hold there for long, or will: by its last beat, and by what is on its way there.
+    bound: Resources = field(default_factory=dict)
     queued: int = 0
     task_s: float = 0.0
     placed: int = 0  # placements sent so far
@@ -47,6 +49,8 @@ class NodeRecord:
         placement = Placement(self.placed, wanted, lease, actor)
         self.on_the_way.append(placement)
         self.unsettled[placement.number] = placement
+        if lease is None:
+            self.bound = plus(self.bound, _lasting(placement))
         self.log.add(self.info.node)
         if self.sums is not None:
             self.sums = _with(placement, *self.sums)
@@ -69,6 +73,13 @@ class NodeRecord:
         while self.on_the_way and self.on_the_way[0].number <= message.placed:
             self.on_the_way.popleft()
             news = True
+        if message.bound or self.bound:
+            bound = message.bound
+            for placement in self.on_the_way:
+                if placement.lease is None:
+                    bound = plus(bound, _lasting(placement))
+            news = news or bound != self.bound
+            self.bound = bound
         if news:
             self.sums = None
             self.log.add(self.info.node)
@@ -88,7 +99,12 @@ class NodeRecord:
     def load(self, residents: int = 0) -> NodeLoad:
         available, queued = self.free()
         info = self.info
-        return NodeLoad(info.node, self.joined, self.totals, available, queued, self.task_s, residents)
+        return NodeLoad(info.node, self.joined, self.totals, available, queued, self.task_s, residents, self.bound)
+
+
+def _lasting(placement: Placement) -> Resources:
+    """Of an actor or a placement group. (What a group offers is noted with amounts below zero.)"""
+    return {name: amount for name, amount in placement.wanted.items() if amount > 0}
 
 
 def _with(placement: Placement, free: Resources, queued: int) -> tuple[Resources, int]:
@@ -155,10 +171,12 @@ class Nodes:
         return NodeTable(list(self._rows.values()))
 
     def available(self) -> Resources:
-        """What is free on all live nodes together, by their last beats."""
+        """What is free on all live nodes together, by their last beats. (A node's CPU may be below zero for a moment:
+        see `node_claims`.)"""
         total: Resources = {}
         for record in self.alive():
-            total = plus(total, plain(record.reported))
+            free = {name: amount for name, amount in plain(record.reported).items() if amount > 0}
+            total = plus(total, free)
         return total
 
     def silent(self, before: float) -> list[NodeRecord]:

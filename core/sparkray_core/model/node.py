@@ -115,7 +115,7 @@ from sparkray_core.model.node_objects import Allocates, Store
 from sparkray_core.model.node_pulls import Pulls
 from sparkray_core.model.node_serves import Serves
 from sparkray_core.model.node_workers import Workers, WorkerState
-from sparkray_core.model.resources import CPU, UNIT, fits, show
+from sparkray_core.model.resources import CPU, UNIT, fits, plus, show
 
 
 class Node:
@@ -694,7 +694,8 @@ class Node:
     def _tell_head(self, now: float) -> None:
         claims = self.claims
         self._told_of, self._told_at = claims.changes, now
-        beat = NodeBeat(claims.available, claims.waiting_count(), claims.mean_s, claims.placed, claims.settled())
+        bound = plus(claims.bound(), self.bundles.held()) if self.bundles.all else claims.bound()
+        beat = NodeBeat(claims.available, claims.waiting_count(), claims.mean_s, claims.placed, claims.settled(), bound)
         self.out.append(Send(HEAD, beat))
 
     def _answer(self, sender: ProcessId, what: str, now: float) -> Any:

@@ -139,6 +139,8 @@ class Claims:
         self.out = out
         self.crowd = Crowd(most_waiting, totals.get(CPU, 0) // UNIT)
         self.all: dict[bytes, Claim] = {}
+        self.actors: dict[bytes, Claim] = {}  # those of actors
+        self.shares: dict[ProcessId, int] = {}  # of each owner: its leases that hold something
         self.waiting: dict[QueueKey, dict[bytes, Claim]] = {}  # WAITING ones; within a queue all need the same
         self.reserved: dict[bytes, Claim] = {}  # RESERVED ones, first come first served
         self.mean_s = 0.0  # running mean of how long a lease is kept, seconds; 0: none came back yet
@@ -155,6 +157,8 @@ class Claims:
         self.changes += 1
         claim.arrival, claim.since = self._arrivals, now
         self.all[claim.key] = claim
+        if claim.actor is not None:
+            self.actors[claim.key] = claim
         self.waiting.setdefault(claim.queue, {})[claim.key] = claim
         self._unasked = True
         if self.fits_now(claim.needs, claim.where) and not (self.held_back or self._crowds(claim)):
@@ -163,8 +167,11 @@ class Claims:
     def drop(self, claim: Claim) -> None:
         """Forget it and free what it took. Its worker, if it has one, is the caller's to deal with."""
         del self.all[claim.key]
+        self.actors.pop(claim.key, None)
         self.changes += 1
         self._leave(claim)
+        if claim.state is not ClaimState.WAITING and not claim.lent:
+            self._share(claim, -1)
         if claim.lease is not None:
             self.crowd.leased -= self.crowd.counts(claim) and claim.state is not ClaimState.WAITING
             self.crowd.gone(claim)
@@ -196,6 +203,8 @@ class Claims:
             claim.lent = {name: amount for name, amount in claim.taken.items() if is_cpu(name)}
             claim.taken = minus(claim.taken, claim.lent)
             self._give(claim.lent)
+            if claim.lent:
+                self._share(claim, -1)
 
     def unblocked(self, claim: Claim) -> None:
         claim.waits = False
@@ -204,7 +213,9 @@ class Claims:
             claim.taken = plus(claim.taken, claim.lent)
             self._take(claim.lent)
             claim.lent = {}
+            self._share(claim, 1)
             self.oversubscribed = any(amount < 0 for amount in self.available.values())
+            self._unasked = True  # what others were asked to give back for those who wait, this one has taken
 
     # ------------------------------------------------------------------ placement groups
     def set_aside(self, bundles: list[Resources]) -> list[Shares] | None:
@@ -285,17 +296,21 @@ class Claims:
         return sum(max(0, count - self.workers.preparing.get(env, 0)) for env, count in asked.items())
 
     def _reserve_fitting(self, now: float) -> None:
-        """By priority, then in the order of arrival, but for those that do not fit: they are overtaken, so that no
-        resource idles for them."""
+        """By priority, then whose owner has least here, then in the order of arrival. Those that do not fit are
+        overtaken, so that no resource idles for them."""
         while self.waiting and not self.held_back:
             heads = [next(iter(queue.values())) for queue in self.waiting.values()]
             fitting = [claim for claim in heads if self.fits_now(claim.needs, claim.where)]
             if not fitting:
                 return
             if not self.crowd.is_full:
-                self._reserve(min(fitting, key=self.crowd.turn), now)
-            elif not any(self._begin_in_crowd(claim, now) for claim in sorted(fitting, key=self.crowd.turn)):
+                self._reserve(min(fitting, key=self._turn), now)
+            elif not any(self._begin_in_crowd(claim, now) for claim in sorted(fitting, key=self._turn)):
                 return
+
+    def _turn(self, claim: Claim) -> tuple[int, int, int, int]:
+        """Whose turn it is of those that wait: the lowest."""
+        return self.crowd.turn(claim, self.shares.get(claim.owner, 0))
 
     def _crowds(self, claim: Claim) -> bool:
         """Whether a process would be started for this lease though there are many whose tasks wait."""
@@ -343,9 +358,19 @@ class Claims:
     def _reserve(self, claim: Claim, now: float) -> None:
         self.move(claim, ClaimState.RESERVED, now)
         self.crowd.leased += self.crowd.counts(claim)
+        self._share(claim, 1)
         claim.taken = dict(claim.needs)
         self._take(claim.taken)
         self._take_gpus(claim, claim.needs)
+
+    def _share(self, claim: Claim, more: int) -> None:
+        if claim.lease is None:
+            return
+        share = self.shares.get(claim.owner, 0) + more
+        if share:
+            self.shares[claim.owner] = share
+        else:
+            del self.shares[claim.owner]
 
     def _run(self, claim: Claim, worker: Worker, now: float) -> None:
         pool, name = self._gpus_of(claim.where)
@@ -368,7 +393,7 @@ class Claims:
         """Ask leases back from other owners, and from other queues of the same one, for what the waiting are short of.
 
         Once per lease, and no more of them than cover what is missing: a lease that comes back early costs its owner
-        the work that it had lined up there. What is more urgent keeps its leases.
+        the work that it had lined up there. What is more urgent keeps its leases; who has most is asked first.
         """
         asked: dict[ProcessId, list[LeaseId]] = {}
         running = [claim for claim in self.all.values() if claim.lease and claim.state is ClaimState.RUNNING]
@@ -376,13 +401,14 @@ class Claims:
         askable = [claim for claim in running if claim.taken and not claim.reclaimed]
         if not askable:
             return
+        askable.sort(key=lambda claim: -self.shares[claim.owner])
         coming: Resources = dict(self.available)
         gpus = self.gpus.copy()
         for claim in running:
             if claim.reclaimed:
                 coming = plus(coming, claim.taken)
                 gpus.give(_own_gpus(claim))
-        queues = sorted(self.waiting.items(), key=_urgency)
+        queues = sorted(self.waiting.items(), key=lambda queue: (queue[0][0], self.shares.get(queue[0][1], 0)))
         for key, waiting in [(key, waiting) for key, queue in queues for waiting in queue.values()]:
             missing = _missing(waiting, coming, gpus)
             for claim in list(askable) if missing else ():
@@ -420,6 +446,13 @@ class Claims:
 
     def could_ever(self, needs: Resources) -> bool:
         return fits(needs, self.totals)
+
+    def bound(self) -> Resources:
+        """What tasks do not take turns in, as long as the actors here live and those that wait get their place."""
+        total: Resources = {}
+        for claim in self.actors.values():
+            total = plus(total, claim.holds if claim.state is ClaimState.RUNNING else claim.needs)
+        return total
 
     def waiting_count(self) -> int:
         return sum(len(queue) for queue in self.waiting.values())
@@ -499,7 +532,3 @@ def _own_gpus(claim: Claim) -> Shares:
 def _stays(where: Where) -> bool:
     """Whether it can only run here, or asks for a bundle, of which this node does not know the others."""
     return bool(where) and (where[0] == places.GROUP or (where[0] == places.NODE and not where[2]))
-
-
-def _urgency(queue: tuple[QueueKey, object]) -> int:
-    return queue[0][0]

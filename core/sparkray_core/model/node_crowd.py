@@ -88,12 +88,18 @@ class Crowd:
     def is_full(self) -> bool:
         return len(self.waiting) >= self.most + max(0, self.cpus - self.running)
 
-    def turn(self, claim: Claim) -> tuple[int, int, int]:
-        """Whose turn it is of those that wait for resources: the lowest."""
+    def turn(self, claim: Claim, share: int) -> tuple[int, int, int, int]:
+        """Whose turn it is of those that wait for resources: the lowest.
+
+        Args:
+            share: so many leases its owner has here that hold something. Who has fewest goes first: so nobody waits
+                for those that keep all they can get, and a task that has begun comes before its owner's next ones,
+                which holds for its children, too, as each task that asks for workers is an owner of its own.
+        """
         parent = self.waiting.get(claim.owner) if self.is_large else None
         if parent is not None:
-            return -claim.priority, 0, -parent.arrival
-        return -claim.priority, 1, claim.arrival
+            return -claim.priority, 0, 0, -parent.arrival
+        return -claim.priority, 1, share, claim.arrival
 
     def helper(self, available: int) -> tuple[Claim, int] | None:
         """Who began to wait last of those that can run what they wait for, with so much CPU there; and its wait."""

@@ -1,7 +1,9 @@
 """Which node gets the work: the one with the least estimated waiting time.
 
     wait(node) = 0                                          if it is free there now
-                 (queued there + 1) * mean time / slots     otherwise; slots: how many of these it can run at once
+                 (queued there + 1) * mean time / turns     otherwise; turns: how many of these it can run at once
+                                                            beside its actors and placement groups
+                 that, and longer than any other            if there is no room beside these
 
 less a bonus for nodes that have the arguments. (How many bytes are missing elsewhere is not told yet; when it is,
 bytes / bandwidth takes the bonus's place.) Among equals the one with the larger free share wins, then the one that
@@ -12,12 +14,14 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sparkray_core.ids import NodeId
 from sparkray_core.messages import Resources
 from sparkray_core.model.limits import HeadLimits
-from sparkray_core.model.resources import CPU, UNIT, fits, times
+from sparkray_core.model.resources import CPU, UNIT, fits, minus, times
+
+FOR_A_LIFE_S = 1e6  # of waiting, where an actor or a placement group has to end first
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +35,7 @@ class NodeLoad:
     queued: int  # likewise
     task_s: float
     residents: int = 0  # actors there that hold nothing; told where one of their kind is placed
+    bound: Resources = field(default_factory=dict)  # of the totals, for long: by actors and placement groups
 
 
 def choose_nodes(
@@ -57,12 +62,13 @@ def choose_nodes(
 
 def choose_in_turn(nodes: Iterable[NodeLoad], wanted: Resources, count: int, turn: int) -> tuple[list[NodeId], int]:
     """One node for each of `count` requests, round robin from behind the one that joined as the `turn`-th. Those with
-    room come first; when there is none left, all that could ever hold one take turns.
+    room come first; when there is none left, all that could hold one beside their actors take turns, or at last all.
 
     Returns:
         The nodes (none, if none could ever hold one), and whose turn it was last.
     """
     feasible = sorted((load for load in nodes if fits(wanted, load.totals)), key=lambda load: load.joined)
+    feasible = [load for load in feasible if not load.bound or fits(wanted, minus(load.totals, load.bound))] or feasible
     behind = [load for load in feasible if load.joined > turn] + [load for load in feasible if load.joined <= turn]
     room = {load.node: times(wanted or {CPU: UNIT}, load.available) or 0 for load in behind}
     chosen: list[NodeId] = []
@@ -80,7 +86,7 @@ def choose_in_turn(nodes: Iterable[NodeLoad], wanted: Resources, count: int, tur
 class Place:
     """A node as a candidate for one kind of request."""
 
-    __slots__ = ("bonus", "costs_nothing", "joined", "node", "queued", "residents", "room", "slots", "task_s")
+    __slots__ = ("bonus", "costs_nothing", "joined", "node", "queued", "residents", "room", "slots", "task_s", "turns")
 
     def __init__(
         self,
@@ -93,6 +99,7 @@ class Place:
         bonus: float = 0.0,
         residents: int = 0,
         costs_nothing: bool = False,
+        turns: int | None = None,
     ) -> None:
         self.node = node
         self.joined = joined
@@ -103,6 +110,7 @@ class Place:
         self.bonus = bonus
         self.residents = residents
         self.costs_nothing = costs_nothing  # of no resources: it never waits, but goes where CPUs are free
+        self.turns = slots if turns is None else turns  # of its slots, those that nothing holds for long
 
     @classmethod
     def of(cls, load: NodeLoad, wanted: Resources, bonus: float, limits: HeadLimits) -> Place:
@@ -118,6 +126,7 @@ class Place:
             bonus,
             load.residents,
             slots is None,
+            times(counted, minus(load.totals, load.bound)) if load.bound else None,
         )
 
     def take_one(self) -> None:
@@ -136,6 +145,7 @@ class Place:
             self.bonus,
             self.residents,
             self.costs_nothing,
+            self.turns,
         )
 
     def entry(self) -> tuple[float, float, int, Place]:
@@ -145,6 +155,8 @@ class Place:
         """The best place has the least one."""
         wait = 0.0
         if self.room <= 0 and not self.costs_nothing:
-            wait = (self.queued + 1) * self.task_s / max(1, self.slots)
+            wait = (self.queued + 1) * self.task_s / max(1, self.turns)
+            if not self.turns:
+                wait += FOR_A_LIFE_S
         share = (self.room - self.residents) / self.slots if self.slots else float("-inf")
         return wait - self.bonus, -share, self.joined

@@ -15,7 +15,7 @@ from sparkray_core.ids import NodeId
 from sparkray_core.messages import Resources
 from sparkray_core.model.limits import HeadLimits
 from sparkray_core.model.placement import Place
-from sparkray_core.model.resources import CPU, UNIT, fits, times
+from sparkray_core.model.resources import CPU, UNIT, fits, minus, times
 
 if TYPE_CHECKING:
     from sparkray_core.model.head_nodes import Nodes
@@ -171,4 +171,6 @@ class Ranking:
         available, queued = record.free()
         room = times(self._counted, available) or 0
         task_s = record.task_s or self.limits.unknown_task_s
-        return Place(node, record.joined, slots, room, queued, task_s, costs_nothing=self._counted is not self.wanted)
+        turns = times(self._counted, minus(record.totals, record.bound)) if record.bound else slots
+        costs_nothing = self._counted is not self.wanted
+        return Place(node, record.joined, slots, room, queued, task_s, costs_nothing=costs_nothing, turns=turns)
