@@ -428,7 +428,8 @@ class Cluster:
         watches = [node.watch() for node in nodes]
         for node in nodes:
             if node.is_running() and force:
-                node.kill()
+                with contextlib.suppress(ProcessLookupError):  # it has ended since
+                    node.kill()
             elif node.is_running():
                 node.wake()
         config = nodes[0].started.config

@@ -36,6 +36,25 @@ def alive() -> set[str]:
     return {str(node["NodeID"]) for node in sparkray.nodes() if node["Alive"]}
 
 
+def test_a_node_that_ends_while_it_is_being_removed_by_force_is_removed(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = cluster.add_node(num_cpus=0, object_store_memory=STORE_BYTES)
+    is_running = node.is_running
+
+    def ends_just_now() -> bool:
+        was = is_running()
+        monkeypatch.undo()
+        node.kill()
+        return was
+
+    monkeypatch.setattr(node, "is_running", ends_just_now)
+
+    assert cluster.remove_node(node, allow_graceful=False).clean
+    cluster.wait_for_nodes()
+    assert node not in cluster.list_all_nodes()
+
+
 def test_a_node_brings_what_it_was_given_runs_tasks_and_leaves(cluster: Cluster) -> None:
     node = cluster.add_node(num_cpus=2, resources={"special": 1}, labels={"zone": "eu"}, env_vars={"HERE": "there"})
 
