@@ -54,6 +54,30 @@ def test_who_reads_hears_that_another_thread_has_ended_its_wait() -> None:
         pump.close()
 
 
+def test_a_follower_that_looks_up_while_it_is_woken_disturbs_nobody() -> None:
+    """What was being handled would be dropped half done: the results of a task, and whoever waits for them hangs."""
+    getter = Getter(1)
+
+    class Gate:
+        """Of a follower whose wait times out between two steps of the thread that wakes it."""
+
+        released = 0
+
+        def locked(self) -> bool:
+            getter.gate = None
+            return True
+
+        def release(self) -> None:
+            self.released += 1
+
+    gate = Gate()
+    getter.gate = gate  # type: ignore[assignment]
+
+    getter.entry_ready(None)
+
+    assert gate.released == 1
+
+
 class Counted:
     """An outer set that counts how often the side thread looks into it."""
 

@@ -93,9 +93,10 @@ class Getter:
         self._wake()
 
     def _wake(self) -> None:
-        if self.gate is not None:
-            if self.gate.locked():
-                self.gate.release()
+        gate = self.gate  # read once: a follower whose patience ends takes it away, and holds no lock for that
+        if gate is not None:
+            if gate.locked():
+                gate.release()
         elif self.stir is not None and self.reader != threading.get_ident():
             self.stir()  # not something that it has read has ended its wait, but what another thread did
 
