@@ -166,6 +166,32 @@ def test_letting_go_ends_the_producer(ray: Any, actor: Any) -> None:
     assert ray.get(actor.made_so_far.remote(), timeout=20) <= before + 3
 
 
+def test_letting_go_of_a_stream_that_waits_for_a_thread_ends_it(ray: Any, tmp_path: Path) -> None:
+    """It is in no queue of ours any more, and does not run yet."""
+
+    class Gate:
+        def waits(self, opened: Path) -> None:
+            wait_until(opened.exists)
+
+        def count(self) -> Iterator[int]:
+            yield from range(100)
+
+        def answers(self) -> int:
+            return 7
+
+    actor = ray.remote(max_concurrency=2, concurrency_groups={"beside": 1})(Gate).remote()
+    waiting = [actor.waits.remote(tmp_path / "opened") for _ in range(2)]
+    generators = [actor.count.options(_generator_backpressure_num_objects=1).remote() for _ in range(2)]
+    beside = actor.answers.options(concurrency_group="beside")
+    assert ray.get(beside.remote(), timeout=20) == 7  # so the others have been handed to the threads
+    generators.clear()
+    assert ray.get(beside.remote(), timeout=20) == 7
+    last = actor.answers.remote()
+    (tmp_path / "opened").touch()
+
+    assert ray.get([*waiting, last], timeout=20) == [None, None, 7]
+
+
 def test_cancel(ray: Any, kind: Any, tmp_path: Path) -> None:
     actor = kind.remote()
     generator = actor.hangs.remote(tmp_path / "hangs")

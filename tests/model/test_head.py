@@ -29,8 +29,8 @@ from sparkray_core.messages import (
     StopActor,
     WatchActor,
 )
-from sparkray_core.model.effects import ForgetPeer, Send, SendFrom, Stop, WakeAt
-from sparkray_core.model.events import ClockTicked, PeerLost, Received
+from sparkray_core.model.effects import ForgetPeer, LookForSigns, Send, SendFrom, Stop, WakeAt
+from sparkray_core.model.events import ClockTicked, PeerLost, PeersHeard, Received
 from sparkray_core.model.head import Head
 from sparkray_core.model.invariants import check
 from sparkray_core.testing.builders import lease_id, node_id, node_info, process_id, raylet
@@ -168,6 +168,18 @@ def test_head_that_slept_buries_nobody_for_it() -> None:
 
     assert bench.event(ClockTicked()) == []
     assert bench.head.nodes.is_alive(A)
+
+
+def test_a_node_whose_words_get_lost_lives_while_anything_comes_from_it() -> None:
+    bench = Bench(a=1, b=1)
+    effects: list[Any] = []
+    while not effects:
+        bench.now += 0.2
+        effects = bench.event(ClockTicked())
+
+    assert effects == [LookForSigns([A, B])]
+    assert ForgetPeer(B) in bench.event(PeersHeard({A: 0.5, B: 2.6}))
+    assert [bench.head.nodes.is_alive(node) for node in (A, B)] == [True, False]
 
 
 def test_node_that_takes_its_leave_is_buried_at_once() -> None:

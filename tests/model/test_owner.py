@@ -428,6 +428,39 @@ def test_a_result_with_a_reference_inside_lets_the_owner_know_when_it_is_dropped
     assert bench.owner.drop(task.returns) == [Send(WORKER, DropBorrowers([(theirs, ME)]))]
 
 
+@pytest.mark.parametrize("overtaken", [True, False], ids=["its owner's end came before", "it was let go of before"])
+def test_a_value_that_comes_too_late_is_declined_with_the_references_inside(bench: Bench, overtaken: bool) -> None:
+    outer, inner = object_id(task_id(REMOTE, 5)), object_id(task_id(SECOND, 6))
+    entry = bench.owner.refs.find(outer)
+    entry.registered, entry.held = 1, True
+    bench.owner.want([entry], 0.0)
+    if overtaken:
+        bench.hear(ProcessGone(REMOTE, "killed"))
+    else:
+        bench.owner.drop([entry])
+
+    assert bench.hear(ObjectReady(outer, (HOLDS, b"value", (inner,))), REMOTE) == [
+        Send(SECOND, DropBorrowers([(inner, ME)]))
+    ]
+
+
+def test_an_answer_that_nobody_waits_for_is_counted_as_any(bench: Bench) -> None:
+    """Its actor was killed, and the answer was on its way: we are counted in for what is inside, and the worker says
+    what it keeps of the arguments."""
+    kept = Entry(ME, 99)
+    bench.owner.put(kept, b"kept", [])
+    actor = make_actor(bench)
+    bench.hear(alive(actor))
+    call = bench.task(actor=actor, nested=[kept])
+    bench.submit(call)
+    bench.owner.kill(actor, False, bench.now)
+    inner = object_id(task_id(SECOND, 6))
+
+    answer = TaskResults([(call.count, [(HOLDS, b"value", (inner,))], [kept.id])], 0.001)
+    assert bench.hear(answer, WORKER) == [Send(SECOND, DropBorrowers([(inner, ME)]))]
+    assert kept.borrowers == {WORKER: 1}
+
+
 def test_a_borrowed_object_is_asked_for_once_and_answers_all_who_wait(bench: Bench) -> None:
     theirs = object_id(task_id(REMOTE, 5))
     entry = bench.owner.refs.find(theirs)

@@ -115,6 +115,21 @@ def bench() -> Bench:
     return Bench()
 
 
+@pytest.mark.parametrize("over", [True, False])
+def test_the_last_items_of_a_run_that_was_given_up_go_where_they_lie(over: bool) -> None:
+    bench = Bench(retries=0 if over else 3, worker=REMOTE)
+    bench.lose()
+    inner = object_id(task_id(SECOND, 6))
+
+    sent = bench.done(4, stored(OTHER_NODE), (HOLDS, b"b", (inner,)), sender=REMOTE)
+
+    assert DropBorrowers([(inner, ME)]) in sent
+    if not over:
+        bench.lease(SECOND)
+        sent = bench.done(0, sender=SECOND)
+    assert FreeObjects([item_id(5)]) in sent
+
+
 def test_items_come_in_order_and_then_the_end(bench: Bench) -> None:
     assert bench.pushed == (0, 0, 0)
     bench.items(0, b"a", b"b")

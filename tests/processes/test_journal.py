@@ -277,6 +277,21 @@ def test_what_is_expected_of_a_head_that_lives(undisturbed: tuple[list[Any], int
     assert writes > 15
 
 
+def test_a_node_that_says_nothing_lives_while_packets_come_from_it_and_dies_of_silence() -> None:
+    world = World(MemoryTables())
+    world.hears(NodeTable)
+    world.until(lambda: len(list(world.master._head.nodes.alive())) == 2, "two nodes")
+    link = world.b.peers._links[HEAD_NODE]
+    for _ in range(10):
+        until, world.now = world.now + 1.0, world.now + 0.5
+        world.a.transport.send(HEAD_NODE, world.a.peers._links[HEAD_NODE]._empty(world.now).packet)
+        world.b.transport.send(HEAD_NODE, link._empty(world.now).packet)
+        world.until(lambda until=until: world.now >= until, "")  # type: ignore[misc]
+    assert [record.info.node for record in world.master._head.nodes.alive()] == [A, B]
+
+    world.until(lambda: not list(world.master._head.nodes.alive()), "both are silent")
+
+
 @pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
 def test_it_may_die_at_any_write(undisturbed: tuple[list[Any], int], before: bool) -> None:
     expected, writes = undisturbed

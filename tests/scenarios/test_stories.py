@@ -23,6 +23,7 @@ HEAD.
 from __future__ import annotations
 
 import inspect
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +31,13 @@ import pytest
 
 from sparkray_core import messages
 from sparkray_core.ids import HEAD, HEAD_NODE, ActorId, FunctionId, GroupId, ProcessId
-from sparkray_core.model.effects import Effect, Send, StartWorker, WakeAt
+from sparkray_core.model.effects import Effect, LookForSigns, Send, StartWorker, WakeAt
 from sparkray_core.model.events import (
     ClockTicked,
     ConnectionLost,
     Event,
     PeerLost,
+    PeersHeard,
     Received,
     Restored,
     Spilled,
@@ -204,8 +206,12 @@ class Player:
         for effect in effects:
             if isinstance(effect, WakeAt):
                 self.wake = effect.at if self.wake is None else min(self.wake, effect.at)
-            elif not (isinstance(effect, Send) and isinstance(effect.message, messages.NodeBeat)):
+            elif not isinstance(effect, LookForSigns) and not (
+                isinstance(effect, Send) and isinstance(effect.message, messages.NodeBeat)
+            ):
                 self.shown.append(_line(effect))
+            if isinstance(effect, LookForSigns):  # of those that are not muted something had come
+                self._event(PeersHeard(dict.fromkeys(effect.nodes, inf)))
             if isinstance(effect, StartWorker):
                 self.unborn.append(effect.worker)
 

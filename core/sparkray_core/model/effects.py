@@ -156,6 +156,13 @@ class ForgetPeer:
 
 
 @frozen
+class LookForSigns:
+    """Head: these have said nothing for long. Did anything come from them, if only an acknowledgement? `PeersHeard`."""
+
+    nodes: list[NodeId]
+
+
+@frozen
 class MakeAgain:
     """Owner: have the objects of this delivery made again. Answered by `Owner.made_again`."""
 
@@ -188,6 +195,7 @@ Effect = (
     | DropSpilled
     | ConnectPeer
     | ForgetPeer
+    | LookForSigns
     | MakeAgain
     | Stop
 )

@@ -45,6 +45,13 @@ class PeerLost:
 
 
 @frozen
+class PeersHeard:
+    """Head: the last packet of any kind from each of these nodes came so many seconds ago."""
+
+    ago: Mapping[NodeId, float]
+
+
+@frozen
 class Undelivered:
     """Node: a frame came for a process of this node that is not connected, or for a node that is buried."""
 
@@ -115,6 +122,7 @@ Event = (
     | ConnectionLost
     | WorkerExited
     | PeerLost
+    | PeersHeard
     | Undelivered
     | Spilled
     | SpillFailed

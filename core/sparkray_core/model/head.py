@@ -11,6 +11,7 @@ here         the door, and the session's end
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -53,8 +54,8 @@ from sparkray_core.model.alarm import Alarm
 from sparkray_core.model.bounded import Recent
 from sparkray_core.model.choosing import Choosing, Held, Refusal
 from sparkray_core.model.draining import Draining
-from sparkray_core.model.effects import ConnectPeer, Effect, ForgetPeer, Send, Stop
-from sparkray_core.model.events import ClockTicked, Event, PeerLost, Received
+from sparkray_core.model.effects import ConnectPeer, Effect, ForgetPeer, LookForSigns, Send, Stop
+from sparkray_core.model.events import ClockTicked, Event, PeerLost, PeersHeard, Received
 from sparkray_core.model.groups import Group, Groups
 from sparkray_core.model.head_leases import HeadLeases
 from sparkray_core.model.head_nodes import NodeRecord, Nodes
@@ -129,6 +130,8 @@ class Head:
             case PeerLost(node, why):
                 if self.nodes.is_alive(node):
                     self._bury(node, why, now)
+            case PeersHeard(ago):
+                self._hear_signs(ago, now)
             case _:
                 self.strays += 1  # facts of a raylet
         self._settle(now)
@@ -399,10 +402,19 @@ class Head:
         if late > self.limits.check_s:
             self.nodes.excuse(late)
         self._check_at = now + self.limits.check_s
-        for record in self.nodes.silent(now - self.limits.node_timeout_s):
-            self._bury(record.info.node, f"it was silent for {self.limits.node_timeout_s:g} s", now)
+        silent = self.nodes.silent(now - self.limits.node_timeout_s)
+        if silent:
+            self.out.append(LookForSigns([record.info.node for record in silent]))
         if now >= self._driver_due and self.lives_for not in self.nodes.all:
             self._end(f"the driver's node did not join within {self.limits.driver_s:g} s", now)
+
+    def _hear_signs(self, ago: Mapping[NodeId, float], now: float) -> None:
+        """A network that loses packets may lose a node's words for long; that it sends any at all is a sign of life."""
+        for node, seconds in ago.items():
+            self.nodes.sign(node, now - seconds)
+        for record in self.nodes.silent(now - self.limits.node_timeout_s):
+            if record.info.node in ago:
+                self._bury(record.info.node, f"it was silent for {self.limits.node_timeout_s:g} s", now)
 
     def _end(self, why: str, now: float) -> None:
         self.ended, self._stop_at = why, now + self.limits.drain_s

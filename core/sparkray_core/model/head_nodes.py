@@ -182,6 +182,11 @@ class Nodes:
     def silent(self, before: float) -> list[NodeRecord]:
         return [record for record in self.alive() if record.heard < before]
 
+    def sign(self, node: NodeId, at: float) -> None:
+        """Something came from it then."""
+        record = self.all[node]
+        record.heard = max(record.heard, at)
+
     def excuse(self, seconds: float) -> None:
         """The head itself slept so long: nobody's silence of that time counts."""
         for record in self.alive():

@@ -409,6 +409,11 @@ class Link:
 
     # ------------------------------------------------------------------------------ another process goes on with it
     @property
+    def heard_at(self) -> float:
+        """When the last packet came from the peer; before the first one, when this end began."""
+        return self._last_heard
+
+    @property
     def epoch(self) -> int:
         """How many peers were accepted."""
         return self._epoch

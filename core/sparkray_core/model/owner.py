@@ -11,10 +11,10 @@ Events in, effects out; no clock, socket or thread. The hot path comes in batche
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
-from sparkray_core.ids import GroupId, NodeId, ProcessId, count_of, node_of, raylet_of
+from sparkray_core.ids import GroupId, NodeId, ObjectId, ProcessId, count_of, node_of, raylet_of
 from sparkray_core.messages import (
     FAILED,
     HOLDS,
@@ -350,28 +350,53 @@ class Owner:
         for count, values, borrowed in message.results:
             task = book.tasks.get(count)
             if task is None:  # answered already: its worker or actor had been given up
-                self.refs.stray(count, values)
+                self._stray(sender, None, count, values, borrowed, effects)
                 continue
             if task.stream is not None:
                 if not self._runs(task, sender):
+                    self._stray(sender, task, count, values, borrowed, effects)
                     continue
                 if not book.streams.complete(task.stream, values):
                     task.stream.late = (count, values, borrowed)
                     continue
                 values = book.streams.last(task.stream, values, effects)
             if task.actor is not None:
-                if task.actor.worker != sender:
-                    continue  # a former life's: the call was made again, or waits for that
+                if task.actor.worker != sender:  # a former life's: the call was made again, or waits for that
+                    self._stray(sender, task, count, values, borrowed, effects)
+                    continue
                 self.calls.answered(task)
             elif lease is not None and lease.inflight.pop(count, None) is not None:
                 shape = task.shape
-            else:
-                continue  # a late answer of a worker that it was taken from
+            else:  # a late answer of a worker that it was taken from
+                self._stray(sender, task, count, values, borrowed, effects)
+                continue
             if borrowed:
                 self.refs.lend(borrowed, sender, effects)
             book.finish(task, values, effects)
         if lease is not None and shape is not None:
             self.leasing.answered(lease, shape, len(message.results), message.busy_s, now)
+
+    def _stray(
+        self,
+        sender: ProcessId,
+        task: Task | None,
+        count: int,
+        values: list[Value],
+        borrowed: Sequence[ObjectId] | None,
+        effects: list[Effect],
+    ) -> None:
+        """Nobody waits for this answer. Who is counted as a borrower is so all the same: in what is inside it we are,
+        in what it keeps of its arguments its worker is."""
+        if borrowed and not self.refs.is_gone(sender):
+            self.refs.lend(borrowed, sender, effects)
+        if len(values) > 1 and type(values[1]) is int:  # a stream's end, and its last items
+            stream = task.stream if task is not None else None
+            self.book.streams.stray(stream, count, values[1], values[2:], effects)
+        elif task is None:
+            self.refs.stray(count, values)
+        else:
+            for value in values:
+                self.refs.decline(value)
 
     def _runs(self, task: Task, worker: ProcessId) -> bool:
         """Whether this worker has the task now, and has not been given up."""
@@ -401,6 +426,8 @@ class Owner:
         entry = self.refs.exported.get(message.object)
         if entry is not None and entry.value is None:
             self.refs.settle(entry, message.value, effects)
+        else:
+            self.refs.decline(message.value)  # it was let go of, or its owner's end has overtaken its words
 
     def _on_missing(self, sender: ProcessId, message: ObjectMissing, now: float, effects: list[Effect]) -> None:
         why = None

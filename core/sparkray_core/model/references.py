@@ -132,7 +132,7 @@ class References:
                 waiter.entry_ready(entry)
         if entry.asked:
             for process in entry.asked:
-                if process not in self._gone and node_of(process) not in self._gone:
+                if not self.is_gone(process):
                     self.tell(entry, process, effects)
             entry.asked = None
         if not entry.held and not entry.pins and not entry.borrowers:
@@ -155,7 +155,11 @@ class References:
             for node in place(value)[1]:
                 if node not in kept:
                     self.free_at(node, entry.id)
-        if value[0] == HOLDS:
+        self.decline(value)
+
+    def decline(self, value: Value) -> None:
+        """Nobody here takes this value: let go of the references inside, in which its sender has counted us."""
+        if type(value) is tuple and value[0] == HOLDS:
             unwanted = Entry(self.me, 0)
             self._contain(unwanted, value[2])
             self.let_go_of_contained(unwanted)
@@ -305,6 +309,7 @@ class References:
             if is_stored(value) and some not in self.exported and some not in self.stored:
                 for node in place(value)[1]:
                     self.free_at(node, some)
+            self.decline(value)
 
     # ------------------------------------------------------------------ letting go
     def drop(self, entries: Iterable[Entry]) -> None:
@@ -383,7 +388,7 @@ class References:
 
     # ------------------------------------------------------------------ what others tell us
     def count_in(self, entry: Entry, process: ProcessId, by: int = 1) -> None:
-        if process in self._gone or node_of(process) in self._gone:
+        if self.is_gone(process):
             return  # said by a third before it had heard, or on its way for longer than word of the death
         if entry.borrowers is None:
             entry.borrowers = {}
@@ -433,6 +438,9 @@ class References:
             entry.value = (HOLDS, stored, entry.value[2])
         else:
             entry.value = stored
+
+    def is_gone(self, process: ProcessId) -> bool:
+        return process in self._gone or node_of(process) in self._gone
 
     def process_gone(self, process: ProcessId, why: str, effects: list[Effect]) -> None:
         """It borrows nothing any more, and what it owned and we wait for will not come."""

@@ -142,7 +142,7 @@ class Streams:
     def _append(self, stream: Stream, first: int, values: Sequence[Value], effects: list[Effect]) -> None:
         known = stream.position - first  # an interrupt between sending and counting makes a worker repeat itself
         for value in values[:known] if known else ():
-            self._forget_holds(value, effects)
+            self.refs.decline(value)
         for value in values[known:] if known else values:
             stream.position += 1
             if stream.position <= stream.arrived:
@@ -187,7 +187,7 @@ class Streams:
             if stream is None or stream.over:
                 self._discard(Stream(self.me, count), index, value, effects)
                 continue
-            self._forget_holds(value, effects)
+            self.refs.decline(value)
             if is_stored(value):
                 self._note_strays(stream, place(value)[1], index)
 
@@ -281,18 +281,11 @@ class Streams:
             if known is not None and known.value is not None:  # from another run, and in use
                 kept = place(known.value)[1]
                 effects += [Send(raylet_of(node), FreeObjects([some])) for node in place(value)[1] if node not in kept]
-                self._forget_holds(value, effects)
+                self.refs.decline(value)
                 return
         entry = Entry(self.me, stream.count, index)
         entry.held = False
         self.refs.settle(entry, value, effects)
-
-    def _forget_holds(self, value: Value, effects: list[Effect]) -> None:
-        """Of an item that we have, or will have from another run: let go of the references in this one."""
-        if type(value) is tuple and value[0] == HOLDS:
-            entry = Entry(self.me, 0)
-            entry.held = False
-            self.refs.settle(entry, (HOLDS, b"", value[2]), effects)
 
     @staticmethod
     def _notify(stream: Stream) -> None:

@@ -16,7 +16,7 @@ from math import inf
 
 from sparkray_core.ids import HEAD, HEAD_NODE, NodeId, node_of, raylet_of
 from sparkray_core.messages import EndSession, NodeGone
-from sparkray_core.model.events import ClockTicked, Event, PeerLost, Received
+from sparkray_core.model.events import ClockTicked, Event, PeerLost, PeersHeard, Received
 from sparkray_core.model.head import Head
 from sparkray_core.run import child
 from sparkray_core.run.config import NodeConfig
@@ -161,6 +161,7 @@ class Master:
         else:
             self._replay(self._found)
             self._found = None
+            self._perform.suspects.clear()  # the life before has looked
             self._timer.at = inf  # what the model asked of a life before: it would ring too early, for nobody
             self._journal.note((RESUMED, now))
             self._perform(self._head.resume(now))
@@ -182,6 +183,9 @@ class Master:
 
     def flush(self) -> None:
         """The turn's end: what it sends leaves when what it was told is written down."""
+        if self._perform.suspects:
+            suspects, self._perform.suspects = self._perform.suspects, []
+            self._happened(PeersHeard({node: self._peers.silence(node) for node in suspects}))
         self._peers.flush()
         self._journal.commit(self._state, self._under_way)
         self._held.release()

@@ -11,7 +11,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sparkray_core.ids import ProcessId, node_of
@@ -29,6 +29,7 @@ from sparkray_core.messages import (
     TaskTuple,
     Value,
 )
+from sparkray_core.model.bounded import Recent
 from sparkray_core.run import current_task, execute
 from sparkray_core.run.pump import Getter, now
 
@@ -40,6 +41,7 @@ BEFORE_IT_RAN: Value = (FAILED, "TaskCancelledError", "the task was cancelled be
 FLUSH_S = 0.001  # an item waits this long for company
 FLUSH_ITEMS = 512  # or until there are so many
 FLUSH_BYTES = 1 << 20  # or so many bytes
+EARLY_READS = 10_000  # kept at most, of streams that do not run
 
 
 def while_it_ran(name: str = "task") -> Value:
@@ -218,6 +220,7 @@ class Outlets:
         self._worker = worker
         self._main_thread = threading.get_ident()
         self.running: dict[tuple[ProcessId, int], Outlet] = {}
+        self.early: Recent[tuple[ProcessId, int], int] = Recent(EARLY_READS)  # words on those that do not run yet
         self.shields = 0  # above zero: an interrupt has to wait
         self.interrupted = False  # it does
 
@@ -226,8 +229,15 @@ class Outlets:
         worker = self._worker
         outlet = Outlet(worker, sender, task)
         outlet.at_once = worker.host is not None and worker.host.is_threaded
+        key = (sender, task[0])
         with worker.core.lock:
-            self.running[sender, task[0]] = outlet
+            self.running[key] = outlet
+            early = self.early.get(key)
+            if early is not None:
+                self.early.forget(key)
+                outlet.read(early)
+            if worker.core.owner.refs.is_gone(sender):
+                outlet.read(STREAM_CLOSED)
         return outlet
 
     def run(self, sender: ProcessId, function: Callable[..., Any], name: str, task: TaskTuple) -> ResultTuple:
@@ -253,13 +263,13 @@ class Outlets:
         outlet = self.running.get((sender, message.count))
         if outlet is not None:
             outlet.read(message.taken)
-            return
-        queue = self._worker.queue
-        for position, (owner, task) in enumerate(queue):  # it has not begun
-            if owner == sender and type(task) is tuple and task[0] == message.count and type(task[2]) is tuple:
-                returns = (task[2][0], message.taken, task[2][2])
-                queue[position] = (owner, (task[0], task[1], returns, *task[3:]))
-                return
+        else:  # it waits in the queue, or in a thread's, or its function is being loaded; or it is over
+            self.early.remember((sender, message.count), message.taken)
+
+    def pushed(self, sender: ProcessId, tasks: Sequence[TaskTuple]) -> None:
+        """They say themselves what was read: what was heard before was of an earlier run."""
+        for task in tasks if len(self.early) else ():
+            self.early.forget((sender, task[0]))
 
     def on_gone(self, sender: ProcessId, message: ProcessGone | NodeGone) -> None:
         """Streams of those that died have no reader any more."""

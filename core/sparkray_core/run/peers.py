@@ -15,6 +15,7 @@ import os
 import re
 from collections.abc import Callable, Iterable
 from hashlib import blake2b
+from math import inf
 from typing import Any
 
 from sparkray_core.ids import HEAD_NODE, NodeId
@@ -134,6 +135,11 @@ class Peers:
     @property
     def unacknowledged_bytes(self) -> int:
         return sum(link.unacked_bytes for link in self._links.values())
+
+    def silence(self, node: NodeId) -> float:
+        """Seconds since anything came from there."""
+        link = self._links.get(node)
+        return self._loop.clock() - link.heard_at if link is not None else inf
 
     def close(self, last: Callable[[], object] | None = None) -> None:
         """Send what is left and confirm what was received, without waiting for answers.

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from sparkray_core.ids import ProcessId, node_of
+from sparkray_core.ids import NodeId, ProcessId, node_of
 from sparkray_core.messages import ObjectChunk
 from sparkray_core.model.effects import (
     ConnectPeer,
@@ -16,6 +16,7 @@ from sparkray_core.model.effects import (
     ForgetChunks,
     ForgetPeer,
     KillWorker,
+    LookForSigns,
     MapPeer,
     PunchHole,
     RestoreObject,
@@ -48,6 +49,7 @@ class Performer:
     def __init__(self, me: ProcessId, loop: Loop, timer: Timer, peers: Peers) -> None:
         """`timer` rings for the model alone."""
         self.stopped: str | None = None  # why the model wished for the end
+        self.suspects: list[NodeId] = []  # signs of life are to be looked for of these
         self._me = me
         self._loop = loop
         self._timer = timer
@@ -58,6 +60,7 @@ class Performer:
             WakeAt: self._wake_at,
             ConnectPeer: self._connect_peer,
             ForgetPeer: self._forget_peer,
+            LookForSigns: self._look_for_signs,
             Stop: self._stop,
         }
 
@@ -84,6 +87,9 @@ class Performer:
 
     def _forget_peer(self, effect: ForgetPeer) -> None:
         self._peers.forget(effect.node)
+
+    def _look_for_signs(self, effect: LookForSigns) -> None:
+        self.suspects = effect.nodes
 
     def _stop(self, effect: Stop) -> None:
         log.info("stopping: %s", effect.why)

@@ -175,9 +175,11 @@ class Worker:
         self._hold_s = max(FLUSH_S, message.hold_s)
         if message.hold_s:
             self.core.pump.will_glance(message.hold_s)
+        self.streams.pushed(sender, message.tasks)
         self._extend([(sender, task) for task in message.tasks])
 
     def _on_calls(self, sender: ProcessId, message: PushCalls) -> None:
+        self.streams.pushed(sender, message.calls)
         self._extend([(sender, call) for call in message.calls])
 
     def _on_group(self, sender: ProcessId, message: SetGroup) -> None:
@@ -233,9 +235,12 @@ class Worker:
 
     def _on_cancel(self, sender: ProcessId, message: CancelTask) -> None:
         """Drop it from the queue, or interrupt it: the signal ends a `time.sleep`, too."""
-        for item in self.queue:
+        for item in list(self.queue):  # the running thread takes from it without the lock
             if item[0] == sender and isinstance(item[1], tuple) and item[1][0] == message.count:
-                self.queue.remove(item)
+                try:
+                    self.queue.remove(item)
+                except ValueError:
+                    break  # it begins right now
                 kept = self.core.records
                 kept.failed(sender, message.count, "TaskCancelledError")
                 kept.ran.append((sender, message.count, item[1][1], clock(), clock()))

@@ -6,7 +6,16 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from sparkray_core.ids import ObjectId, ProcessId, object_id
-from sparkray_core.messages import HOLDS, STORED, STREAM_CLOSED, STREAM_UNREAD, StreamItems, StreamRead, Value
+from sparkray_core.messages import (
+    HOLDS,
+    STORED,
+    STREAM_CLOSED,
+    STREAM_UNREAD,
+    StreamItems,
+    StreamRead,
+    TaskTuple,
+    Value,
+)
 from sparkray_core.model.streams import Stream
 from sparkray_core.testing import sim_programs
 from sparkray_core.testing.sim_core import Code, Ref, Signal, SimCore
@@ -91,9 +100,15 @@ class SimOutlets:
     def __init__(self, worker: SimWorker) -> None:
         self._worker = worker
         self.running: dict[tuple[ProcessId, int], SimOutlet] = {}
+        self.early: dict[tuple[ProcessId, int], int] = {}
 
     def open(self, caller: ProcessId, count: int, returns: tuple[int, int, int]) -> SimOutlet:
         outlet = self.running[caller, count] = SimOutlet(self._worker, caller, count, returns)
+        early = self.early.pop((caller, count), None)
+        if early is not None:
+            outlet.read(early)
+        if self._worker.owner.refs.is_gone(caller):
+            outlet.read(STREAM_CLOSED)
         return outlet
 
     def on_read(self, sender: ProcessId, message: StreamRead) -> None:
@@ -101,11 +116,11 @@ class SimOutlets:
         if outlet is not None:
             outlet.read(message.taken)
             return
-        queue = self._worker.queue
-        for position, (owner, task) in enumerate(queue):
-            if owner == sender and isinstance(task, tuple) and task[0] == message.count and isinstance(task[2], tuple):
-                returns = (task[2][0], message.taken, task[2][2])
-                queue[position] = (owner, (task[0], task[1], returns, *task[3:]))
+        self.early[sender, message.count] = message.taken
+
+    def pushed(self, sender: ProcessId, tasks: Sequence[TaskTuple]) -> None:
+        for task in tasks:
+            self.early.pop((sender, task[0]), None)
 
     def reader_gone(self, gone: bytes) -> None:
         """A process or node died."""

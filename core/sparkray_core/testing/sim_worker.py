@@ -83,10 +83,12 @@ class SimWorker(SimCore):
             if self.blocked:  # what it waits for may be among them
                 self.send(sender, TasksReturned([task[0] for task in message.tasks], blocked=True))
             else:
+                self.outlets.pushed(sender, message.tasks)
                 self._extend(sender, message.tasks)
         elif isinstance(message, PushCalls):
             assert self.actor is not None, "a call came to a worker that is no actor"
             assert self.actor.actor == message.actor, "a call came to another actor"
+            self.outlets.pushed(sender, message.calls)
             self._extend(sender, message.calls)
         elif isinstance(message, SetUpWorker):
             assert self.env is None, f"a worker of {self.env!r} was to take on {message.env!r}"

@@ -24,6 +24,7 @@ from sparkray_core.model.effects import (
     ForgetChunks,
     ForgetPeer,
     KillWorker,
+    LookForSigns,
     MakeAgain,
     MapPeer,
     PunchHole,
@@ -45,6 +46,7 @@ from sparkray_core.model.events import (
     Event,
     PeerLost,
     PeerMapped,
+    PeersHeard,
     Received,
     Restored,
     RestoreFailed,
@@ -295,10 +297,16 @@ class Simulation:
                 case ForgetPeer(node):
                     host.links.pop(node, None)
                     host.forgotten.add(node)
+                case LookForSigns(nodes):
+                    self.at(self.now, lambda nodes=nodes: self._look_for_signs(host, nodes))  # type: ignore[misc]
                 case Stop(why):
                     self.kill_host(host, why)
                 case MakeAgain():
                     raise TypeError(f"only owners wish for {effect}")
+
+    def _look_for_signs(self, head: Host, nodes: Sequence[NodeId]) -> None:
+        links = [(node, head.links.get(node)) for node in nodes]
+        self._event(head, PeersHeard({node: self.now - link.heard_at for node, link in links if link is not None}))
 
     def _copy(self, host: Host, effect: CopyChunk) -> None:
         """One after the other, as the raylet's thread does it; bytes are read when it comes to that."""

@@ -65,7 +65,7 @@ class Weather:
 
 CALM = Weather(PERFECT, 0)
 ROUGH = Weather(Conditions(), 6, bad_starts=0.05, bad_disks=0.05)
-LOSSY = Weather(Conditions(drop=0.01), 0)  # of 5 in 100, four in a row are lost now and then: that is a silent node
+LOSSY = Weather(Conditions(), 0)
 CRASHES = Weather(PERFECT, 0, crashes=6)
 DEADLY = Weather(Conditions(), 0, deaths=5)
 HEADLESS = Weather(Conditions(), 0, head_deaths=8)
