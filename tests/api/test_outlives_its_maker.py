@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -123,6 +124,22 @@ def test_an_actor_keeps_what_a_dead_one_made(ray: Any, maker: Any) -> None:
     assert ray.get(holder.read.remote()) == 7 * MIB
     ray.kill(holder)
     wait_until(lambda: not status()["kept"])
+
+
+def test_what_is_inside_a_result_that_is_not_sent_after_all_is_let_go_of(ray: Any) -> None:
+    @ray.remote(num_returns=2)
+    def half() -> Any:
+        return [ray.put(np.ones(MIB, dtype=np.uint8))], threading.Lock()  # that cannot be pickled
+
+    gc.collect()
+    wait_until(lambda: not status()["kept"])
+    before = status()["store_used"]
+    for ref in half.remote():
+        with pytest.raises(ray.exceptions.RayTaskError):
+            ray.get(ref)
+    del ref
+    gc.collect()
+    wait_until(lambda: status()["store_used"] == before and not status()["kept"])
 
 
 def test_what_never_left_a_worker_is_freed_with_it(ray: Any) -> None:

@@ -656,8 +656,8 @@ def test_an_actor_that_waits_for_what_it_had_made_itself_is_not_left_to_wait_for
 
 
 # ---------------------------------------------------------------------------------- streams
-def streaming(bench: Bench, retries: int = 3) -> tuple[Task, Stream]:
-    task = bench.task(retries=retries)
+def streaming(bench: Bench, retries: int = 3, refs: list[Entry] | None = None) -> tuple[Task, Stream]:
+    task = bench.task(retries=retries, refs=refs)
     stream = Stream(ME, task.count)
     task.returns, task.num_returns, task.stream = [stream.end], 1, stream
     bench.submit(task)
@@ -730,6 +730,21 @@ def test_a_generator_that_yields_less_the_second_time_fails_what_is_missing(benc
     ends(bench, task, 0)
 
     assert reason(first) == reason(second) == "RUN_FAILED"
+
+
+def test_a_generator_that_cannot_run_again_for_its_argument_s_sake_fails_what_is_wanted(bench: Bench) -> None:
+    argument = Entry(ME, 99)
+    bench.owner.put(argument, THERE, [])
+    task, stream = streaming(bench, retries=-1, refs=[argument])
+    items(bench, task, 0, THERE)
+    ends(bench, task, 1)
+    (first,) = take(bench, stream, 1)
+    node_dies(bench)
+    bench.owner.want([first], bench.now)
+
+    assert isinstance(first.value, tuple)
+    assert first.value[:2] == (FAILED, "ObjectLostError")
+    assert not bench.owner.book.tasks
 
 
 RAYLET_OF_NODE = raylet_of(NODE)

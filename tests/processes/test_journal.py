@@ -278,7 +278,7 @@ def test_what_is_expected_of_a_head_that_lives(undisturbed: tuple[list[Any], int
 
 
 def test_a_node_that_says_nothing_lives_while_packets_come_from_it_and_dies_of_silence() -> None:
-    world = World(MemoryTables())
+    world = World(always(MemoryTables()))
     world.hears(NodeTable)
     world.until(lambda: len(list(world.master._head.nodes.alive())) == 2, "two nodes")
     link = world.b.peers._links[HEAD_NODE]

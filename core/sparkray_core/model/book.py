@@ -38,6 +38,8 @@ class Book:
         name, why = (value[1], value[2]) if type(value) is tuple and value[0] == FAILED else ("", "an argument failed")
         actor = None if task.actor is None else task.actor.id
         self.failed.append((task.count, task.function.name, actor, str(name), str(why), self.now))
+        if task.stream is not None:  # it did not run, or its run was given up: for lost items there is no next one
+            task.stream.expected = list(task.stream.wanted.values())
         self.finish(task, values, effects)
 
     def finish(self, task: Task, values: list[Value], effects: list[Effect]) -> None:

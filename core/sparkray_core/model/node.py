@@ -86,6 +86,7 @@ from sparkray_core.model.events import (
     MemoryRead,
     PeerLost,
     PeerMapped,
+    PeersHeard,
     Received,
     Restored,
     RestoreFailed,
@@ -193,6 +194,8 @@ class Node:
                 self.pulls.copied(event, now)
             case MemoryRead():
                 self.memory.read(event, now)
+            case PeersHeard():
+                self.strays += 1  # the head's
         if self.ended is None:
             self._flush_kept(now)
             self.store.settle(now)

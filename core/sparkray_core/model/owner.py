@@ -389,7 +389,7 @@ class Owner:
         in what it keeps of its arguments its worker is."""
         if borrowed and not self.refs.is_gone(sender):
             self.refs.lend(borrowed, sender, effects)
-        if len(values) > 1 and type(values[1]) is int:  # a stream's end, and its last items
+        if len(values) > 1 and isinstance(values[1], int):  # a stream's end, and its last items
             stream = task.stream if task is not None else None
             self.book.streams.stray(stream, count, values[1], values[2:], effects)
         elif task is None:

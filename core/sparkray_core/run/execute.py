@@ -96,8 +96,8 @@ def run(
     return count, answer, still_held(core, found) if found else None
 
 
-def packed(answer: Any) -> ResultTuple:
-    """The answer as it travels, of one by `run(..., later=True)`.
+def packed(core: Core, caller: ProcessId, answer: Any) -> ResultTuple:
+    """The answer as it travels; it leaves next, and the core's lock is held. Of one by `run(..., later=True)`, too.
 
     Between two tasks of some milliseconds all code is out of the processor's caches: several results that are pickled
     one after the other cost little more than one then.
@@ -105,7 +105,22 @@ def packed(answer: Any) -> ResultTuple:
     count, results, held = answer
     if type(results) is tuple:
         return count, [values.to_inline(values.serialize(results[0]))], held
+    lend(core, caller, results)
     return answer  # type: ignore[no-any-return]
+
+
+def lend(core: Core, to: ProcessId, answer: list[Any]) -> None:
+    """Values by `pack` leave next: count who gets them in for the references inside.
+
+    Not before: who dies in between, or does not send them after all, would leave a borrower that never lets go.
+    """
+    for index, value in enumerate(answer):
+        if type(value) is tuple and value[0] == HOLDS:
+            inner: Any = tuple(ref if type(ref) is bytes else ref._entry.id for ref in value[2])
+            effects: list[Effect] = []
+            core.owner.refs.lend(inner, to, effects)
+            core._perform(effects)
+            answer[index] = (HOLDS, value[1], inner)
 
 
 async def run_async(
@@ -186,19 +201,14 @@ def _pack_yielded(
 
 
 def pack(core: Core, caller: ProcessId, count: int, index: int, result: Any) -> Value:
-    """One returned value as it travels to the caller, who owns it."""
+    """One returned value as it travels to the caller, who owns it; references inside stay themselves until `lend`."""
     serialized = values.serialize(result)
     if serialized.size <= core.inline_bytes:
         value = values.to_inline(serialized)
     else:
         value = core.store(object_id(task_id(caller, count), index), serialized)
     if serialized.refs:
-        inner = tuple(ref._entry.id for ref in serialized.refs)
-        effects: list[Effect] = []
-        with core.lock:
-            core.owner.refs.lend(inner, caller, effects)
-            core._perform(effects)
-        return (HOLDS, value, inner)
+        return (HOLDS, value, tuple(serialized.refs))
     return value
 
 

@@ -18,7 +18,7 @@ from sparkray_core.ids import ProcessId
 from sparkray_core.messages import CancelTask, ResultTuple, RunNested, TaskTuple, WorkerBlocked, WorkerUnblocked
 from sparkray_core.model.entries import Entry
 from sparkray_core.model.tasks import Task
-from sparkray_core.run import gpus
+from sparkray_core.run import execute, gpus
 from sparkray_core.run.current_task import ExitActor
 from sparkray_core.run.pump import Getter, now
 from sparkray_core.run.records import clock
@@ -163,6 +163,8 @@ class Nested:
                 self.first = level.first
                 worker.running, worker.function = level.task, level.function
                 worker.began, worker.working_on = level.began, level.working_on
+                if result is not None:
+                    execute.lend(core, core.me, result[1])
                 end = core.owner.lost_own(wire[0], why, now()) if result is None else core.owner.ran_own(result, now())
                 core._perform(end)
         if level.cancelled:

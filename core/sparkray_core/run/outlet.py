@@ -147,6 +147,7 @@ class Outlet:
         values = self._drain()
         if values:
             self._worker.send_output()
+            execute.lend(self._worker.core, self.caller, values)
             self._worker.core._send(self.caller, StreamItems(self.count, self._sent, values))
             self._sent += len(values)
 

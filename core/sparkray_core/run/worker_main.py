@@ -489,7 +489,7 @@ class Worker:
         results = self.results
         while results:
             sender, result = results.popleft()
-            by_owner.setdefault(sender, []).append(execute.packed(result))
+            by_owner.setdefault(sender, []).append(execute.packed(self.core, sender, result))
         moment = time.perf_counter()
         busy, self._flushed_at = moment - self._flushed_at, moment
         for owner, done in by_owner.items():

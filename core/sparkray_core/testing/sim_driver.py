@@ -15,6 +15,7 @@ from sparkray_core.testing.sim_programs import ACTOR, Expected, Program, expect,
 from sparkray_core.testing.sim_spark import SimSpark, deliver
 from sparkray_core.testing.sim_streams import call_generator
 
+HEAVIEST = 40  # values nested in an argument: tasks that hand back what they opened would double that each time
 SIZES = [0, 0, 0, 10, 5000, 30_000]  # bytes; 0: inline
 
 
@@ -270,7 +271,8 @@ class SimDriver(SimCore):
 
     def _pick(self, pool: list[Known], most: int) -> list[Known]:
         """Lately made ones, mostly."""
-        return [pool[-1 - int(len(pool) * self.dice.random() ** 3)] for _ in range(self.dice.randint(0, most)) if pool]
+        some = [pool[-1 - int(len(pool) * self.dice.random() ** 3)] for _ in range(self.dice.randint(0, most)) if pool]
+        return [known for known in some if known.expected.weight <= HEAVIEST]
 
     def _program(self, depth: int) -> Program:
         dice = self.dice

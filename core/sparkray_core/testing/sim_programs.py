@@ -8,7 +8,7 @@ from __future__ import annotations
 import pickle
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from sparkray_core.ids import ObjectId
@@ -50,6 +50,10 @@ class Expected:
 
     outcome: str  # "value 7", "error 7", or "actor"
     inside: tuple[Expected, ...] = ()
+    weight: int = field(init=False, compare=False)  # values in it, itself included
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "weight", 1 + sum(one.weight for one in self.inside))
 
     @property
     def good(self) -> bool:

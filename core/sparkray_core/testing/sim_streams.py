@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from sparkray_core.ids import ObjectId, ProcessId, object_id
 from sparkray_core.messages import (
+    ERROR,
+    FAILED,
     HOLDS,
     STORED,
     STREAM_CLOSED,
@@ -82,7 +84,8 @@ class SimOutlet:
                 f"value {mix(program.key, outcomes, index)}", [worker.export(ref) for ref in inside]
             )
             value = yield from worker.store(some, packed, program.size)
-            value = worker.holding(value, inside, self.caller)
+            if inside and not (isinstance(value, tuple) and value[0] in (ERROR, FAILED)):
+                value = (HOLDS, value, tuple(inside))
         self._items.append(value)
         if len(self._items) >= BATCH or (isinstance(value, tuple) and value[0] in (STORED, HOLDS)):
             self._flush()
@@ -91,6 +94,7 @@ class SimOutlet:
         if self._items:
             items, self._items = self._items, []
             first, self._sent = self._sent, self._sent + len(items)
+            self._worker.lend(self.caller, items)
             self._worker.send(self.caller, StreamItems(self._count, first, items))
 
 

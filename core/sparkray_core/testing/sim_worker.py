@@ -175,6 +175,7 @@ class SimWorker(SimCore):
         by_owner: dict[ProcessId, list[ResultTuple]] = {}
         while self.results:
             sender, result = self.results.popleft()
+            self.lend(sender, result[1])
             by_owner.setdefault(sender, []).append(result)
         busy, self._flushed_at = self.now - self._flushed_at, self.now
         for owner, done in by_owner.items():
@@ -217,6 +218,7 @@ class SimWorker(SimCore):
             task, wire = taken
             self.functions.add(task.function.id)
             result = yield from self._execute(self.me, wire)
+            self.lend(self.me, result[1])
             self.perform(self.owner.ran_own(result, self.now))
             taken = self._take_own(wanted, asked) if signal.missing > 0 else None
         if signal.missing > 0:
@@ -264,7 +266,7 @@ class SimWorker(SimCore):
         elif failure:
             values = [sim_programs.error(failure)] * returns
         else:
-            values = yield from self._run(program, object_id(task_id(caller, count)), caller, outcomes, found)
+            values = yield from self._run(program, object_id(task_id(caller, count)), outcomes, found)
         if program.keeps_s and found:
             self._keep(found, program.keeps_s)
         entries = list(dict.fromkeys(ref.entry for ref in found))
@@ -296,9 +298,7 @@ class SimWorker(SimCore):
         held = self.ref_of(some)  # in case that it is not found, and its owner has to be asked
         return (yield from self.read(held.entry, value[2]))
 
-    def _run(
-        self, program: Program, result: ObjectId, caller: ProcessId, outcomes: list[str], found: list[Ref]
-    ) -> Code[list[Value]]:
+    def _run(self, program: Program, result: ObjectId, outcomes: list[str], found: list[Ref]) -> Code[list[Value]]:
         """What the program says; see `sim_programs.expect`."""
         yield program.run_s
         opened = [ref for ref in found if ref.actor is None] if program.opens else []
@@ -328,7 +328,7 @@ class SimWorker(SimCore):
                 f"value {mix(program.key, outcomes, index)}", [self.export(ref) for ref in within]
             )
             value = yield from self.store(some, packed, program.size)
-            values.append(self.holding(value, within, caller))
+            values.append(holding(value, within))
         return values
 
     def _see(self, refs: Sequence[Ref], outcomes: list[str], inside: list[Ref] | None = None) -> Code[str]:
@@ -343,14 +343,15 @@ class SimWorker(SimCore):
                 inside += got.refs
         return ""
 
-    def holding(self, value: Value, inside: Sequence[Ref], caller: ProcessId) -> Value:
-        if not inside or (isinstance(value, tuple) and value[0] in (ERROR, FAILED)):
-            return value
-        ids = tuple(ref.entry.id for ref in inside)
-        effects: list[Effect] = []
-        self.owner.refs.lend(ids, caller, effects)
-        self.perform(effects)
-        return (HOLDS, value, ids)
+    def lend(self, to: ProcessId, values: list[Value]) -> None:
+        """They leave next."""
+        for index, value in enumerate(values):
+            if isinstance(value, tuple) and value[0] == HOLDS:
+                ids = tuple(ref.entry.id if isinstance(ref, Ref) else ref for ref in value[2])
+                effects: list[Effect] = []
+                self.owner.refs.lend(ids, to, effects)
+                self.perform(effects)
+                values[index] = (HOLDS, value[1], ids)
 
     def _keep(self, refs: list[Ref], seconds: float) -> None:
         kept = refs[:]
@@ -373,3 +374,10 @@ class SimWorker(SimCore):
             self.leaving = "its constructor raised"
         else:
             self.send(HEAD, ActorReady(start.actor, start.incarnation))
+
+
+def holding(value: Value, inside: Sequence[Ref]) -> Value:
+    """The references are themselves until `SimWorker.lend`."""
+    if not inside or (isinstance(value, tuple) and value[0] in (ERROR, FAILED)):
+        return value
+    return (HOLDS, value, tuple(inside))
