@@ -24,7 +24,7 @@ from collections.abc import Mapping
 from typing import Any, Union
 
 from sparkray_core.frozen import frozen
-from sparkray_core.ids import ActorId, FunctionId, GroupId, LeaseId, NodeId, ObjectId, ProcessId
+from sparkray_core.ids import ActorId, FunctionId, GroupId, LeaseId, NodeId, ObjectId, ProcessId, TaskId
 
 PROTOCOL_VERSION = 1
 
@@ -48,6 +48,25 @@ ResultTuple = tuple[int, "list[Value]", "list[ObjectId] | None"]
 
 
 NOTHING: dict[str, Any] = {}  # the default of a field; nobody writes to it
+NONE: list[Any] = []  # likewise
+# How a task is made again in another process: (counter, function, payload, [(position or keyword, ObjectId)], [objects
+# inside the arguments], number of returns, retries, resources, env, priority, max_calls, Where)
+RecordedTask = tuple[
+    int,
+    FunctionId,
+    Value,
+    "list[tuple[int | str, ObjectId]]",
+    "list[ObjectId]",
+    int,
+    int,
+    Resources,
+    str,
+    int,
+    int,
+    Where,
+]
+# (id, its value, or None if it is not there; why its task could not be run again: a name in `model.records`)
+RecordedObject = tuple[ObjectId, "Value | None", str]
 
 
 # ---------------------------------------------------------------------------------- joining and leaving
@@ -176,10 +195,13 @@ class ExplainNode:
 
 @frozen
 class ProcessGone:
-    """Raylet -> head -> every raylet -> its processes: what it owned or borrowed is nobody's now."""
+    """Raylet -> head -> every raylet -> its processes: what it borrowed is nobody's now. Nor is what it owned, unless
+    the head names an heir, which owns that from now on: whoever refers to it says so to the heir, and asks there."""
 
     process: ProcessId
     why: str  # exit status or signal, in words
+    heir: ProcessId | None = None
+    kept: list[ObjectId] = NONE  # the heir's objects that may lie in stores; all others of the process go
 
 
 @frozen
@@ -589,6 +611,47 @@ class AdoptObject:
 
 
 @frozen
+class RecordObjects:
+    """Owner that may die before those who borrow from it -> the GCS: what others borrow of mine, should I die.
+
+    What is told of an object takes the place of what was told before. The GCS was counted in as a borrower of all
+    references inside these values and tasks. Of a dead owner's the head makes an `InheritObjects`.
+    """
+
+    driver: ProcessId  # for whose job it works: the heir; empty: the one that started the session
+    functions: list[tuple[FunctionId, str, bytes]]  # that the tasks name, and that were not sent before
+    tasks: list[RecordedTask]  # that were not sent before, and that make these objects
+    objects: list[RecordedObject]
+
+
+@frozen
+class ForgetRecords:
+    """Owner -> the GCS: these were freed."""
+
+    objects: list[ObjectId]
+
+
+@frozen
+class InheritObjects:
+    """Head -> heir: this owner died, and what it had recorded is yours. The head holds what is inside for half a
+    minute more, in which you say that you do."""
+
+    owner: ProcessId
+    why: str
+    functions: list[tuple[FunctionId, str, bytes]]
+    tasks: list[RecordedTask]
+    objects: list[RecordedObject]
+
+
+@frozen
+class NameResults:
+    """Owner -> leased worker, ahead of tasks that another owner had submitted: under which ids to store their
+    results."""
+
+    names: list[tuple[int, TaskId]]  # counter of the task
+
+
+@frozen
 class AllocateObject:
     """Process -> its raylet: room for an object. Answered by `ObjectAllocated` or `ObjectRefused`."""
 
@@ -993,6 +1056,10 @@ Message = (
     | TakeObject
     | ObjectTaken
     | ObjectMoved
+    | RecordObjects
+    | ForgetRecords
+    | InheritObjects
+    | NameResults
 )
 
 # Numbers are never used twice, not even after a message is gone.
@@ -1090,4 +1157,8 @@ MESSAGES: Mapping[int, type[Message]] = {
     220: ObjectThere,
     221: PullDone,
     222: PullFrom,
+    240: RecordObjects,
+    241: ForgetRecords,
+    242: InheritObjects,
+    243: NameResults,
 }

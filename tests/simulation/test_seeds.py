@@ -20,6 +20,7 @@ from sparkray_core.testing.storm import (
     HEADLESS,
     LEAVING,
     LOSSY,
+    ORPHANS,
     ROUGH,
     ROUGH_SPARK,
     Weather,
@@ -65,13 +66,24 @@ def test_every_value_is_right_when_nodes_of_one_host_read_each_other_s_objects_i
     run_storm(seed, replace(DEADLY, shared_hosts=True))
 
 
+@pytest.mark.parametrize("seed", [1, 7, 8, *slow(0, 2, 3, 4, 5, 6, 9, 10, 11)])
+def test_every_value_is_right_when_workers_die_that_own_what_others_hold(seed: int) -> None:
+    storm = run_storm(seed, ORPHANS)
+    assert any(driver.owner.refs.legacy.mine for driver in storm.drivers), "no driver took anything over"
+
+
+@pytest.mark.parametrize("seed", [1, *slow(0, 2, 3)])
+def test_what_owners_recorded_outlives_the_head_s_process_too(seed: int) -> None:
+    run_storm(seed, replace(ORPHANS, head_deaths=4))
+
+
 @pytest.mark.parametrize("seed", [2, 4, 8, *slow(0, 1, 3, 5, 7, 9, 10, 11)])
 def test_nobody_notices_that_nodes_are_drained(seed: int) -> None:
     run_storm(seed, LEAVING)
 
 
 def test_blocks_of_spark_that_are_lost_are_made_again_and_have_their_values() -> None:
-    storm = run_storm(11, DEADLY_SPARK)
+    storm = run_storm(17, DEADLY_SPARK)
     assert sum(len(driver.spark.repeated) for driver in storm.drivers if driver.spark is not None) >= 1
 
 

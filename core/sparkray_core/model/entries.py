@@ -19,6 +19,7 @@ from sparkray_core.ids import NodeId, ObjectId, ProcessId, object_id, task_id
 from sparkray_core.messages import DEPENDENT, ERROR, FAILED, HOLDS, STORED, Value
 
 MOST_NAMES = 8  # of a chain of tasks that failed for an argument's sake: the first and the last ones
+ACTOR_INDEX = 0xFFFFFFFF  # an actor's handles are counted as references to this "return" of its creation
 NOT_GIVEN = -1  # as an entry's `registered`: its keeper is to own it, and has not heard of it
 
 

@@ -33,6 +33,7 @@ from sparkray_core.messages import (
     EndSession,
     ExplainNode,
     FindActor,
+    ForgetRecords,
     JoinNode,
     Message,
     NameActor,
@@ -40,6 +41,7 @@ from sparkray_core.messages import (
     NodeGone,
     NodeSaid,
     ProcessGone,
+    RecordObjects,
     RegisterJob,
     RemoveGroup,
     RequestLeases,
@@ -62,6 +64,7 @@ from sparkray_core.model.head_nodes import NodeRecord, Nodes
 from sparkray_core.model.jobs import Jobs
 from sparkray_core.model.limits import HeadLimits
 from sparkray_core.model.node_info import NodeInfo
+from sparkray_core.model.records import Records
 
 EVENTS = 1_000  # of joins, deaths and the like that are remembered
 
@@ -100,6 +103,7 @@ class Head:
         self.events: deque[tuple[float, str, str, str]] = deque(maxlen=EVENTS)  # when, severity, whose, what
         self._now = 0.0
         self.jobs = Jobs(self.limits.remembered)
+        self.records = Records(self.limits.record_bytes, self.limits.record_objects, self.limits.handover_s, self.out)
         self.gone: Recent[ProcessId, str] = Recent(self.limits.remembered)
         self.ended: str | None = None  # why the session ends, once it does
         self.stopped = False
@@ -206,7 +210,14 @@ class Head:
                 self.actors.end(message, now)
             case ProcessGone(process, why):
                 self._forget(process, why)
-                self._tell_nodes(message)
+                self._tell_nodes(self._bequeath(process, why, now))
+            case RecordObjects():
+                if sender in self.gone:
+                    self.records.late(sender, message, self.gone.get(sender) or "", now)
+                else:
+                    self.records.record(sender, message)
+            case ForgetRecords():
+                self.records.forget(sender, message)
             case NodeGone(node, why):
                 if node == node_of(sender):  # it takes its leave
                     self._bury(node, why, now)
@@ -246,6 +257,7 @@ class Head:
             self.out.append(Send(raylet, EndSession(self.ended)))
         elif record.info.alive:
             record.heard = now
+            self.out.extend(Send(raylet, told) for told in self.records.obituaries())
             if self._table_due is None or self._table_due > now:  # else it gets it with all the others
                 self.out.append(Send(raylet, self.nodes.table()))
         else:
@@ -271,6 +283,8 @@ class Head:
         record.unsettled.clear()
         self.jobs.node_gone(node, why)
         self.leases.forget(node=node)
+        for owner in self.records.owners_on(node):
+            self._tell_nodes(self._bequeath(owner, f"its node is gone: {why}", now))
         self._tell_nodes(NodeGone(node, why, planned))
         self.groups.node_gone(node, why)
         self.actors.node_gone(node, why, now, planned)
@@ -310,6 +324,12 @@ class Head:
         self.actors.forget_process(process, why)
         self.groups.forget_process(process)
         self._no_job(f"its driver is gone: {why}")
+
+    def _bequeath(self, owner: ProcessId, why: str, now: float) -> ProcessGone:
+        """What this process owned is its heir's, if there is one. Returns the word of its death."""
+        heir = self.jobs.heir(self.records.driver_of(owner)) if self.records.has(owner) else None
+        kept = self.records.owner_gone(owner, why, heir, now)
+        return ProcessGone(owner, why, heir, kept)
 
     def _send_owed_table(self) -> None:
         """Who is brought together by a placement must have heard of each other first."""
@@ -388,6 +408,7 @@ class Head:
             self._send_table(now)
         self.groups.settle(now)
         self.draining.settle(now)
+        self.records.settle(now)
         self.leases.try_hopeless(now, self._joined or self.groups.changed)
         self.actors.settle(now, self._joined or self.groups.changed)
         self._joined = self.groups.changed = False
@@ -395,6 +416,7 @@ class Head:
         wakes.append(self.groups.retry_at)
         wakes.append(self.draining.next_wake())
         wakes.append(self.leases.next_wake())
+        wakes.append(self.records.next_wake())
         self.out += self._alarm.ask(min(wake for wake in wakes if wake is not None))
 
     def _check(self, now: float) -> None:

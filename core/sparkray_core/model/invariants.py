@@ -383,6 +383,8 @@ def check_entries(owner: Owner, held: Iterable[Entry]) -> None:
     for record in owner.lineage.records.values():
         for entry in record.pinned:
             pin(entry)
+    for entry in refs.legacy.held():
+        pin(entry)
     for entry in [*held, *refs.exported.values(), *refs.stored.values()]:
         see(entry)
     for some, entry in refs.exported.items():

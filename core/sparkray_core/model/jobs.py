@@ -44,6 +44,10 @@ class Jobs:
         job = self.running[driver] = Job(self._count, driver, facts)
         return job
 
+    def heir(self, driver: ProcessId) -> ProcessId | None:
+        """Who is to own what a worker of this driver's job leaves behind; empty: of the oldest that still runs."""
+        return driver if driver in self.running else None if driver else next(iter(self.running), None)
+
     def process_gone(self, process: ProcessId, why: str) -> None:
         job = self.running.pop(process, None)
         if job is not None:

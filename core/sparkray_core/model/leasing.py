@@ -16,6 +16,7 @@ from sparkray_core.messages import (
     LeaseGranted,
     LeaseLost,
     LeaseRefused,
+    NameResults,
     PushTasks,
     ReclaimLeases,
     RequestLeases,
@@ -33,6 +34,7 @@ from sparkray_core.model.book import Book
 from sparkray_core.model.bounded import Recent
 from sparkray_core.model.effects import Effect, Send, WakeAt
 from sparkray_core.model.entries import is_stored, place
+from sparkray_core.model.legacy import INHERITED
 from sparkray_core.model.tasks import Lease, OwnerLimits, Queue, Shape, Task
 from sparkray_core.model.where import NO_GROUP, group_of, membership
 
@@ -265,7 +267,15 @@ class Leasing:
             calm_s = self.limits.patient_ahead_s if hold_s else self.limits.stuck_after_s
             lease.patience_s = max(calm_s, 3 * (lease.queue.shape.mean_s or 0.0)) + hold_s
             lease.queue.leases.note(lease)
+            if self.book.refs.legacy.mine:
+                self._name_results(lease.worker, tasks, effects)
             effects.append(Send(lease.worker, PushTasks(functions, tasks, hold_s)))
+
+    def _name_results(self, worker: ProcessId, tasks: list[TaskTuple], effects: list[Effect]) -> None:
+        """Of tasks that were inherited: what they return has ids of the owner that died."""
+        names = [(task[0], self.book.refs.legacy.task_id(task[0])) for task in tasks if task[0] >= INHERITED]
+        if names:
+            effects.append(Send(worker, NameResults(names)))
 
     def _request(self, queue: Queue, effects: list[Effect]) -> None:
         """Ask for as many workers as the queue would keep busy for a while."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sparkray_core.model.legacy import HANDOVER_S
 from sparkray_core.settings import Settings
 
 
@@ -79,4 +80,7 @@ class HeadLimits:
     unknown_task_s: float = 0.1  # taken for the mean of a node that has not measured any
     restart_gap_s: float = 0.5  # between two lives of one actor at least; one that dies at once may not spin
     remembered: int = 10_000  # dead actors, processes and nodes whose end can still be told
+    record_bytes: int = 64 << 20  # of records of objects that are to outlive their owners; and how many objects
+    record_objects: int = 100_000
+    handover_s: float = HANDOVER_S  # for so long the head holds what is inside of what it has passed on to an heir
     story_lines: int = 40  # kept of each actor

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 
-from sparkray_core.ids import ActorId, NodeId, object_id, task_id
+from sparkray_core.ids import ActorId, NodeId, object_id
 from sparkray_core.messages import FAILED, Value
 from sparkray_core.model.deliveries import Deliveries, Delivery
 from sparkray_core.model.entries import Entry, bare, is_failure, is_stored, place
@@ -105,6 +105,15 @@ class Lineage:
         record = self.records[delivery.count] = Record(delivery)
         record.alive.update(entry.index for entry in delivery.returns)
         self._close(record, delivery)
+
+    def inherited(self, task: Task, entries: Iterable[Entry], story: str) -> None:
+        """Another owner had submitted it and died; these of its results are ours now. Its arguments are pinned."""
+        record = self.records[task.count] = Record(task)
+        record.story = story
+        record.alive = {entry.index for entry in entries}
+        if not self._close(record, task):
+            for entry in [*(entry for _, entry in task.refs or ()), *(task.nested or ())]:
+                self.refs.unpin(entry)
 
     def let_go(self, entry: Entry) -> None:
         """Nobody holds it any more; its bytes are freed."""
@@ -327,7 +336,7 @@ class Lineage:
     def free_unless_there(self, count: int, places: Iterable[tuple[NodeId, int]]) -> None:
         """What lies in these places, and is not the object as it is known."""
         for node, index in places:
-            some = object_id(task_id(self.refs.me, count), index)
+            some = object_id(self.refs.legacy.task_id(count), index)
             entry = self.refs.stored.get(some)
             if entry is None or entry.value is None or node not in place(entry.value)[1]:
                 self.refs.free_at(node, some)

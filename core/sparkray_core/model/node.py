@@ -11,11 +11,23 @@ here           the door, who is alive, what is told to the head
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
 from sparkray_core.frozen import replaced
-from sparkray_core.ids import HEAD, HEAD_NODE, GroupId, LeaseId, NodeId, ProcessId, node_of, owner_of, raylet_of
+from sparkray_core.ids import (
+    HEAD,
+    HEAD_NODE,
+    GroupId,
+    LeaseId,
+    NodeId,
+    ObjectId,
+    ProcessId,
+    node_of,
+    owner_of,
+    raylet_of,
+)
 from sparkray_core.messages import (
     FAILED,
     ActorFailed,
@@ -132,6 +144,9 @@ class Node:
         self.table: dict[NodeId, NodeInfo] = {}  # the head's last word on who is alive
         self.peers: set[NodeId] = set()  # alive, and not this one
         self.gone: Recent[ProcessId, str] = Recent(self.limits.remembered)
+        self.heirs: dict[ProcessId, ProcessId] = {}  # of owners that died
+        # Workers of this node that died, until the head says what becomes of what they owned; and who was to hear.
+        self.unburied: dict[ProcessId, dict[ProcessId, None]] = {}
         self.out: list[Effect] = []
         self.cpus = info.resources.get(CPU, 0) // UNIT
         self.workers = Workers(info.node, self.cpus, self.limits, self.out)
@@ -144,7 +159,8 @@ class Node:
         self.kept = Kept(self.me, self.limits.remembered, self.out)
         self.kept.refs.is_here = lambda process: process in self.processes
         self.store.name_of = self._name_of
-        self.store.gone_owner = lambda some: self._is_gone(owner_of(some))
+        self.store.gone_owner = self._is_unowned
+        self.pulls.owner_now = self.owner_now
         self.pulls.is_known = self.serves.is_alive = lambda node: node in self.peers
         self.pulls.is_dead = lambda node: node in self.table and not self.table[node].alive
         self.pulls.neighbour = self._neighbour
@@ -197,6 +213,8 @@ class Node:
             case PeersHeard():
                 self.strays += 1  # the head's
         if self.ended is None:
+            if (legacy := self.kept.refs.legacy).busy:
+                legacy.settle(now)
             self._flush_kept(now)
             self.store.settle(now)
             if self.drain.taking:
@@ -303,9 +321,10 @@ class Node:
                 self._learn(nodes, now)
             case NodeGone(node, why, planned):
                 self._bury(node, why, now, planned)
-            case ProcessGone(process, why):
-                self._forget_owner(process, why, now)
-                self._tell_processes(message)
+            case ProcessGone(process):
+                self._forget_owner(process, message.why, now)
+                self._bury_owner(message, now)
+                self._tell_processes(replaced(message, kept=[]))
             case EndSession(why):
                 if sender == HEAD:
                     self._end(why)
@@ -328,6 +347,9 @@ class Node:
             self.workers.registered(worker, pid, now)
         self.processes[process] = role
         self.out.append(Send(process, Registered(self.session, self.info.folder, self.info.store_bytes)))
+        if role != "guest":
+            for owner, heir in self.heirs.items():
+                self.out.append(Send(process, ProcessGone(owner, self.gone.get(owner) or "it ended", heir)))
 
     def _connection_lost(self, process: ProcessId, now: float) -> None:
         worker = self.workers.all.get(process)
@@ -343,10 +365,12 @@ class Node:
 
     def _undelivered(self, sender: ProcessId, to: ProcessId) -> None:
         """A process younger than the death of another never heard of it, and may wait for its answer."""
-        if sender != raylet_of(node_of(sender)):
+        if to in self.unburied or self.processes.get(to) == "worker":
+            self.unburied.setdefault(to, {})[sender] = None
+        elif sender != raylet_of(node_of(sender)):
             known = self.table.get(node_of(to))
             why = self.gone.get(to) or (known.why if known is not None else "") or "it is not there any more"
-            self.out.append(Send(sender, ProcessGone(to, why)))
+            self.out.append(Send(sender, ProcessGone(to, why, self.heirs.get(to))))
 
     def _worker_exited(self, process: ProcessId, why: str, no_memory: bool, now: float) -> None:
         worker = self.workers.all.get(process)
@@ -416,6 +440,10 @@ class Node:
         for some in self.store.drop_process(process, now):
             self.pulls.look_elsewhere(some, now)
         if role != "guest":  # which owns nothing and borrows nothing
+            if role == "worker":
+                self.unburied.setdefault(process, {})
+            else:
+                self._free_objects_of(process, (), now)
             self._forget_owner(process, why, now)
             self.out.append(Send(HEAD, ProcessGone(process, why)))
 
@@ -425,7 +453,46 @@ class Node:
         self.gone.remember(process, why)
         self._drop_claims(self.claims.of_owners(lambda owner: owner == process), f"its owner is gone: {why}", now)
         self.kept.process_gone(process, why)
-        self.store.free_all(lambda some: owner_of(some) == process or self.kept.is_left_over(some, process), now)
+        self.store.free_all(lambda some: self.kept.is_left_over(some, process), now)
+
+    def _bury_owner(self, message: ProcessGone, now: float) -> None:
+        """The head has decided what becomes of what it owned."""
+        process, heir = message.process, message.heir
+        for former, later in list(self.heirs.items()):
+            if later == process and heir is None:
+                del self.heirs[former]  # what it had inherited goes, too
+                self._free_objects_of(former, (), now)
+            elif later == process and heir is not None:
+                self.heirs[former] = heir
+        if heir is not None:
+            self.heirs[process] = heir
+            self.kept.refs.process_gone(process, message.why, self.out, heir)
+        self._free_objects_of(process, message.kept, now)
+        if heir is not None:  # which may not have heard of all copies
+            for some, stored in self.store.stored.items():
+                if owner_of(some) == process and not stored.doomed:
+                    self.out.append(Send(heir, CopyMade(some, self.info.node)))
+        for sender in self.unburied.pop(process, ()):
+            self._undelivered(sender, process)
+
+    def _free_objects_of(self, owner: ProcessId, kept: Collection[ObjectId], now: float) -> None:
+        stay = frozenset(kept)
+        self.store.free_all(lambda some: owner_of(some) == owner and some not in stay, now)
+
+    def owner_now(self, some: ObjectId) -> ProcessId:
+        owner = owner_of(some)
+        return self.heirs.get(owner, owner)
+
+    def _is_unowned(self, some: ObjectId, writer: ProcessId) -> bool:
+        """Nobody will ever free it. What a dead owner had begun and its heir has not asked for counts as that."""
+        owner = owner_of(some)
+        if not self._is_gone(owner):
+            return False
+        heir = self.heirs.get(owner)
+        if heir is None or self._is_gone(heir):
+            return True
+        claim = self.claims.of_process(writer)
+        return writer != self.me and (claim is None or claim.owner == owner)
 
     def _drop_claims(self, claims: list[Claim], why: str, now: float) -> None:
         """Nobody wants these any more. Who runs keeps its resources until its worker has ended."""
@@ -645,8 +712,15 @@ class Node:
         self.serves.node_gone(node, now)
         self.drain.node_gone(node)
         self.kept.refs.node_gone(node, why, self.out)
-        self.store.free_all(lambda some: node_of(owner_of(some)) == node, now)
+        self._heirs_gone(node, now)
+        self.store.free_all(lambda some: node_of(owner_of(some)) == node and owner_of(some) not in self.heirs, now)
         self._tell_processes(NodeGone(node, why, planned))
+
+    def _heirs_gone(self, node: NodeId, now: float) -> None:
+        for owner, heir in list(self.heirs.items()):
+            if node_of(heir) == node:
+                del self.heirs[owner]
+                self._free_objects_of(owner, (), now)
 
     def _neighbour(self, node: NodeId) -> NodeInfo | None:
         known = self.table.get(node)
@@ -693,6 +767,8 @@ class Node:
             self.out += self._alarm.ask(room_until)
         if self.claims.crowd.look_at is not None:
             self.out += self._alarm.ask(self.claims.crowd.look_at)
+        if (handed_over := self.kept.refs.legacy.next_wake()) is not None:
+            self.out += self._alarm.ask(handed_over)
 
     def _tell_head(self, now: float) -> None:
         claims = self.claims

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from sparkray_core.ids import HEAD, NodeId, ObjectId, ProcessId, node_of, owner_of, raylet_of
+from sparkray_core.ids import HEAD, NodeId, ObjectId, ProcessId, node_of, raylet_of
 from sparkray_core.messages import NodeDraining, NodeGone, ObjectMoved, ObjectTaken, ReclaimLeases, TakeObject
 from sparkray_core.model.effects import Send
 from sparkray_core.model.where import group_of
@@ -69,7 +69,7 @@ class Drain:
             self.todo.extend(
                 some
                 for some, stored in node.store.stored.items()
-                if not stored.doomed and some not in self.moving and node_of(owner_of(some)) != node.info.node
+                if not stored.doomed and some not in self.moving and node_of(node.owner_now(some)) != node.info.node
             )
         self._move()
         if not self.holds_up():
@@ -132,7 +132,7 @@ class Drain:
         del self.moving[message.object]
         if message.done:
             told = ObjectMoved(message.object, self.node.info.node, node_of(sender))
-            self.node.out.append(Send(owner_of(message.object), told))
+            self.node.out.append(Send(self.node.owner_now(message.object), told))
 
     def node_gone(self, node: NodeId) -> None:
         self.moving = {some: target for some, target in self.moving.items() if target != node}

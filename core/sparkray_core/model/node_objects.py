@@ -83,7 +83,7 @@ class Store:
         self.ended_transfers: Recent[bytes, frozenset[ObjectId]] = Recent(limits.remembered)
         self._prefix_lengths: set[int] = set()  # of ended transfers
         self.name_of: Callable[[ProcessId], str] = lambda process: process.hex()  # node.py knows
-        self.gone_owner: Callable[[ObjectId], bool] = lambda some: False  # node.py knows
+        self.gone_owner: Callable[[ObjectId, ProcessId], bool] = lambda some, writer: False  # node.py knows
         self.on_room: Callable[[RoomWanted, int | None, float], None] = lambda wanted, offset, now: None  # pulls know
 
     # ------------------------------------------------------------------ room
@@ -208,7 +208,7 @@ class Store:
         block = self.unsealed.pop((some, writer), None)
         if block is None:
             return False
-        unwanted = block.doomed or self.gone_owner(some) or self._left_out(some)
+        unwanted = block.doomed or self.gone_owner(some, writer) or self._left_out(some)
         known = self.stored.get(some)
         if known is not None:
             known.doomed = known.doomed and unwanted

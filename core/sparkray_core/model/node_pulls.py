@@ -54,6 +54,7 @@ class Pulls:
         self.is_known: Callable[[NodeId], bool] = lambda node: True  # and alive; node.py knows
         self.is_dead: Callable[[NodeId], bool] = lambda node: False
         self.neighbour: Callable[[NodeId], NodeInfo | None] = lambda node: None  # of this host; node.py knows
+        self.owner_now: Callable[[ObjectId], ProcessId] = owner_of  # of one that died: its heir
         # `node_serves` hands on what comes:
         self.on_chunk: Callable[[Pull, float], None] = lambda pull, now: None
         self.on_end: Callable[[ObjectId, float], None] = lambda some, now: None
@@ -306,7 +307,7 @@ class Pulls:
         del self.pulls[pull.object]
         self.pulled_objects += 1
         self.store.seal(pull.object, self.me, now)
-        self.out.append(Send(owner_of(pull.object), CopyMade(pull.object, self.node)))
+        self.out.append(Send(self.owner_now(pull.object), CopyMade(pull.object, self.node)))
         self.on_end(pull.object, now)
 
     def _fail(self, pull: Pull, why: str, now: float, error: str = "ObjectLostError") -> None:

@@ -28,6 +28,7 @@ from sparkray_core.messages import (
     DropBorrowers,
     EndSession,
     GroupChanged,
+    InheritObjects,
     LeaseGranted,
     LeaseLost,
     LeaseRefused,
@@ -48,13 +49,15 @@ from sparkray_core.messages import (
 from sparkray_core.model.book import Book
 from sparkray_core.model.calls import Calls
 from sparkray_core.model.deliveries import Delivery
-from sparkray_core.model.effects import Effect, Send
+from sparkray_core.model.effects import Effect, Send, WakeAt
 from sparkray_core.model.entries import NOT_GIVEN, Entry, is_stored
+from sparkray_core.model.inheriting import Inheriting
 from sparkray_core.model.leasing import Leasing
 from sparkray_core.model.node_kept import kept_count
 from sparkray_core.model.own_tasks import OwnTasks
 from sparkray_core.model.owner_groups import KnownGroups
 from sparkray_core.model.references import ACTOR_INDEX
+from sparkray_core.model.sharing import Sharing
 from sparkray_core.model.streams import Stream
 from sparkray_core.model.tasks import Actor, Function, OwnerLimits, Shape, Task
 
@@ -78,6 +81,10 @@ class Owner:
         self.calls = Calls(self.book)
         self.own = OwnTasks(self.book, self.leasing)
         self.groups = KnownGroups(self.book, self.leasing)
+        self.inheriting = Inheriting(self.book, self.leasing)
+        # A driver's end is that of its job.
+        self.sharing = Sharing(self.refs, self.book.tasks, self.lineage) if keeper is not None else None
+        self._legacy_wake: float | None = None  # asked for since the last tick
         self.ended: str | None = None  # why the session is over
         self._runnable = self.book.runnable
 
@@ -209,7 +216,8 @@ class Owner:
         return [Send(entry.owner, CancelMaker(entry.id, force, recursive))]
 
     def _on_cancel(self, sender: ProcessId, message: CancelMaker, now: float, effects: list[Effect]) -> None:
-        count = count_of(message.object)
+        entry = self.refs.exported.get(message.object)
+        count = entry.count if entry is not None else count_of(message.object)
         task = self.book.tasks.get(count)
         if task is not None:
             force = message.force and task.actor is None  # who borrows cannot know whose call it is
@@ -290,6 +298,7 @@ class Owner:
     def tick(self, now: float) -> list[Effect]:
         """Time went by: idle leases go back, loaded ones are relieved."""
         self.leasing.ticked()
+        self._legacy_wake = None
         return self._dispatch(now, [])
 
     def _dispatch(self, now: float, effects: list[Effect]) -> list[Effect]:
@@ -301,8 +310,18 @@ class Owner:
             self.leasing.dispatch(now, effects)
             self.calls.dispatch(effects)
             # Perhaps a call failed, and with it what waited for its result; or arguments got lost since they came.
+        if self.refs.heirs and self.refs.legacy.busy:
+            self._settle_legacy(now, effects)
         self.refs.flush(effects)
         return effects
+
+    def _settle_legacy(self, now: float, effects: list[Effect]) -> None:
+        legacy = self.refs.legacy
+        legacy.settle(now)
+        wake = legacy.next_wake()
+        if wake is not None and wake != self._legacy_wake:
+            self._legacy_wake = wake
+            effects.append(WakeAt(wake))
 
     def worker_lost(self, message: LeaseLost | ActorChanged) -> ProcessId | None:
         """Whose end this message tells of, if that worker has something of ours."""
@@ -431,7 +450,8 @@ class Owner:
 
     def _on_missing(self, sender: ProcessId, message: ObjectMissing, now: float, effects: list[Effect]) -> None:
         why = None
-        record = self.lineage.records.get(count_of(message.object))
+        entry = self.refs.exported.get(message.object)
+        record = self.lineage.records.get(entry.count) if entry is not None else None
         actor = record.task.actor if record is not None and record.task is not None else None
         if actor is not None and actor.ordered and actor.worker == sender:
             sentence = (
@@ -444,7 +464,11 @@ class Owner:
     # ------------------------------------------------------------------ deaths
     def _on_process_gone(self, sender: ProcessId, message: ProcessGone, now: float, effects: list[Effect]) -> None:
         self.leasing.forget_worker(message.process)
-        self.refs.process_gone(message.process, message.why, effects)
+        self.refs.process_gone(message.process, message.why, effects, message.heir)
+
+    def _on_inherit(self, sender: ProcessId, message: InheritObjects, now: float, effects: list[Effect]) -> None:
+        for who, early in self.inheriting.inherit(message, effects):
+            _ON[type(early)](self, who, early, now, effects)
 
     def _on_node_gone(self, sender: ProcessId, message: NodeGone, now: float, effects: list[Effect]) -> None:
         self.leasing.node_gone(message.node, message.why, effects, message.planned)
@@ -492,6 +516,7 @@ _ON: dict[type, _Handler] = {
     DropBorrowers: lambda owner, sender, message, now, effects: owner.refs.counted(message.pairs, -1),
     CopyMade: lambda owner, sender, message, now, effects: owner.refs.copied(message),
     ObjectMoved: lambda owner, sender, message, now, effects: owner.refs.moved(message),
+    InheritObjects: Owner._on_inherit,
     ProcessGone: Owner._on_process_gone,
     NodeGone: Owner._on_node_gone,
     EndSession: lambda owner, sender, message, now, effects: owner.end(message.why, effects),

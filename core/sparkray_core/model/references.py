@@ -16,7 +16,6 @@ from sparkray_core.ids import (
     object_id,
     owner_of,
     raylet_of,
-    task_id,
 )
 from sparkray_core.messages import (
     FAILED,
@@ -36,13 +35,15 @@ from sparkray_core.messages import (
 )
 from sparkray_core.model.bounded import Recent
 from sparkray_core.model.effects import Effect, Send
+from sparkray_core.model.entries import ACTOR_INDEX as ACTOR_INDEX
 from sparkray_core.model.entries import NOT_GIVEN, Entry, is_failure, is_stored, place
+from sparkray_core.model.legacy import Legacy
 
 if TYPE_CHECKING:
     from sparkray_core.model.lineage import Lineage
+    from sparkray_core.model.sharing import Sharing
 
 _REMEMBERED = 10_000  # as in limits.py: word of older deaths does not cross anybody's path any more
-ACTOR_INDEX = 0xFFFFFFFF  # an actor's handles are counted as references to this "return" of its creation
 
 
 class References:
@@ -65,6 +66,9 @@ class References:
         self.unsealed: Entry | None = None
         self.on_unsealed: Callable[[Entry], None] = lambda entry: None
         self.lineage: Lineage | None = None  # which sets this itself; a raylet has none
+        self.sharing: Sharing | None = None  # likewise; of an owner that may die before those who borrow from it
+        self.legacy = Legacy(self)
+        self.heirs = self.legacy.heirs  # of owners that died: who owns what they had
         self._freed: dict[NodeId, list[ObjectId]] = {}
         self._given_away: list[Entry] = []  # to the keeper
         self._late: list[Effect] = []  # what follows from something that is lost: who is told, who makes it again
@@ -75,7 +79,10 @@ class References:
         """The entry of an object that came in from outside; a new borrowed one when we did not know it."""
         entry = self.exported.get(some_object)
         if entry is None:
-            entry = Entry(owner_of(some_object), count_of(some_object), index_of(some_object))
+            owner, index = owner_of(some_object), index_of(some_object)
+            if index != ACTOR_INDEX:
+                owner = self.heirs.get(owner, owner)
+            entry = Entry(owner, count_of(some_object), index)
             entry._id = some_object
             entry.held = False
             self.exported[some_object] = entry
@@ -92,6 +99,8 @@ class References:
 
     def unknown(self, some_object: ObjectId) -> Value | None:
         """What an own object is that is not in the table. None: it will come."""
+        if owner_of(some_object) != self.me:
+            return self.legacy.not_inherited(some_object)
         return freed(some_object)  # while somebody still named it: an old reference, smuggled out of band
 
     def export(self, entry: Entry) -> ObjectId:
@@ -135,8 +144,20 @@ class References:
                 if not self.is_gone(process):
                     self.tell(entry, process, effects)
             entry.asked = None
-        if not entry.held and not entry.pins and not entry.borrowers:
+        if entry.borrowers:
+            if self.sharing is not None:
+                self.sharing.changed(entry)
+        elif not entry.held and not entry.pins:
             self.free(entry)
+
+    def note_held(self, entries: Iterable[Entry], effects: list[Effect]) -> None:
+        """A task ends here, and these of its arguments live on: whoever had it run will count us in, who says so
+        itself of what was inherited."""
+        for entry in entries:
+            if self.heirs and owner_of(entry.id) in self.heirs:
+                self.legacy.registers(entry, effects)
+            else:
+                entry.registered = 1
 
     def settle_failed(self, entry: Entry, failure: Value) -> None:
         """As `settle`, of what is lost for good. Who asked from elsewhere is told with the next `flush`."""
@@ -171,7 +192,9 @@ class References:
             inner = self.find(some_object)
             inner.pins += 1
             entry.contained.append(inner)
-            if inner.owner != self.me:
+            if self.heirs and owner_of(some_object) in self.heirs:
+                self.legacy.registers(inner, self._late)
+            elif inner.owner != self.me:
                 # Not told at once that we are counted twice: that could overtake the second count, and the owner would
                 # see none while we hold it. What goes below zero on the way is no harm, what goes through zero is.
                 inner.registered += 1
@@ -198,12 +221,20 @@ class References:
 
     def lend(self, objects: Iterable[ObjectId], to: ProcessId, effects: list[Effect]) -> None:
         """`to` becomes a borrower of these, counted in before what it gets has left."""
+        self.count_in_all(objects, to, effects)
+        if self.sharing is not None and self.sharing.has_news:
+            self.sharing.flush(effects)
+
+    def count_in_all(self, objects: Iterable[ObjectId], to: ProcessId, effects: list[Effect]) -> None:
+        """`lend`, without a word to the GCS."""
         for some_object in objects:
             owner = owner_of(some_object)
             if owner == to:
                 continue  # its own; our pin goes only after the value that we send now
             if owner == self.me:
                 self.count_in(self.find(some_object), to)
+            elif self.heirs and owner in self.heirs:
+                self.legacy.hold(self.find(some_object), effects)
             else:
                 effects.append(Send(owner, AddBorrowers([(some_object, to)])))
 
@@ -216,6 +247,8 @@ class References:
     def asked(self, process: ProcessId, objects: Iterable[ObjectId], effects: list[Effect]) -> None:
         """A borrower is to be told of these, now or when they are there."""
         for some_object in objects:
+            if some_object[:16] != self.me and self.legacy.is_early(process, AskObjects([some_object]), some_object):
+                continue
             entry = self.exported.get(some_object)
             if entry is None:
                 value = self.unknown(some_object)
@@ -258,9 +291,12 @@ class References:
         Args:
             why: a failure for this reader, if what is lost may not be made again for its sake.
         """
+        if owner_of(message.object) != self.me and self.legacy.is_early(reader, message, message.object):
+            return
         entry = self.exported.get(message.object)
         if entry is None or entry.owner != self.me:
-            effects.append(Send(reader, ObjectReady(message.object, freed(message.object))))
+            value = self.unknown(message.object) or freed(message.object)
+            effects.append(Send(reader, ObjectReady(message.object, value)))
         elif entry.value is None or not is_stored(entry.value) or self._not_on(entry, message.nodes):
             if why is not None and entry.value is None:
                 effects.append(Send(reader, ObjectReady(entry.id, why)))
@@ -305,7 +341,7 @@ class References:
     def stray(self, count: int, values: list[Value]) -> None:
         """Results of a task that was settled otherwise. Their bytes may have come after the word to free them."""
         for index, value in enumerate(values):
-            some = object_id(task_id(self.me, count), index)
+            some = object_id(self.legacy.task_id(count), index)
             if is_stored(value) and some not in self.exported and some not in self.stored:
                 for node in place(value)[1]:
                     self.free_at(node, some)
@@ -337,6 +373,8 @@ class References:
         """Nobody here holds it. Own: its bytes go. Borrowed: its owner hears of it."""
         if entry._id is not None:
             self.exported.pop(entry._id, None)
+            if self.sharing is not None:
+                self.sharing.freed(entry)
         if entry.index == ACTOR_INDEX:
             self.on_actor_freed(entry)
         if entry.owner != self.me:
@@ -363,6 +401,8 @@ class References:
 
     def flush(self, effects: list[Effect]) -> None:
         """Tell raylets and owners, in one message each, what was let go since the last time."""
+        if self.sharing is not None and self.sharing.has_news:
+            self.sharing.flush(effects)
         if self._late:
             effects += self._late
             self._late.clear()
@@ -392,6 +432,8 @@ class References:
             return  # said by a third before it had heard, or on its way for longer than word of the death
         if entry.borrowers is None:
             entry.borrowers = {}
+            if self.sharing is not None:
+                self.sharing.lent(entry)
         entry.borrowers[process] = entry.borrowers.get(process, 0) + by
         if not entry.borrowers[process]:
             del entry.borrowers[process]
@@ -401,6 +443,10 @@ class References:
     def counted(self, pairs: Iterable[tuple[ObjectId, ProcessId]], by: int) -> None:
         """`AddBorrowers` (by 1) or `DropBorrowers` (by -1)."""
         for some_object, process in pairs:
+            if some_object[:16] != self.me:
+                early = (AddBorrowers if by > 0 else DropBorrowers)([(some_object, process)])
+                if self.legacy.is_early(process, early, some_object):
+                    continue
             entry = self.exported.get(some_object)
             if entry is None:
                 if self.unknown(some_object) is not None:
@@ -411,6 +457,9 @@ class References:
                 self.free(entry)
 
     def copied(self, message: CopyMade) -> None:
+        some, node = message.object, message.node
+        if owner_of(some) != self.me and self.legacy.is_early(raylet_of(node), message, some):
+            return
         entry = self.stored.get(message.object)
         if entry is None or entry.value is None:  # freed while the copy was made
             lost = self.exported.get(message.object)
@@ -438,15 +487,21 @@ class References:
             entry.value = (HOLDS, stored, entry.value[2])
         else:
             entry.value = stored
+        if self.sharing is not None:
+            self.sharing.changed(entry)
 
     def is_gone(self, process: ProcessId) -> bool:
         return process in self._gone or node_of(process) in self._gone
 
-    def process_gone(self, process: ProcessId, why: str, effects: list[Effect]) -> None:
-        """It borrows nothing any more, and what it owned and we wait for will not come."""
+    def process_gone(self, process: ProcessId, why: str, effects: list[Effect], heir: ProcessId | None = None) -> None:
+        """It borrows nothing any more. What it owned is its heir's; without one, what we wait for will not come."""
         self._gone.remember(process, why)
+        if heir is not None:
+            self.legacy.passes_to(process, heir, effects)
+        else:
+            self.legacy.forget(process)
         for entry in list(self.exported.values()):
-            if entry.owner == process and entry.value is None and entry.index != ACTOR_INDEX:
+            if heir is None and entry.owner == process and entry.value is None and entry.index != ACTOR_INDEX:
                 entry.registered = 0
                 sentence = f"object {entry.id.hex()}: the process that owned it ({process.hex()}) is gone: {why}"
                 self.settle(entry, (FAILED, "OwnerDiedError", sentence), effects)
@@ -454,6 +509,12 @@ class References:
                 del entry.borrowers[process]
                 if not entry.borrowers and not entry.held and not entry.pins:
                     self.free(entry)
+
+    def note_gone(self, process: ProcessId, why: str) -> None:
+        self._gone.remember(process, why)
+
+    def why_gone(self, process: ProcessId) -> str:
+        return self._gone.get(process) or self._gone.get(node_of(process)) or "it ended"
 
     def node_gone(self, node: NodeId, why: str, effects: list[Effect]) -> None:
         self._gone.remember(node, why)
@@ -465,7 +526,8 @@ class References:
                 )
             )
         for process in there:
-            self.process_gone(process, why, effects)
+            if process not in self.heirs:
+                self.process_gone(process, why, effects)
         for entry in list(self.stored.values()):
             assert entry.value is not None
             size, nodes = place(entry.value)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sparkray_core import errors
-from sparkray_core.ids import HEAD, GroupId, NodeId, ObjectId, ProcessId
+from sparkray_core.ids import HEAD, GroupId, NodeId, ObjectId, ProcessId, TaskId
 from sparkray_core.messages import (
     DEPENDENT,
     ERROR,
@@ -90,6 +90,7 @@ class Core(LocalProcess):
         self.runs: Callable[[], list[Any]] | None = None  # the task that the main thread runs, as in `Records.active`
         self.name_of: Callable[[bytes], str] | None = None  # the name of a task's function, in a worker that has had it
         self.function_name: Callable[[str], str] | None = None  # of the task of that name, with its module; in a worker
+        self.named: dict[tuple[ProcessId, int], TaskId] = {}  # tasks whose results have ids of another owner
         self.is_async = False  # this is an actor with an event loop
         self.pickled_refs: set[ObjectRef[Any]] = set()  # by users' own pickles: they are kept for good
         if not self.settings.ignore_unhandled_errors:

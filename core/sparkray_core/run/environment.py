@@ -71,6 +71,8 @@ def take_on(core: Core, env: str) -> None:
 def _join_job(core: Core, job: Mapping[str, Any]) -> None:
     """Work for that driver from now on, which may be on another host: what it names may not be there."""
     core.job, core.namespace, core.driver = job["id"], job["namespace"], ProcessId(bytes.fromhex(job["driver"]))
+    if core.owner.sharing is not None:
+        core.owner.sharing.driver = core.driver
     own = [path for path in sys.path if path not in job["sys_path"]]
     sys.path[:] = [*(path for path in job["sys_path"] if os.path.exists(path)), *own]
     with contextlib.suppress(OSError):

@@ -117,6 +117,7 @@ def lend(core: Core, to: ProcessId, answer: list[Any]) -> None:
     for index, value in enumerate(answer):
         if type(value) is tuple and value[0] == HOLDS:
             inner: Any = tuple(ref if type(ref) is bytes else ref._entry.id for ref in value[2])
+            core._kick_if_any()  # the tasks that make them must be known
             effects: list[Effect] = []
             core.owner.refs.lend(inner, to, effects)
             core._perform(effects)
@@ -206,7 +207,8 @@ def pack(core: Core, caller: ProcessId, count: int, index: int, result: Any) -> 
     if serialized.size <= core.inline_bytes:
         value = values.to_inline(serialized)
     else:
-        value = core.store(object_id(task_id(caller, count), index), serialized)
+        task = core.named.get((caller, count)) if core.named else None
+        value = core.store(object_id(task or task_id(caller, count), index), serialized)
     if serialized.refs:
         return (HOLDS, value, tuple(serialized.refs))
     return value
@@ -220,8 +222,10 @@ def still_held(core: Core, found: list[Any]) -> list[ObjectId] | None:
         if entry.owner != core.me and not entry.registered and entry not in entries:
             entries.append(entry)
     still = [entry for entry in entries if entry.pins or (entry.weak is not None and entry.weak() is not None)]
-    for entry in still:
-        entry.registered = True
+    effects: list[Effect] = []
+    core.owner.refs.note_held(still, effects)
+    if effects:
+        core.perform(effects)
     return [entry.id for entry in still] or None
 
 

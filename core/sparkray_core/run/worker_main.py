@@ -28,6 +28,7 @@ from sparkray_core.messages import (
     ExitWorker,
     LeaveRecords,
     LogLines,
+    NameResults,
     NodeGone,
     ProcessGone,
     PushCalls,
@@ -158,6 +159,7 @@ class Worker:
             LogLines: self._on_output,
             StreamRead: self.streams.on_read,
             RunNested: self.nested.on_run,
+            NameResults: self._on_names,
             ProcessGone: self._on_gone,
             NodeGone: self._on_gone,
         }
@@ -181,6 +183,10 @@ class Worker:
     def _on_calls(self, sender: ProcessId, message: PushCalls) -> None:
         self.streams.pushed(sender, message.calls)
         self._extend([(sender, call) for call in message.calls])
+
+    def _on_names(self, sender: ProcessId, message: NameResults) -> None:
+        """Of tasks that come behind it."""
+        self.core.named.update(((sender, count), task) for count, task in message.names)
 
     def _on_group(self, sender: ProcessId, message: SetGroup) -> None:
         """Of what this owner pushes after it; nothing that it pushed before is left."""

@@ -48,6 +48,7 @@ from sparkray_core.testing.sim_programs import Program
 T = TypeVar("T")
 
 FUNCTIONS = [Function(FunctionId(bytes([65 + n]) * 16), f"f{n}", b"pickle") for n in range(3)]
+HANDOVER_S = 8.0  # as in `legacy`; twice what a node may be silent for
 READ_S = 0.05  # a value is looked at for so long after it was read
 
 
@@ -158,6 +159,7 @@ class SimCore:
         self.segment = segment
         self.ledger = ledger
         self.owner = Owner(me, keeper=self.raylet if self.role == "worker" else None)
+        self.owner.refs.legacy.handover_s = HANDOVER_S
         self.now = 0.0
         self.counter = itertools.count(1)
         self.pending: list[Task] = []

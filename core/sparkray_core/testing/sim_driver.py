@@ -6,11 +6,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from random import Random
 
-from sparkray_core.ids import NodeId, ProcessId
+from sparkray_core.ids import HEAD, NodeId, ProcessId
+from sparkray_core.messages import Answer, Message, RegisterJob
+from sparkray_core.model.effects import Send
 from sparkray_core.model.gangs import STRATEGIES
 from sparkray_core.model.resources import from_floats
 from sparkray_core.model.where import ANY_BUNDLE, GROUP, NODE, SPREAD
-from sparkray_core.testing.sim_core import Code, Got, Ledger, Memory, Ref, SimCore
+from sparkray_core.testing.sim_core import Code, Got, Ledger, Memory, ProcessEffect, Ref, SimCore
 from sparkray_core.testing.sim_programs import ACTOR, Expected, Program, expect, expect_items
 from sparkray_core.testing.sim_spark import SimSpark, deliver
 from sparkray_core.testing.sim_streams import call_generator
@@ -75,19 +77,29 @@ class SimDriver(SimCore):
         dice: Random,
         actors: bool,
         durable: bool = False,
+        puts: bool = True,
     ) -> None:
         """
         Args:
-            durable: whatever it makes could be made again, should a node without a driver die.
+            durable: whatever it makes could be made again, should a worker or a node without a driver die.
+            puts: its tasks put objects, which die with their node.
         """
         super().__init__(me, segment, ledger)
         self.durable = durable
+        self.puts = puts
         self.oracle = oracle
         self.dice = dice
         self.actors = actors  # it makes some
         self.nodes: list[NodeId] = []  # if it is particular about where its tasks run; and makes placement groups
         self.spark: SimSpark | None = None  # if it has blocks from there
         self.busy = 0  # pieces of user code that are not done
+
+    def start(self, now: float) -> list[ProcessEffect]:
+        effects = super().start(now)
+        return [*effects, Send(HEAD, RegisterJob(0, {}))]
+
+    def on_message(self, sender: ProcessId, message: Message) -> bool:
+        return isinstance(message, Answer)
 
     def begin(self, at: float, steps: int) -> None:
         """A piece of user code, from then on."""
@@ -300,6 +312,12 @@ class SimDriver(SimCore):
             puts=dice.choice(SIZES) if dice.random() < 0.15 else -1,
             asks=self._program(0) if depth and dice.random() < 0.5 else None,
         )
-        if self.durable:  # what a worker owns, and is seen by others, dies with it
-            program = replace(program, retries=-1, again=-1, gives=None, puts=-1, size=program.size or 2000)
+        if self.durable:
+            program = replace(program, retries=-1, again=-1)
+            if depth and program.gives is None and dice.random() < 0.3:
+                program = replace(program, gives=self._program(0))
+            if program.gives is not None and dice.random() < 0.5:
+                program = replace(program, feeds=self._program(0))
+        if not self.puts:
+            program = replace(program, puts=-1, size=program.size or 2000)
         return program

@@ -40,6 +40,7 @@ class Program:
     keeps_s: float = 0.0  # it keeps those references so long after its end
     hands_back: bool = False  # they are in its result, and so are those inside what it opened
     gives: Program | None = None  # a task whose reference is in the result, not waited for
+    feeds: Program | None = None  # another one, whose result is the argument of the task that it gives
     puts: int = -1  # bytes of an object that it makes and has a reference to in its result; below zero: none
     asks: Program | None = None  # a call to each actor that it found in its arguments
 
@@ -88,7 +89,8 @@ def expect(program: Program, args: Sequence[Expected], inner: Sequence[Expected]
     opened = [deep for one in found if program.opens for deep in one.inside]
     inside = [*found, *opened] if program.hands_back else []
     if program.gives is not None:
-        inside = [*inside, expect(program.gives, [], [])[0]]
+        fed = [expect(program.feeds, [], [])[0]] if program.feeds is not None else []
+        inside = [*inside, expect(program.gives, fed, [])[0]]
     if program.puts >= 0:
         inside = [*inside, Expected(f"value {mix(program.key, 'put')}")]
     return [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from sparkray_core.ids import HEAD, GroupId, ObjectId, ProcessId, object_id, task_id
+from sparkray_core.ids import HEAD, GroupId, ObjectId, ProcessId, TaskId, object_id, task_id
 from sparkray_core.messages import (
     ERROR,
     FAILED,
@@ -15,6 +15,7 @@ from sparkray_core.messages import (
     ActorReady,
     ExitWorker,
     Message,
+    NameResults,
     NodeGone,
     ProcessGone,
     PushCalls,
@@ -61,6 +62,7 @@ class SimWorker(SimCore):
         self.results: deque[tuple[ProcessId, ResultTuple]] = deque()
         self.actor: StartActor | None = None
         self.env: str | None = None  # None: it is fresh, and may take on any
+        self.named: dict[tuple[ProcessId, int], TaskId] = {}  # tasks whose results have ids of another owner
         self.groups: dict[ProcessId, GroupId] = {}  # of each owner's tasks
         self.leaving = ""
         self.retiring = ""  # it may leave as soon as nobody needs it
@@ -100,6 +102,8 @@ class SimWorker(SimCore):
             if self._wait is not None and self._wait[0] == message.wait and self._wait[1].missing > 0:
                 self._asked = message
                 self._wait[1].pause()
+        elif isinstance(message, NameResults):
+            self.named.update(((sender, count), task) for count, task in message.names)
         elif isinstance(message, SetGroup):
             assert all(owner != sender for owner, _ in self.queue), "the group of tasks that are here is changed"
             self.groups[sender] = message.group
@@ -266,7 +270,8 @@ class SimWorker(SimCore):
         elif failure:
             values = [sim_programs.error(failure)] * returns
         else:
-            values = yield from self._run(program, object_id(task_id(caller, count)), outcomes, found)
+            first = object_id(self.named.get((caller, count)) or task_id(caller, count))
+            values = yield from self._run(program, first, outcomes, found)
         if program.keeps_s and found:
             self._keep(found, program.keeps_s)
         entries = list(dict.fromkeys(ref.entry for ref in found))
@@ -276,8 +281,9 @@ class SimWorker(SimCore):
             for entry in entries
             if entry.owner != self.me and not entry.registered and (entry.pins or (entry.weak and entry.weak()))
         ]
-        for entry in still:
-            entry.registered = 1
+        effects: list[Effect] = []
+        self.owner.refs.note_held(still, effects)
+        self.perform(effects)
         self.ledger.answered.add((caller, count))
         return count, values, [entry.id for entry in still] or None
 
@@ -317,7 +323,9 @@ class SimWorker(SimCore):
             return [sim_programs.error(f"error {mix(program.key, outcomes)}")] * program.returns
         inside = [*found, *deep] if program.hands_back else []
         if program.gives is not None:
-            inside.append(self.submit(program.gives)[0])
+            fed = self.submit(program.feeds)[:1] if program.feeds is not None else []
+            inside.append(self.submit(program.gives, fed)[0])
+            del fed
         if program.puts >= 0:
             inside.append((yield from self.put(f"value {mix(program.key, 'put')}", program.puts, [])))
         values = []
@@ -348,6 +356,7 @@ class SimWorker(SimCore):
         for index, value in enumerate(values):
             if isinstance(value, tuple) and value[0] == HOLDS:
                 ids = tuple(ref.entry.id if isinstance(ref, Ref) else ref for ref in value[2])
+                self.kick()
                 effects: list[Effect] = []
                 self.owner.refs.lend(ids, to, effects)
                 self.perform(effects)

@@ -63,7 +63,7 @@ from sparkray_core.model.node import Node
 from sparkray_core.model.node_info import NodeInfo
 from sparkray_core.store.allocator import Allocator
 from sparkray_core.testing.network import Conditions, Network
-from sparkray_core.testing.sim_core import Leave, Ledger, Memory, ProcessEffect, SimProcess
+from sparkray_core.testing.sim_core import HANDOVER_S, Leave, Ledger, Memory, ProcessEffect, SimProcess
 from sparkray_core.testing.sim_head import History, contents
 from sparkray_core.testing.sim_worker import SimWorker
 from sparkray_core.wire import codec
@@ -142,6 +142,7 @@ class Simulation:
     # ------------------------------------------------------------------ setting up, and faults
     def add_node(self, info: NodeInfo) -> Host:
         host = Host(info.node, node := Node(info, "simulated", Allocator(info.store_bytes), self.node_limits))
+        node.kept.refs.legacy.handover_s = HANDOVER_S
         self._add(host)
         self._link(host, HEAD_NODE)
         self._perform(host, node.start(self.now))

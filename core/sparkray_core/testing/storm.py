@@ -22,7 +22,7 @@ from sparkray_core.model.limits import HeadLimits, NodeLimits
 from sparkray_core.model.node import Node
 from sparkray_core.testing.builders import node_id, node_info, process_id
 from sparkray_core.testing.network import PERFECT, Conditions
-from sparkray_core.testing.sim_core import SimCore
+from sparkray_core.testing.sim_core import HANDOVER_S, SimCore
 from sparkray_core.testing.sim_driver import Oracle, SimDriver
 from sparkray_core.testing.sim_spark import SimSpark
 from sparkray_core.testing.simulation import Host, Simulation
@@ -31,7 +31,8 @@ WISHES_S = 6.0  # within which things go wrong; user code begins in its first ha
 CRASH_LOOKS, CRASH_LOOK_S = 2000, 0.0005  # how often, and after what time, a worker is looked for that has much to do
 STORY_LINES = 200  # told of a session that failed
 PATIENCE_S = 300.0  # for everything to end, after that
-SETTLE_S = 15.0  # for the last messages to arrive, idle leases to go back, and the last dead to be noticed
+# For the last messages to arrive, idle leases to go back, the last dead to be noticed and heirs to know who borrows.
+SETTLE_S = 25.0
 STORE_BYTES = (60_000, 128 << 10, 256 << 10)  # the first are too small for what is stored at a time
 NODE_LIMITS = NodeLimits(
     chunk_bytes=3000,
@@ -46,7 +47,7 @@ NODE_LIMITS = NodeLimits(
     transfer_s=4.0,
     waiting_workers=0,
 )
-HEAD_LIMITS = HeadLimits(infeasible_grace_s=2.0)
+HEAD_LIMITS = HeadLimits(infeasible_grace_s=2.0, handover_s=HANDOVER_S)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,7 @@ class Weather:
     head_deaths: int = 0  # of the head's process, which goes on: nobody may notice more than a pause
     shared_hosts: bool = False  # some nodes are on one host: they read each other's objects in place
     deaths: int = 0  # of nodes without a driver, while all that is made there may be made again: all has to be right
+    orphans: int = 0  # deaths of workers that own what others hold: all has to be right
     drains: int = 0  # of nodes without a driver: all has to be right, and nothing is made twice
 
 
@@ -69,6 +71,7 @@ LOSSY = Weather(Conditions(), 0)
 CRASHES = Weather(PERFECT, 0, crashes=6)
 DEADLY = Weather(Conditions(), 0, deaths=5)
 HEADLESS = Weather(Conditions(), 0, head_deaths=8)
+ORPHANS = Weather(Conditions(), 0, orphans=8)
 LEAVING = Weather(PERFECT, 0, drains=5)
 ROUGH_SPARK = replace(ROUGH, spark=True)
 DEADLY_SPARK = replace(DEADLY, spark=True)
@@ -79,7 +82,7 @@ class Storm:
         self.dice = Random(seed)
         self.weather = weather
         self.sim = Simulation(seed, weather.conditions, NODE_LIMITS, HEAD_LIMITS, weather.bad_starts, weather.bad_disks)
-        self.oracle = Oracle(self.sim.ledger, harmed=weather.bad_starts > 0, kills=weather.deaths > 0)
+        self.oracle = Oracle(self.sim.ledger, harmed=weather.bad_starts > 0, kills=weather.deaths + weather.orphans > 0)
         few = 3 if weather.deaths or weather.drains else 1
         self.nodes = [self._node(letter) for letter in "abcdef"[: self.dice.randint(few, 5)]]
         self.drivers: list[SimDriver] = []
@@ -91,12 +94,13 @@ class Storm:
         homes = self.nodes[:1] if self.weather.deaths or self.weather.drains else self.nodes
         names = [process_id(self.dice.choice(homes), f"drv{n}") for n in range(self.dice.randint(1, 3))]
         # Without them every value has to be right if nothing goes wrong.
-        actors = self.dice.random() < 0.6 and not self.weather.deaths
+        durable, puts = self.weather.deaths + self.weather.orphans > 0, not self.weather.deaths
+        actors = self.dice.random() < 0.6 and not durable
         groups = self.dice.random() < 0.5
         for name in names:
             host = sim.hosts[_node_of(name)]
-            dice, durable = Random(self.dice.random()), self.weather.deaths > 0
-            driver = SimDriver(name, host.segment, sim.ledger, self.oracle, dice, actors, durable)
+            dice = Random(self.dice.random())
+            driver = SimDriver(name, host.segment, sim.ledger, self.oracle, dice, actors, durable, puts)
             if self.weather.spark:
                 driver.spark = SimSpark(sim)
             if groups:
@@ -112,6 +116,8 @@ class Storm:
             sim.at(1.0 + self.dice.uniform(0.2, WISHES_S), self._death)
         for _ in range(self.weather.crashes):
             sim.at(1.0 + self.dice.uniform(0.0, WISHES_S), self._crash)
+        for _ in range(self.weather.orphans):
+            sim.at(1.0 + self.dice.uniform(0.0, WISHES_S), self._orphan)
         for _ in range(self.weather.head_deaths):
             sim.at(self.dice.uniform(0.0, 1.0 + WISHES_S), self._head_death)
         for _ in range(self.weather.drains):
@@ -219,6 +225,20 @@ class Storm:
         if looks:
             sim.at(sim.now + CRASH_LOOK_S, lambda: self._crash(looks - 1))
 
+    def _orphan(self, looks: int = CRASH_LOOKS) -> None:
+        """The death of a worker that owns what others hold, as soon as there is one."""
+        sim = self.sim
+        for host in sim.live_nodes():
+            for process in host.processes.values():
+                assert isinstance(process, SimCore)
+                shared = process.owner.sharing.shared if process.owner.sharing is not None else {}
+                if shared:
+                    sim.note(host, f"orphans: worker {process.id.hex()} is killed, and owned {len(shared)} for others")
+                    sim.kill_process(host, process.id)
+                    return
+        if looks:
+            sim.at(sim.now + CRASH_LOOK_S, lambda: self._orphan(looks - 1))
+
     def _head_death(self) -> None:
         self.sim.kill_head(self.dice.choice([0.01, 0.1, 0.1, 1.0]))
 
@@ -325,6 +345,7 @@ def main() -> None:
     parser.add_argument("--lossy", action="store_true", help="but for a bad network nothing goes wrong")
     parser.add_argument("--crashes", action="store_true", help="workers die that have several tasks ahead")
     parser.add_argument("--headless", action="store_true", help="the head dies again and again, and all is right")
+    parser.add_argument("--orphans", action="store_true", help="workers die that own what others hold")
     parser.add_argument("--shared", action="store_true", help="some nodes share a host")
     parser.add_argument("--leaving", action="store_true", help="nodes are drained, and nobody is to notice")
     parser.add_argument("--spark", action="store_true", help="some objects are blocks of Spark's")
@@ -337,6 +358,7 @@ def main() -> None:
             "deadly": DEADLY,
             "headless": HEADLESS,
             "leaving": LEAVING,
+            "orphans": ORPHANS,
         }
         weather = next((its for name, its in chosen.items() if getattr(given, name)), ROUGH)
         storm = run_storm(seed, replace(weather, spark=given.spark, shared_hosts=given.shared))
@@ -355,6 +377,7 @@ __all__ = [
     "HEADLESS",
     "LEAVING",
     "LOSSY",
+    "ORPHANS",
     "ROUGH",
     "ROUGH_SPARK",
     "Host",

@@ -1,0 +1,274 @@
+"""The GCS's records of what others borrow from owners that may die first: values, places, and how to make them again.
+
+    an owner records an object             from then on the GCS borrows what is inside it
+    it frees the object                    the record goes, and lets go of that
+    it dies, and an heir is there          all its records go to the heir, and are kept here for `handover_s`: by then
+                                           the heir has told the owners of what is inside that it borrows it
+    it dies, and there is none             they go
+
+Keyed by owner, and nothing else is looked at: who asks for an object's record asks `keeper_of` which process has it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from sparkray_core.ids import HEAD, FunctionId, NodeId, ObjectId, ProcessId, count_of, node_of, owner_of
+from sparkray_core.messages import (
+    HOLDS,
+    AddBorrowers,
+    DropBorrowers,
+    ForgetRecords,
+    InheritObjects,
+    ProcessGone,
+    RecordedObject,
+    RecordedTask,
+    RecordObjects,
+    Value,
+)
+from sparkray_core.model.effects import Effect, Send
+from sparkray_core.model.entries import is_stored
+
+# Why a recorded object's task is not run again when its owner is gone, and there is no value.
+RUNS_ONCE = "RUNS_ONCE"
+OF_AN_ACTOR = "OF_AN_ACTOR"
+OF_A_GENERATOR = "OF_A_GENERATOR"
+CANCELLED = "CANCELLED"
+FORGOTTEN = "FORGOTTEN"  # how to make it is not known any more: lineage_bytes
+NO_ROOM = "NO_ROOM"  # in the GCS
+
+OBJECT_BYTES = 300  # what a record costs beside its value; an entry in two tables
+TASK_BYTES = 900
+
+
+def keeper_of(some: bytes) -> ProcessId:
+    """The GCS's process that keeps the records of this object, or of the owner whose id this is.
+
+    All of one owner's are in one place. There is one process now; with several, it is chosen by the owner's id.
+    """
+    return HEAD
+
+
+@dataclass(slots=True)
+class Estate:
+    """What one owner has recorded."""
+
+    driver: ProcessId  # for whose job it worked
+    functions: dict[FunctionId, tuple[str, bytes]] = field(default_factory=dict)
+    tasks: dict[int, RecordedTask] = field(default_factory=dict)
+    objects: dict[ObjectId, RecordedObject] = field(default_factory=dict)
+    results: dict[int, dict[ObjectId, None]] = field(default_factory=dict)  # recorded ones of each task
+    bytes: int = 0
+
+
+class Records:
+    def __init__(self, most_bytes: int, most_objects: int, handover_s: float, out: list[Effect]) -> None:
+        self.most_bytes = most_bytes
+        self.most_objects = most_objects
+        self.handover_s = handover_s
+        self.out = out
+        self.bytes = 0
+        self.count = 0
+        self.estates: dict[ProcessId, Estate] = {}
+        self.heirs: dict[ProcessId, ProcessId] = {}  # of owners that died, with the heir alive
+        self._passed_on: list[tuple[float, Estate]] = []  # until when they are kept for their heirs, oldest first
+
+    # ------------------------------------------------------------------ what owners say
+    def record(self, owner: ProcessId, message: RecordObjects) -> None:
+        estate = self.estates.setdefault(owner, Estate(message.driver))
+        for function, name, blob in message.functions:
+            if function not in estate.functions:
+                estate.functions[function] = name, blob
+                self._weigh(estate, len(blob))
+        for task in message.tasks:
+            if task[0] not in estate.tasks:
+                estate.tasks[task[0]] = task
+                self._weigh(estate, _task_bytes(task))
+                self._borrow_anew(inside_task(task))
+            else:
+                self._let_go(inside_task(task))
+        for recorded in message.objects:
+            self._keep(estate, recorded)
+        for some, _, _ in message.objects:
+            self._drop_task_if_unneeded(estate, count_of(some))
+        for task in message.tasks:
+            self._drop_task_if_unneeded(estate, task[0])
+
+    def _keep(self, estate: Estate, recorded: RecordedObject) -> None:
+        some, value, why = recorded
+        known = estate.objects.get(some)
+        if known is None and self.count >= self.most_objects:
+            self._let_go(inside_value(value))
+            return
+        if known is not None:
+            self._weigh(estate, -_value_bytes(known[1]))
+            self._let_go(inside_value(known[1]))
+        else:
+            self.count += 1
+            self._weigh(estate, OBJECT_BYTES)
+            estate.results.setdefault(count_of(some), {})[some] = None
+        size = _value_bytes(value)
+        if size and self.bytes + size > self.most_bytes:
+            self._let_go(inside_value(value))
+            value, why, size = None, NO_ROOM, 0
+        self._borrow_anew(inside_value(value))
+        estate.objects[some] = some, value, why
+        self._weigh(estate, size)
+        count = count_of(some)
+        if count in estate.tasks and self.bytes > self.most_bytes:
+            self._drop_task(estate, count)
+            for result in estate.results[count]:
+                _, there, _ = estate.objects[result]
+                estate.objects[result] = result, there, NO_ROOM
+
+    def forget(self, owner: ProcessId, message: ForgetRecords) -> None:
+        estate = self.estates.get(owner)
+        if estate is None:
+            return
+        for some in message.objects:
+            known = estate.objects.pop(some, None)
+            if known is None:
+                continue
+            self.count -= 1
+            self._weigh(estate, -OBJECT_BYTES - _value_bytes(known[1]))
+            self._let_go(inside_value(known[1]))
+            results = estate.results[count_of(some)]
+            del results[some]
+            self._drop_task_if_unneeded(estate, count_of(some))
+            if not results:
+                del estate.results[count_of(some)]
+        if not estate.objects:
+            self._weigh(estate, -estate.bytes)
+            del self.estates[owner]
+
+    def _drop_task_if_unneeded(self, estate: Estate, count: int) -> None:
+        """All its results are small values, which cannot get lost, or are freed."""
+        if count in estate.tasks:
+            values = [estate.objects[some][1] for some in estate.results.get(count, ())]
+            if not any(value is None or is_stored(value) for value in values):
+                self._drop_task(estate, count)
+
+    def _drop_task(self, estate: Estate, count: int) -> None:
+        task = estate.tasks.pop(count)
+        self._weigh(estate, -_task_bytes(task))
+        self._let_go(inside_task(task))
+
+    def _weigh(self, estate: Estate, by: int) -> None:
+        estate.bytes += by
+        self.bytes += by
+
+    # ------------------------------------------------------------------ what is inside
+    def _let_go(self, objects: list[ObjectId]) -> None:
+        for some in objects:
+            owner = self._owner_now(some)
+            self.out.append(Send(owner, DropBorrowers([(some, HEAD)])))
+
+    def _borrow_anew(self, objects: list[ObjectId]) -> None:
+        """Whoever sent these has counted us in; but of what an heir owns each borrower says so itself."""
+        for some in objects:
+            if owner_of(some) in self.heirs:
+                self.out.append(Send(self._owner_now(some), AddBorrowers([(some, HEAD)])))
+
+    def _owner_now(self, some: ObjectId) -> ProcessId:
+        owner = owner_of(some)
+        return self.heirs.get(owner, owner)
+
+    # ------------------------------------------------------------------ deaths
+    def has(self, owner: ProcessId) -> bool:
+        return owner in self.estates
+
+    def driver_of(self, owner: ProcessId) -> ProcessId:
+        return self.estates[owner].driver
+
+    def obituaries(self) -> list[ProcessGone]:
+        """For a node that is new: of all owners that have living heirs."""
+        return [ProcessGone(owner, "it ended", heir) for owner, heir in self.heirs.items()]
+
+    def owners_on(self, node: NodeId) -> list[ProcessId]:
+        return [owner for owner in self.estates if node_of(owner) == node]
+
+    def owner_gone(self, owner: ProcessId, why: str, heir: ProcessId | None, now: float) -> list[ObjectId]:
+        """It died. Returns its objects that may lie in stores, for the heir; without one all is over."""
+        for former, later in list(self.heirs.items()):
+            if later == owner:
+                del self.heirs[former]
+        estate = self.estates.pop(owner, None)
+        if estate is None:
+            return []
+        self.bytes -= estate.bytes
+        self.count -= len(estate.objects)
+        if heir is None:
+            self._let_go(_inside(estate))
+            return []
+        self._inherit(owner, why, heir, estate, now)
+        return [some for some, value, _ in estate.objects.values() if value is not None and is_stored(value)]
+
+    def _inherit(self, owner: ProcessId, why: str, heir: ProcessId, estate: Estate, now: float) -> None:
+        first = owner not in self.heirs
+        self.heirs[owner] = heir
+        functions = [(function, name, blob) for function, (name, blob) in estate.functions.items()]
+        message = InheritObjects(owner, why, functions, list(estate.tasks.values()), list(estate.objects.values()))
+        self.out.append(Send(heir, message))
+        self._passed_on.append((now + self.handover_s, estate))
+        if first:
+            self._say_what_is_borrowed(owner, heir)
+
+    def _say_what_is_borrowed(self, owner: ProcessId, heir: ProcessId) -> None:
+        """To the heir: of what it owns now the GCS holds what is inside these records."""
+        estates = [*self.estates.values(), *(estate for _, estate in self._passed_on)]
+        pairs = [(some, HEAD) for estate in estates for some in _inside(estate) if owner_of(some) == owner]
+        if pairs:
+            self.out.append(Send(heir, AddBorrowers(pairs)))
+
+    def late(self, owner: ProcessId, message: RecordObjects, why: str, now: float) -> None:
+        """What it had recorded before it died, and that was read only after."""
+        heir = self.heirs.get(owner)
+        self.record(owner, message)
+        estate = self.estates.pop(owner, None)
+        if estate is None:
+            return
+        self.bytes -= estate.bytes
+        self.count -= len(estate.objects)
+        if heir is None:
+            self._let_go(_inside(estate))
+        else:
+            self._inherit(owner, why, heir, estate, now)
+
+    def settle(self, now: float) -> None:
+        while self._passed_on and self._passed_on[0][0] <= now:
+            self._let_go(_inside(self._passed_on.pop(0)[1]))
+
+    def next_wake(self) -> float | None:
+        return self._passed_on[0][0] if self._passed_on else None
+
+
+def inside_value(value: Value | None) -> list[ObjectId]:
+    return list(value[2]) if type(value) is tuple and value[0] == HOLDS else []
+
+
+def inside_task(task: RecordedTask) -> list[ObjectId]:
+    return [*(some for _, some in task[3]), *task[4]]
+
+
+def _inside(estate: Estate) -> list[ObjectId]:
+    found = [some for task in estate.tasks.values() for some in inside_task(task)]
+    return found + [some for _, value, _ in estate.objects.values() for some in inside_value(value)]
+
+
+def _task_bytes(task: RecordedTask) -> int:
+    payload = task[2]
+    return TASK_BYTES + (len(payload) if isinstance(payload, bytes) else _parts(payload))
+
+
+def _value_bytes(value: Value | None) -> int:
+    if value is None:
+        return 0
+    if isinstance(value, bytes):
+        return len(value)
+    if value[0] == HOLDS:
+        return _value_bytes(value[1]) + OBJECT_BYTES * len(value[2])
+    return _parts(value)
+
+
+def _parts(value: tuple[object, ...]) -> int:
+    return sum(len(part) for part in value if isinstance(part, bytes | memoryview))
