@@ -45,7 +45,7 @@ _INIT_ALONE: Mapping[str, Any] = {  # what `init` takes and a node does not
 }
 STORE_BYTES = 150 << 20  # Ray's, for nodes of a Cluster; memory is taken as it is written to
 _ENDS_NODE = frozenset({"all", "keeper", "raylet", "zygote"})  # without any of these a node cannot go on
-PARTS = (*sorted(_ENDS_NODE), "head", "workers")
+PARTS = (*sorted(_ENDS_NODE), "head", "schedulers", "workers")
 _KILL_LIMIT_S = 10.0
 _LOOK_S = 0.01
 
@@ -110,8 +110,8 @@ class ClusterNode:
     def pids(self, part: str = "all") -> list[int]:
         """
         Args:
-            part: "keeper", "raylet", "zygote", "workers"; "head", of the first node; "all" of them, in the order in
-                which they can be ended without one of them taking notice of the end of another.
+            part: "keeper", "raylet", "zygote", "workers"; "head" and "schedulers", of the first node; "all" of them,
+                in the order in which they can be ended without one of them taking notice of the end of another.
 
         Returns:
             Those that live.
@@ -122,7 +122,11 @@ class ClusterNode:
             return []
         with contextlib.suppress(psutil.NoSuchProcess):
             keeper = psutil.Process(self.pid)
-            children = {_part(child): child for child in keeper.children()}
+            every = [(_part(child), child) for child in keeper.children()]
+            schedulers = [child.pid for name, child in every if name == "scheduler"]
+            if part == "schedulers":
+                return schedulers
+            children = {name: child for name, child in every if name != "scheduler"}
             if part == "keeper":
                 return [self.pid]
             workers = [worker.pid for worker in children["zygote"].children()] if "zygote" in children else []
@@ -132,7 +136,7 @@ class ClusterNode:
                 return [children[part].pid] if part in children else []
             first = [children[name].pid for name in ("raylet", "head") if name in children]
             last = [child.pid for child in children.values() if child.pid not in first]
-            return [*first, self.pid, *last, *workers]
+            return [*first, self.pid, *last, *schedulers, *workers]
         return []
 
     def send_signal(self, number: int, part: str = "all") -> list[int]:
@@ -445,7 +449,12 @@ def _part(process: psutil.Process) -> str:
     """Which of a node's processes it is."""
     with contextlib.suppress(psutil.Error):
         title = " ".join(process.cmdline())
-        for part, words in (("raylet", "raylet"), ("head", "gcs"), ("zygote", "zygote")):
+        for part, words in (
+            ("raylet", "raylet"),
+            ("head", "gcs"),
+            ("zygote", "zygote"),
+            ("scheduler", "scheduler"),
+        ):
             if process.name() == f"sparkray-{part}" or title.startswith(f"sparkray: {words}"):
                 return part
     return f"process {process.pid}"

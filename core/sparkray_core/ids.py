@@ -26,11 +26,17 @@ FunctionId = NewType("FunctionId", bytes)  # 16 bytes: digest of the pickled fun
 OBJECT_ID_BYTES = 28
 GROUP_ID_BYTES = 24
 HEAD_NODE = NodeId(b"\0gcs\0\0\0\0")
+SCHEDULERS = b"\0sch"  # their ids begin with it
 HEAD = ProcessId(HEAD_NODE + bytes(8))
 
 
 def new_node_id() -> NodeId:
     return NodeId(os.urandom(8))
+
+
+def new_scheduler_id() -> NodeId:
+    """Of a scheduler beside the head, which has links as nodes have, and none of their other parts."""
+    return NodeId(SCHEDULERS + os.urandom(4))
 
 
 def new_process_id(node: NodeId) -> ProcessId:

@@ -48,6 +48,7 @@ ResultTuple = tuple[int, "list[Value]", "list[ObjectId] | None"]
 
 
 NOTHING: dict[str, Any] = {}  # the default of a field; nobody writes to it
+NO_COUNTS: dict[NodeId, tuple[int, int]] = {}  # likewise
 NONE: list[Any] = []  # likewise
 # How a task is made again in another process: (counter, function, payload, [(position or keyword, ObjectId)], [objects
 # inside the arguments], number of returns, retries, resources, env, priority, max_calls, Where)
@@ -112,6 +113,7 @@ class NodeBeat:
     placed: int = 0  # how many of the head's placements here (leases and actors, in order) had arrived by now
     settled: int = 0  # the first so many of them wait no more: they have a worker, moved on, or were dropped
     bound: Resources = NOTHING  # by actors, waiting ones too, and by placement groups: for long
+    others: dict[NodeId, tuple[int, int]] = NO_COUNTS  # the same two of the schedulers beside the head
 
 
 @frozen
@@ -119,6 +121,34 @@ class NodeTable:
     """Head -> every raylet, whenever a node joined or left; raylets keep it for routing and for `nodes()`."""
 
     nodes: list[dict[str, Any]]  # NodeInfo.as_dict() of each, dead ones too, with "alive"
+
+
+@frozen
+class JoinScheduler:
+    """Scheduler -> head, first of all and then every beat. Answered, once, by `NodeTable` and `Loads`."""
+
+    address: str  # tcp://host:port, where raylets reach it
+    decisions: int  # leases that it has placed so far
+
+
+@frozen
+class SchedulerTable:
+    """Head -> every raylet, whenever a scheduler came or went, and with `NodeTable`: all there are beside the head."""
+
+    schedulers: list[tuple[NodeId, str]]  # address
+
+
+@frozen
+class Loads:
+    """Head -> scheduler: what nodes have reported since the last one."""
+
+    # node, available, queued, task_s, bound, and of this scheduler's placements placed and settled: as in `NodeBeat`
+    rows: list[tuple[NodeId, Resources, int, float, Resources, int, int]]
+
+
+@frozen
+class SchedulerGone:
+    """Raylet -> its processes: leases that were asked for may have been lost on their way. Ask again."""
 
 
 @frozen
@@ -250,6 +280,21 @@ class RequestLeases:
     priority: int = 0  # of those that wait on a node the highest goes first, whoever asked
     name: str = ""  # of a function that it is wanted for: in reports only
     where: Where = ()
+
+
+@frozen
+class PlaceLeases:
+    """Scheduler -> the chosen raylet, which grants or queues: a `RequestLeases` of `owner` that is placed."""
+
+    owner: ProcessId
+    leases: list[LeaseId]
+    resources: Resources
+    prefer: list[NodeId]
+    env: str
+    retriable: bool
+    priority: int
+    name: str
+    where: Where
 
 
 @frozen
@@ -1060,6 +1105,11 @@ Message = (
     | ForgetRecords
     | InheritObjects
     | NameResults
+    | JoinScheduler
+    | SchedulerTable
+    | Loads
+    | SchedulerGone
+    | PlaceLeases
 )
 
 # Numbers are never used twice, not even after a message is gone.
@@ -1161,4 +1211,9 @@ MESSAGES: Mapping[int, type[Message]] = {
     241: ForgetRecords,
     242: InheritObjects,
     243: NameResults,
+    250: JoinScheduler,
+    251: SchedulerTable,
+    252: Loads,
+    253: SchedulerGone,
+    254: PlaceLeases,
 }

@@ -292,6 +292,14 @@ class Settings:
         "path",
         "a folder for the logs of nodes that ended; none: they go with the node",
     )
+    global_schedulers: int = _setting(
+        0,
+        "processes",
+        "beside the head that choose nodes for tasks, on its node; 0: the head does that itself, which is enough "
+        "for tens of thousands of leases a second. If one dies, another takes its place",
+        least=0,
+        most=64,
+    )
     gcs_storage: str | None = _setting(
         None,
         "URL",

@@ -16,6 +16,7 @@ from sparkray_core.testing.storm import (
     CALM,
     CRASHES,
     DEADLY,
+    DEADLY_SCHEDULERS,
     DEADLY_SPARK,
     HEADLESS,
     LEAVING,
@@ -23,6 +24,7 @@ from sparkray_core.testing.storm import (
     ORPHANS,
     ROUGH,
     ROUGH_SPARK,
+    SCHEDULERS,
     Weather,
     run_storm,
 )
@@ -75,6 +77,17 @@ def test_every_value_is_right_when_workers_die_that_own_what_others_hold(seed: i
 @pytest.mark.parametrize("seed", [1, *slow(0, 2, 3)])
 def test_what_owners_recorded_outlives_the_head_s_process_too(seed: int) -> None:
     run_storm(seed, replace(ORPHANS, head_deaths=4))
+
+
+@pytest.mark.parametrize("seed", [4, 28, 31, *slow(*range(4), *range(5, 13))])
+def test_every_value_is_right_when_schedulers_die_again_and_again(seed: int) -> None:
+    storm = run_storm(seed, SCHEDULERS)
+    assert storm.sim._schedulers > 2
+
+
+@pytest.mark.parametrize("seed", [4, *slow(*range(4), 5, 6, 7, 8)])
+def test_every_value_is_right_when_schedulers_the_head_and_nodes_die(seed: int) -> None:
+    run_storm(seed, DEADLY_SCHEDULERS)
 
 
 @pytest.mark.parametrize("seed", [2, 4, 8, *slow(0, 1, 3, 5, 7, 9, 10, 11)])

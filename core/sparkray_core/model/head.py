@@ -2,6 +2,7 @@
 
 head_nodes   nodes, what is free there, who does not reach whom
 head_leases  leases that are to be placed, and those that fit nowhere yet
+head_schedulers  other processes that place leases, if there are any
 choosing     which node gets a lease or an actor
 groups       placement groups
 actors       their lives
@@ -35,6 +36,7 @@ from sparkray_core.messages import (
     FindActor,
     ForgetRecords,
     JoinNode,
+    JoinScheduler,
     Message,
     NameActor,
     NodeBeat,
@@ -61,6 +63,7 @@ from sparkray_core.model.events import ClockTicked, Event, PeerLost, PeersHeard,
 from sparkray_core.model.groups import Group, Groups
 from sparkray_core.model.head_leases import HeadLeases
 from sparkray_core.model.head_nodes import NodeRecord, Nodes
+from sparkray_core.model.head_schedulers import Schedulers
 from sparkray_core.model.jobs import Jobs
 from sparkray_core.model.limits import HeadLimits
 from sparkray_core.model.node_info import NodeInfo
@@ -100,6 +103,7 @@ class Head:
         self.leases.on_event = partial(self._note, "SCHEDULER")
         self.actors.on_event = partial(self._note, "ACTOR")
         self.draining = Draining(self)
+        self.schedulers = Schedulers(self.nodes, self.limits, self.out)
         self.events: deque[tuple[float, str, str, str]] = deque(maxlen=EVENTS)  # when, severity, whose, what
         self._now = 0.0
         self.jobs = Jobs(self.limits.remembered)
@@ -134,6 +138,8 @@ class Head:
             case PeerLost(node, why):
                 if self.nodes.is_alive(node):
                     self._bury(node, why, now)
+                else:
+                    self._scheduler_lost(node, why)
             case PeersHeard(ago):
                 self._hear_signs(ago, now)
             case _:
@@ -163,12 +169,17 @@ class Head:
             self._join(message, now)
             return
         record = self.nodes.all.get(node_of(sender))
-        if record is None or not record.info.alive or self.ended is not None:
+        if record is None:
+            self._receive_from_scheduler(sender, message, now)
+            return
+        if not record.info.alive or self.ended is not None:
             return  # a node that was given up may still report
         record.heard = now
         match message:
             case NodeBeat():
                 self._beat(record, message)
+                if self.schedulers.all:
+                    self.schedulers.note(record.info.node, message, now)
             case RequestLeases():
                 if sender not in self.gone:
                     self.leases.requested(sender, message, now)
@@ -211,6 +222,7 @@ class Head:
             case ProcessGone(process, why):
                 self._forget(process, why)
                 self._tell_nodes(self._bequeath(process, why, now))
+                self._tell_schedulers(message)
             case RecordObjects():
                 if sender in self.gone:
                     self.records.late(sender, message, self.gone.get(sender) or "", now)
@@ -221,6 +233,8 @@ class Head:
             case NodeGone(node, why):
                 if node == node_of(sender):  # it takes its leave
                     self._bury(node, why, now)
+                elif node in self.schedulers.all:
+                    self._scheduler_lost(node, f"{record.info} could not reach it any more")
                 elif self.nodes.is_alive(node):
                     self.nodes.complain(node_of(sender), node, now + self.limits.complaint_s)
             case NodeSaid(node):
@@ -286,12 +300,41 @@ class Head:
         for owner in self.records.owners_on(node):
             self._tell_nodes(self._bequeath(owner, f"its node is gone: {why}", now))
         self._tell_nodes(NodeGone(node, why, planned))
+        self._tell_schedulers(NodeGone(node, why, planned))
         self.groups.node_gone(node, why)
         self.actors.node_gone(node, why, now, planned)
         self._no_job(f"its driver's node is gone: {why}")
         self._owe_table(now)
         if node == self.lives_for:
             self._end(f"the driver's node is gone: {why}", now)
+
+    # ------------------------------------------------------------------ schedulers beside this one
+    def _receive_from_scheduler(self, sender: ProcessId, message: Message, now: float) -> None:
+        scheduler = node_of(sender)
+        match message:
+            case JoinScheduler(address, decisions) if self.ended is None:
+                if self.schedulers.heard(scheduler, address, decisions, now):
+                    # It must not know of a node that others have not been told of: it brings them together.
+                    self._send_owed_table()
+                    self.out.append(Send(sender, self.nodes.table()))
+                    self.schedulers.tell_all_loads(scheduler)
+                    self._tell_nodes(self.schedulers.table())
+                    self._note("SCHEDULER", "INFO", f"scheduler {scheduler.hex()} joined")
+            case NodeGone(node) if scheduler in self.schedulers.all and self.nodes.is_alive(node):
+                self._scheduler_lost(scheduler, f"it could not reach {self.nodes.all[node].info} any more")
+            case _:
+                pass  # of a node or scheduler that was given up
+
+    def _scheduler_lost(self, scheduler: NodeId, why: str) -> None:
+        """The raylets' owners ask again. If it lives after all it ends, and its keeper starts another."""
+        if scheduler in self.schedulers.all:
+            self.out.append(Send(raylet_of(scheduler), NodeGone(scheduler, why)))
+            self.schedulers.drop(scheduler)
+            self._tell_nodes(self.schedulers.table())
+            self._note("SCHEDULER", "WARNING", f"scheduler {scheduler.hex()} is gone: {why}")
+
+    def _tell_schedulers(self, message: Message) -> None:
+        self.out.extend(Send(process, message) for process in self.schedulers.processes())
 
     def note_draining(self, sentence: str) -> None:
         self._note("NODE", "INFO", sentence)
@@ -313,6 +356,9 @@ class Head:
     def _send_table(self, now: float) -> None:
         self._table_due, self._table_at = None, now
         self._tell_nodes(self.nodes.table())
+        if self.schedulers.all:
+            self._tell_schedulers(self.nodes.table())
+            self._tell_nodes(self.schedulers.table())
 
     def _tell_nodes(self, message: Message) -> None:
         self.out.extend(Send(raylet_of(record.info.node), message) for record in self.nodes.alive())
@@ -409,6 +455,7 @@ class Head:
         self.groups.settle(now)
         self.draining.settle(now)
         self.records.settle(now)
+        self.schedulers.settle(now)
         self.leases.try_hopeless(now, self._joined or self.groups.changed)
         self.actors.settle(now, self._joined or self.groups.changed)
         self._joined = self.groups.changed = False
@@ -417,16 +464,20 @@ class Head:
         wakes.append(self.draining.next_wake())
         wakes.append(self.leases.next_wake())
         wakes.append(self.records.next_wake())
+        wakes.append(self.schedulers.next_wake())
         self.out += self._alarm.ask(min(wake for wake in wakes if wake is not None))
 
     def _check(self, now: float) -> None:
         late = now - self._check_at
         if late > self.limits.check_s:
             self.nodes.excuse(late)
+            self.schedulers.excuse(late)
         self._check_at = now + self.limits.check_s
         silent = self.nodes.silent(now - self.limits.node_timeout_s)
         if silent:
             self.out.append(LookForSigns([record.info.node for record in silent]))
+        for scheduler in self.schedulers.silent(now - self.limits.node_timeout_s):
+            self._scheduler_lost(scheduler, f"it was silent for {self.limits.node_timeout_s:g} s")
         if now >= self._driver_due and self.lives_for not in self.nodes.all:
             self._end(f"the driver's node did not join within {self.limits.driver_s:g} s", now)
 
@@ -441,10 +492,13 @@ class Head:
     def _end(self, why: str, now: float) -> None:
         self.ended, self._stop_at = why, now + self.limits.drain_s
         self._tell_nodes(EndSession(why))
+        self._tell_schedulers(EndSession(why))
 
     def _answer(self, what: str) -> Any:
         if what == "nodes":
             return [record.info.as_dict() for record in self.nodes.all.values()]
+        if what == "schedulers":
+            return [(node, record.decisions) for node, record in self.schedulers.all.items()]
         if what == "jobs":
             return self.jobs.as_dicts()
         if what == "actors":

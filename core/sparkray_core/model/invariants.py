@@ -20,16 +20,19 @@ from sparkray_core.model.node_workers import WorkerState
 from sparkray_core.model.owner import Owner
 from sparkray_core.model.references import ACTOR_INDEX
 from sparkray_core.model.resources import UNIT, is_cpu, minus, plus
+from sparkray_core.model.scheduler import Scheduler
 
 
-def check(model: Node | Head) -> None:
+def check(model: Node | Head | Scheduler) -> None:
     """
     Raises:
         AssertionError: a belief about the model does not hold; the sentence says which.
     """
     if model.strays:
         raise AssertionError(f"{model.strays} messages reached a model that has no use for them")
-    if isinstance(model, Head):
+    if isinstance(model, Scheduler):
+        check_scheduler(model)
+    elif isinstance(model, Head):
         check_nodes(model)
         check_actors(model)
         check_groups(model)
@@ -224,6 +227,17 @@ def check_nodes(head: Head) -> None:
     head.choosing.rankings.check()
     for lease, node in head.leases.placed_at.items():
         record = head.nodes.all[node]
+        assert record.info.alive, f"lease {lease.hex()} is thought to wait on a dead node"
+        assert any(placement.lease == lease for placement in record.unsettled.values())
+
+
+def check_scheduler(scheduler: Scheduler) -> None:
+    for record in scheduler.nodes.all.values():
+        kept, record.sums = record.sums, None
+        assert kept is None or record.info.alive is False or kept == record.free()
+    scheduler.choosing.rankings.check()
+    for lease, placed in scheduler.placed.items():
+        record = scheduler.nodes.all[placed.node]
         assert record.info.alive, f"lease {lease.hex()} is thought to wait on a dead node"
         assert any(placement.lease == lease for placement in record.unsettled.values())
 

@@ -448,13 +448,13 @@ class Leasing:
                 lease.reclaimed = True
                 self._note(lease)
 
-    def lost(self, message: LeaseLost, effects: list[Effect]) -> None:
+    def lost(self, sender: ProcessId, message: LeaseLost, effects: list[Effect]) -> None:
         queue = self.requests.pop(message.lease, None)
         if queue is not None:  # its grant is still on the way to us
             queue.requests.discard(message.lease)
             self.touched[queue] = None
         lease = self.leases.get(message.lease)
-        if lease is not None:
+        if lease is not None and node_of(lease.worker) == node_of(sender):  # else of a second grant, which went back
             self.lose(lease, message.why, effects, message.kind)
 
     def lose(
@@ -529,7 +529,10 @@ class Leasing:
         """
         for lease in [lease for lease in self.leases.values() if node_of(lease.worker) == node]:
             self.lose(lease, f"its node {node.hex()} died: {why}", effects, planned=planned)
-        # Requests may have been queued there. Asked again under the same ids; a double grant goes back.
+        self.ask_again(effects)  # requests may have been queued there
+
+    def ask_again(self, effects: list[Effect]) -> None:
+        """For what is not granted yet, under the same ids; a double grant goes back."""
         again: dict[Queue, list[LeaseId]] = {}
         for lease_id, queue in self.requests.items():
             again.setdefault(queue, []).append(lease_id)

@@ -76,6 +76,8 @@ class HeadLimits:
     driver_s: float = Settings.start_limit_s  # for the node of a driver that the session lives for to join
     drain_s: float = 1.0  # after EndSession the head stays for so long at most, for the links to deliver it
     gang_retry_s: float = 0.1  # from a node's refusal to reserve bundles to the next attempt: a beat comes in between
+    loads_gap_s: float = 0.1  # in which what nodes report is gathered for schedulers beside the head
+    scheduler_beat_s: float = 0.5  # between two signs of life of a scheduler; its silence counts as a node's does
     prefer_s: float = 0.05  # waiting on the node that has the arguments is worth this much to a lease
     unknown_task_s: float = 0.1  # taken for the mean of a node that has not measured any
     restart_gap_s: float = 0.5  # between two lives of one actor at least; one that dies at once may not spin

@@ -65,6 +65,7 @@ from sparkray_core.messages import (
     ObjectTaken,
     ObjectThere,
     PinObject,
+    PlaceLeases,
     ProcessGone,
     PullDone,
     PullFrom,
@@ -77,6 +78,8 @@ from sparkray_core.messages import (
     Resources,
     RetireWorkers,
     ReturnLeases,
+    SchedulerGone,
+    SchedulerTable,
     SealObjects,
     StartActor,
     StopActor,
@@ -143,6 +146,7 @@ class Node:
         self.processes: dict[ProcessId, str] = {}  # registered and connected: role
         self.table: dict[NodeId, NodeInfo] = {}  # the head's last word on who is alive
         self.peers: set[NodeId] = set()  # alive, and not this one
+        self.schedulers: list[NodeId] = []  # beside the head
         self.gone: Recent[ProcessId, str] = Recent(self.limits.remembered)
         self.heirs: dict[ProcessId, ProcessId] = {}  # of owners that died
         # Workers of this node that died, until the head says what becomes of what they owned; and who was to hear.
@@ -317,6 +321,11 @@ class Node:
                 self.bundles.commit(group, bundles)
             case ReleaseBundles(group, bundles, why):
                 self._release(group, bundles, why, now)
+            case PlaceLeases():
+                self._placed_by(node_of(sender), message, now)
+            case SchedulerTable(schedulers):
+                if sender == HEAD:
+                    self._learn_schedulers(schedulers)
             case NodeTable(nodes):
                 self._learn(nodes, now)
             case NodeGone(node, why, planned):
@@ -519,15 +528,33 @@ class Node:
         self.out.extend(Send(process, message) for process in self.processes)
 
     # ------------------------------------------------------------------ leases
-    def _placed(self, owner: ProcessId, message: RequestLeases, now: float) -> None:
-        """The head chose this node: grant, or queue."""
+    def _placed_by(self, scheduler: NodeId, message: PlaceLeases, now: float) -> None:
+        """Not the head chose this node, but that scheduler."""
+        if scheduler not in self.claims.placed_by:
+            self.claims.placed_by[scheduler] = 0
+        request = RequestLeases(
+            message.leases,
+            message.resources,
+            message.prefer,
+            True,
+            message.env,
+            message.retriable,
+            message.priority,
+            message.name,
+            message.where,
+        )
+        self._placed(message.owner, request, now, scheduler)
+
+    def _placed(self, owner: ProcessId, message: RequestLeases, now: float, by: NodeId = HEAD_NODE) -> None:
+        """This node was chosen: grant, or queue."""
         here = node_of(owner) == self.info.node
         if self.drain.why and places.group_of(message.where) is None:
-            self.claims.placed += len(message.leases)
+            for _ in message.leases:
+                self.claims.count_placed(by)
             self.out.append(SendFrom(HEAD, owner, message))  # it was placed before the head knew
             return
         for lease in message.leases:
-            self.claims.placed += 1
+            number = self.claims.count_placed(by)
             if self._known(owner, lease) or self._is_gone(owner) or (here and owner not in self.processes):
                 continue
             claim = lease_claim(owner, lease, message)
@@ -535,7 +562,7 @@ class Node:
             if group is not None and group in self.bundles.leaving:
                 self.out.append(Send(owner, _group_removed(lease, self.bundles.leaving[group])))
             elif self.claims.could_ever(claim.needs):
-                claim.placement = self.claims.placed
+                claim.placement, claim.placed_by = number, by
                 self.claims.add(claim, now)
             else:
                 why = f"{self.info} has {show(self.claims.totals)} in all, and this asks for {show(claim.needs)}"
@@ -566,7 +593,12 @@ class Node:
             else:
                 onward.append(lease)
         if onward:
-            self.out.append(SendFrom(HEAD, owner, replaced(message, leases=onward)))
+            self.out.append(SendFrom(self._scheduler_of(owner), owner, replaced(message, leases=onward)))
+
+    def _scheduler_of(self, owner: ProcessId) -> ProcessId:
+        """Who places its leases: always the same one, as long as it is there. The head, if there is no other."""
+        some = self.schedulers
+        return raylet_of(some[int.from_bytes(owner[-4:], "big") % len(some)]) if some else HEAD
 
     def _requested_at(self, owner: ProcessId, message: RequestLeases, now: float) -> None:
         """As above, of what may not run anywhere. The head knows all nodes and groups; but for what is known here to
@@ -591,7 +623,8 @@ class Node:
             else:
                 onward.append(lease)
         if onward:
-            self.out.append(SendFrom(HEAD, owner, replaced(message, leases=onward)))
+            placer = HEAD if where[0] == places.GROUP else self._scheduler_of(owner)
+            self.out.append(SendFrom(placer, owner, replaced(message, leases=onward)))
 
     def _known(self, owner: ProcessId, lease: LeaseId) -> bool:
         """Asked before. The same answer is given again."""
@@ -613,8 +646,8 @@ class Node:
                 self.claims.give_back(claim, now, retire)
             else:
                 elsewhere.append(lease)
-        if elsewhere and node_of(owner) == self.info.node:  # its request went by way of the head, and so does this
-            self.out.append(SendFrom(HEAD, owner, ReturnLeases(elsewhere)))
+        if elsewhere and node_of(owner) == self.info.node:  # this goes the way of its request
+            self.out.append(SendFrom(self._scheduler_of(owner), owner, ReturnLeases(elsewhere)))
 
     def _offer_again(self, now: float) -> None:
         """What waits here for long may find room elsewhere: the head decides again."""
@@ -722,6 +755,24 @@ class Node:
                 del self.heirs[owner]
                 self._free_objects_of(owner, (), now)
 
+    def _learn_schedulers(self, schedulers: list[tuple[NodeId, str]]) -> None:
+        there = dict(schedulers)
+        for gone in [one for one in self.schedulers if one not in there]:
+            self._scheduler_gone(gone)
+        for one, address in there.items():
+            if one not in self.schedulers:
+                self.schedulers.append(one)
+                self.out.append(ConnectPeer(one, address))
+        self.schedulers.sort()  # as all raylets have them
+
+    def _scheduler_gone(self, scheduler: NodeId) -> None:
+        """What was on its way to it, or from it, may be lost. What it had placed stays."""
+        self.schedulers.remove(scheduler)
+        self.claims.placed_by.pop(scheduler, None)
+        self.out.append(ForgetPeer(scheduler))
+        owners = (process for process, role in self.processes.items() if role != "guest")
+        self.out.extend(Send(process, SchedulerGone()) for process in owners)
+
     def _neighbour(self, node: NodeId) -> NodeInfo | None:
         known = self.table.get(node)
         return known if known is not None and known.alive and known.host == self.info.host else None
@@ -729,6 +780,9 @@ class Node:
     def _peer_lost(self, node: NodeId, why: str) -> None:
         if node == HEAD_NODE:
             self._end(f"the master is gone: {why}")
+        elif node in self.schedulers:
+            self._scheduler_gone(node)
+            self.out.append(Send(HEAD, NodeGone(node, why)))
         elif node in self.peers:
             # Not for this node to decide: the head hears both sides, and buries one of them.
             self.out.append(Send(HEAD, NodeGone(node, why)))
@@ -774,7 +828,15 @@ class Node:
         claims = self.claims
         self._told_of, self._told_at = claims.changes, now
         bound = plus(claims.bound(), self.bundles.held()) if self.bundles.all else claims.bound()
-        beat = NodeBeat(claims.available, claims.waiting_count(), claims.mean_s, claims.placed, claims.settled(), bound)
+        beat = NodeBeat(
+            claims.available,
+            claims.waiting_count(),
+            claims.mean_s,
+            claims.placed,
+            claims.settled(),
+            bound,
+            claims.others(),
+        )
         self.out.append(Send(HEAD, beat))
 
     def _answer(self, sender: ProcessId, what: str, now: float) -> Any:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
-from sparkray_core.ids import ActorId, GroupId, LeaseId, NodeId, ProcessId
+from sparkray_core.ids import HEAD_NODE, ActorId, GroupId, LeaseId, NodeId, ProcessId
 from sparkray_core.messages import LeaseGranted, ReclaimLeases, RequestLeases, Resources, RunNested, StartActor, Where
 from sparkray_core.model import where as places
 from sparkray_core.model.effects import Effect, Send
@@ -59,7 +59,8 @@ class Claim:
     actor: StartActor | None = None
     prefer: list[NodeId] = field(default_factory=list)
     priority: int = 0  # of those that wait, and fit, the highest goes first
-    placement: int = 0  # it is the head's so-manieth placement on this node; 0: a process of this node asked
+    placement: int = 0  # it is the so-manieth placement on this node of who placed it; 0: a process of this node asked
+    placed_by: NodeId = HEAD_NODE  # or another scheduler
     state: ClaimState = ClaimState.WAITING
     since: float = 0.0  # when it came into its state
     arrival: int = 0
@@ -145,6 +146,7 @@ class Claims:
         self.reserved: dict[bytes, Claim] = {}  # RESERVED ones, first come first served
         self.mean_s = 0.0  # running mean of how long a lease is kept, seconds; 0: none came back yet
         self.placed = 0  # the head's placements here that arrived so far
+        self.placed_by: dict[NodeId, int] = {}  # those of schedulers beside it
         self.changes = 0  # grows with whatever a beat would tell
         self.short_of_memory = False  # then leases are granted one at a time, until it is over
         self.oversubscribed = False  # less than zero CPU is available, because a worker unblocked
@@ -474,8 +476,26 @@ class Claims:
 
     def settled(self) -> int:
         """So many of the head's placements, from its first one on, wait no more."""
-        waiting = [claim.placement for claim in self._unstarted() if claim.placement]
+        waiting = [claim.placement for claim in self._unstarted() if claim.placement and claim.placed_by == HEAD_NODE]
         return min(waiting) - 1 if waiting else self.placed
+
+    def others(self) -> dict[NodeId, tuple[int, int]]:
+        """Placed and settled, of each scheduler beside the head."""
+        found = {scheduler: (placed, placed) for scheduler, placed in self.placed_by.items()}
+        for claim in self._unstarted() if found else ():
+            by = claim.placed_by
+            if claim.placement and by in found:
+                placed, settled = found[by]
+                found[by] = placed, min(settled, claim.placement - 1)
+        return found
+
+    def count_placed(self, by: NodeId) -> int:
+        """One more of whoever places. Returns which one it is."""
+        if by == HEAD_NODE:
+            self.placed += 1
+            return self.placed
+        number = self.placed_by[by] = self.placed_by.get(by, 0) + 1
+        return number
 
     def overdue(self, before: float) -> list[Claim]:
         """Of the claims that may go elsewhere and have waited since before then: those that find no room as long as

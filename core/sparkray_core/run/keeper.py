@@ -34,6 +34,7 @@ from sparkray_core.run.tie import Tie
 GRACE_S = 1.0  # from SIGTERM to SIGKILL
 HEAD_START_S = 10.0  # the head has only to bind a port
 HEAD_LIVES, HEAD_LIVES_S = 5, 60.0  # it may end so often within so many seconds, then the session ends
+SCHEDULER_LIVES = 5  # likewise, of all schedulers together and for each: then the session goes on with fewer
 JOIN_S = 30.0  # the raylet has to reach the head, which on another machine may be up a little later
 
 
@@ -81,6 +82,8 @@ class Keeper:
         self._children: dict[int, str] = {}
         self._fork_head: Callable[[], int] | None = None  # a further life; None: it must not end now
         self._head_ends: list[float] = []  # of late
+        self._fork_scheduler: Callable[[], int] | None = None
+        self._scheduler_ends: list[float] = []  # of late
         self._follower: Follower | None = None
         self._lifeline, self._lifeline_end = os.pipe()  # children watch the first; nobody writes to the second
         self._not_for_children = {self._lifeline_end, *self._watch.descriptors}
@@ -191,8 +194,22 @@ class Keeper:
         if config.is_head:
             again = replace(config, port=port)
             self._fork_head = lambda: self._fork("head", head_main.main, again, self._lifeline, os.getpid(), None)
+            self._start_schedulers(config.without_storage())
         published.publish(config, time.time())
         return facts | {"address": said["address"], "head_address": config.head_address}
+
+    def _start_schedulers(self, config: NodeConfig) -> None:
+        """Nobody waits for them: the head does their work until they are there."""
+        if not config.settings.global_schedulers:
+            return
+        from sparkray_core.run import scheduler_main
+
+        def fork() -> int:
+            return self._fork("scheduler", scheduler_main.main, config, self._lifeline, os.getpid())
+
+        for _ in range(config.settings.global_schedulers):
+            fork()
+        self._fork_scheduler = fork
 
     def _fork_and_hear(self, name: str, limit: float, main: Callable[..., object], *args: Any) -> dict[str, Any]:
         """Fork a child that gets, as last argument, a pipe to write one JSON line to; and return that line."""
@@ -272,12 +289,26 @@ class Keeper:
         for name, pid, code in ended:
             if name == "head" and self._fork_head is not None and code != 0:
                 self._begin_head_again(pid, code, self._fork_head)
+            elif name == "scheduler":
+                self._scheduler_ended(pid, code)
             elif name is not None:  # not an adopted orphan
                 raise Ended(f"the {name} (pid {pid}) ended: {processes.exit_in_words(code)}", meant=code == 0)
         why = self._watch.tie.why_gone(readable)
         if why is not None:
             raise Ended(why, meant=True)
         return readable
+
+    def _scheduler_ended(self, pid: int, code: int) -> None:
+        """Another takes its place, unless it was told that the session ends."""
+        if code == 0 or self._fork_scheduler is None:
+            return
+        what = f"the scheduler (pid {pid}) ended: {processes.exit_in_words(code)}"
+        now = time.monotonic()
+        self._scheduler_ends = [at for at in self._scheduler_ends if at > now - HEAD_LIVES_S] + [now]
+        if len(self._scheduler_ends) >= SCHEDULER_LIVES * self._config.settings.global_schedulers:
+            sys.stderr.write(f"{what}. Too many did within {HEAD_LIVES_S:.0f} s, so none takes its place\n")
+            return
+        sys.stderr.write(f"{what}. Another, pid {self._fork_scheduler()}, takes its place\n")
 
     def _begin_head_again(self, pid: int, code: int, fork_head: Callable[[], int]) -> None:
         """

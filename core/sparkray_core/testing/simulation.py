@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from random import Random
 
-from sparkray_core.ids import HEAD, HEAD_NODE, NodeId, ObjectId, ProcessId, node_of, raylet_of
+from sparkray_core.ids import HEAD, HEAD_NODE, SCHEDULERS, NodeId, ObjectId, ProcessId, node_of, raylet_of
 from sparkray_core.messages import DrainNode, EndSession, Message, NotHere, ObjectChunk
 from sparkray_core.model.effects import (
     ConnectPeer,
@@ -61,6 +61,7 @@ from sparkray_core.model.limits import HeadLimits, NodeLimits
 from sparkray_core.model.link import Deliver, Link, LinkEffect, PeerSilent, Transmit
 from sparkray_core.model.node import Node
 from sparkray_core.model.node_info import NodeInfo
+from sparkray_core.model.scheduler import Scheduler
 from sparkray_core.store.allocator import Allocator
 from sparkray_core.testing.network import Conditions, Network
 from sparkray_core.testing.sim_core import HANDOVER_S, Leave, Ledger, Memory, ProcessEffect, SimProcess
@@ -72,15 +73,16 @@ LINK_SILENCE_S = 4.0  # a little over the head's patience, so that both ways to 
 LINK_BEAT_S = 0.5
 LOCAL_DELAY_S = (0.00002, 0.0002)  # of a frame on a Unix socket
 FORK_S = (0.001, 0.02)
+SCHEDULER_AGAIN_S = 0.1  # from a scheduler's end to the start of the one that its keeper forks in its place
 BREAK_S = (0.0005, 0.02)  # from the end of a node's processes to the head's noticing that its connection broke
 DISK_S = (0.0005, 0.05)  # of one file written, or one object read
 LEFTOVER = 0xDD  # what a punched hole reads as
 
 
 class Host:
-    """Where one model lives: the head, or a node with its processes and its segment."""
+    """Where one model lives: the head, a scheduler beside it, or a node with its processes and its segment."""
 
-    def __init__(self, node: NodeId, model: Head | Node) -> None:
+    def __init__(self, node: NodeId, model: Head | Node | Scheduler) -> None:
         self.node = node
         self.me = HEAD if node == HEAD_NODE else raylet_of(node)
         self.model = model
@@ -97,6 +99,7 @@ class Host:
         self.stopped = ""  # why, once it is
         self.mute = False  # what it sends does not leave it any more
         self.history: History | None = None  # the head's
+        self.held: dict[NodeId, list[bytes]] = {}  # for nodes whose address is not known yet
 
     @property
     def name(self) -> str:
@@ -132,6 +135,7 @@ class Simulation:
         self._agenda: list[tuple[float, int, Callable[[], None]]] = []
         self._ties = 0
         self._head_links: dict[NodeId, bytes] = {}  # incarnations
+        self._schedulers = 0  # so far
         self.head = Head("simulated", head_limits)
         host = Host(HEAD_NODE, self.head)
         host.history = History(lambda: Head("simulated", head_limits), self._new_head_link)
@@ -146,6 +150,15 @@ class Simulation:
         self._add(host)
         self._link(host, HEAD_NODE)
         self._perform(host, node.start(self.now))
+        return host
+
+    def add_scheduler(self) -> Host:
+        self._schedulers += 1
+        node = NodeId(SCHEDULERS + b"%04d" % self._schedulers)
+        host = Host(node, model := Scheduler(node, "memory://", self.head.limits))
+        self._add(host)
+        self._link(host, HEAD_NODE)
+        self._perform(host, model.start(self.now))
         return host
 
     def add_process(self, process: SimProcess) -> None:
@@ -171,9 +184,15 @@ class Simulation:
         host.stopped = host.stopped or why
         host.processes.clear()
         self.note(host, f"stopped: {why}")
+        if isinstance(host.model, Scheduler):
+            self.at(self.now + SCHEDULER_AGAIN_S, self._scheduler_again)
         if noticed:
             head, at = self.hosts[HEAD_NODE], self.now + self.dice.uniform(*BREAK_S)
             self.at(at, lambda: self._event(head, PeerLost(host.node, "its connection broke")))
+
+    def _scheduler_again(self) -> None:
+        if self.head.ended is None and self.hosts[HEAD_NODE].stopped in ("", "killed"):
+            self.add_scheduler()
 
     def kill_head(self, seconds: float) -> None:
         """What it did last does not leave it any more; so long after its end another goes on."""
@@ -234,7 +253,10 @@ class Simulation:
         return done()
 
     def live_nodes(self) -> list[Host]:
-        return [host for host in self.hosts.values() if not host.stopped and host.node != HEAD_NODE]
+        return [host for host in self.hosts.values() if not host.stopped and isinstance(host.model, Node)]
+
+    def live_schedulers(self) -> list[Host]:
+        return [host for host in self.hosts.values() if not host.stopped and isinstance(host.model, Scheduler)]
 
     def note(self, host: Host, line: str) -> None:
         text = f"{self.now:.6f} {host.name} {line}"
@@ -380,6 +402,8 @@ class Simulation:
         elif node_of(to) in host.links:
             link = host.links[node_of(to)]
             self._link_effects(host, node_of(to), link.send([to + sender + body], self.now))
+        elif node_of(to) not in host.forgotten and host.node != HEAD_NODE:
+            host.held.setdefault(node_of(to), []).append(to + sender + body)
         else:
             self.note(host, f"no way to {to.hex()} for {type(message).__name__}")
             if node_of(to) in host.forgotten and host.node != HEAD_NODE:
@@ -438,6 +462,8 @@ class Simulation:
             else:
                 host.links[peer] = _new_link(self.dice.randbytes(8), self.now)
             self._wake_link(host, peer)
+            for payload in host.held.pop(peer, ()):
+                self._link_effects(host, peer, host.links[peer].send([payload], self.now))
         return host.links[peer]
 
     def _new_head_link(self, peer: NodeId, now: float) -> Link:

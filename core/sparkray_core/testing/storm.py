@@ -20,6 +20,7 @@ from sparkray_core.messages import EndSession
 from sparkray_core.model.events import MemoryRead
 from sparkray_core.model.limits import HeadLimits, NodeLimits
 from sparkray_core.model.node import Node
+from sparkray_core.model.scheduler import Scheduler
 from sparkray_core.testing.builders import node_id, node_info, process_id
 from sparkray_core.testing.network import PERFECT, Conditions
 from sparkray_core.testing.sim_core import HANDOVER_S, SimCore
@@ -62,6 +63,8 @@ class Weather:
     shared_hosts: bool = False  # some nodes are on one host: they read each other's objects in place
     deaths: int = 0  # of nodes without a driver, while all that is made there may be made again: all has to be right
     orphans: int = 0  # deaths of workers that own what others hold: all has to be right
+    schedulers: int = 0  # beside the head
+    scheduler_deaths: int = 0  # of these, each of which another follows: all has to be right
     drains: int = 0  # of nodes without a driver: all has to be right, and nothing is made twice
 
 
@@ -73,6 +76,9 @@ DEADLY = Weather(Conditions(), 0, deaths=5)
 HEADLESS = Weather(Conditions(), 0, head_deaths=8)
 ORPHANS = Weather(Conditions(), 0, orphans=8)
 LEAVING = Weather(PERFECT, 0, drains=5)
+# All places of a task are chosen by processes that die again and again; and while the head and nodes die, too.
+SCHEDULERS = Weather(LOSSY.conditions, 0, schedulers=2, scheduler_deaths=8)
+DEADLY_SCHEDULERS = replace(DEADLY, schedulers=3, scheduler_deaths=4, head_deaths=2)
 ROUGH_SPARK = replace(ROUGH, spark=True)
 DEADLY_SPARK = replace(DEADLY, spark=True)
 
@@ -85,6 +91,8 @@ class Storm:
         self.oracle = Oracle(self.sim.ledger, harmed=weather.bad_starts > 0, kills=weather.deaths + weather.orphans > 0)
         few = 3 if weather.deaths or weather.drains else 1
         self.nodes = [self._node(letter) for letter in "abcdef"[: self.dice.randint(few, 5)]]
+        for _ in range(weather.schedulers):
+            self.sim.add_scheduler()
         self.drivers: list[SimDriver] = []
         self._spare = list("uvwxyz")  # names of nodes that come later
 
@@ -120,6 +128,8 @@ class Storm:
             sim.at(1.0 + self.dice.uniform(0.0, WISHES_S), self._orphan)
         for _ in range(self.weather.head_deaths):
             sim.at(self.dice.uniform(0.0, 1.0 + WISHES_S), self._head_death)
+        for _ in range(self.weather.scheduler_deaths):
+            sim.at(self.dice.uniform(0.0, 1.0 + WISHES_S), self._scheduler_death)
         for _ in range(self.weather.drains):
             sim.at(1.0 + self.dice.uniform(0.2, WISHES_S), self._drain)
         sim.run(1.0 + WISHES_S)
@@ -242,6 +252,13 @@ class Storm:
     def _head_death(self) -> None:
         self.sim.kill_head(self.dice.choice([0.01, 0.1, 0.1, 1.0]))
 
+    def _scheduler_death(self) -> None:
+        sim, dice = self.sim, self.dice
+        if living := sim.live_schedulers():
+            host = dice.choice(living)
+            sim.note(host, "fault: the scheduler is killed")
+            sim.kill_host(host, noticed=dice.random() < 0.7)
+
     def _memory(self, host: Host) -> None:
         """It is short for a while: somebody is ended, and what is new waits."""
         sim = self.sim
@@ -295,6 +312,10 @@ class Storm:
             assert not node.serves.waiting, f"{host.name} lets these wait: {node.serves.waiting}"
             assert not node.serves.waves, f"{host.name} keeps waves: {node.serves.waves}"
             assert len(host.processes) == len(node.processes), f"{host.name} has lost count of its processes"
+        for host in self.sim.live_schedulers():
+            scheduler = host.model
+            assert isinstance(scheduler, Scheduler)
+            assert not scheduler.placed, f"{host.name} thinks that these wait: {scheduler.placed}"
         head = self.sim.head
         if head.ended is None:
             assert not head.leases.hopeless
@@ -317,6 +338,7 @@ class Storm:
             sim.kill_host(head)
         sim.run(sim.now + 30.0)
         assert head.stopped
+        assert not sim.live_schedulers()
         assert not sim.live_nodes(), f"these nodes went on: {[host.name for host in sim.live_nodes()]}"
 
 
@@ -346,6 +368,7 @@ def main() -> None:
     parser.add_argument("--crashes", action="store_true", help="workers die that have several tasks ahead")
     parser.add_argument("--headless", action="store_true", help="the head dies again and again, and all is right")
     parser.add_argument("--orphans", action="store_true", help="workers die that own what others hold")
+    parser.add_argument("--schedulers", action="store_true", help="schedulers beside the head die again and again")
     parser.add_argument("--shared", action="store_true", help="some nodes share a host")
     parser.add_argument("--leaving", action="store_true", help="nodes are drained, and nobody is to notice")
     parser.add_argument("--spark", action="store_true", help="some objects are blocks of Spark's")
@@ -359,6 +382,7 @@ def main() -> None:
             "headless": HEADLESS,
             "leaving": LEAVING,
             "orphans": ORPHANS,
+            "schedulers": SCHEDULERS,
         }
         weather = next((its for name, its in chosen.items() if getattr(given, name)), ROUGH)
         storm = run_storm(seed, replace(weather, spark=given.spark, shared_hosts=given.shared))
@@ -373,6 +397,7 @@ __all__ = [
     "CALM",
     "CRASHES",
     "DEADLY",
+    "DEADLY_SCHEDULERS",
     "DEADLY_SPARK",
     "HEADLESS",
     "LEAVING",
@@ -380,6 +405,7 @@ __all__ = [
     "ORPHANS",
     "ROUGH",
     "ROUGH_SPARK",
+    "SCHEDULERS",
     "Host",
     "Storm",
     "Weather",
