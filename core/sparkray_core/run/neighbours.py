@@ -13,7 +13,6 @@ import os
 import queue
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -22,6 +21,7 @@ from sparkray_core.model.effects import CopyChunk, ForgetChunks, MapPeer
 from sparkray_core.model.events import ChunkCopied, Event, PeerMapped
 from sparkray_core.run.local_peers import NEIGHBOUR
 from sparkray_core.run.loop import Loop
+from sparkray_core.run.mailbox import Mailbox
 from sparkray_core.store.segment import Segment
 from sparkray_core.wire import hello
 from sparkray_core.wire.frames import ConnectionLost
@@ -59,9 +59,8 @@ class Neighbours:
         self._copies: dict[ObjectId, _Copies] = {}
         self._busy: _Copies | None = None  # of which a piece is being copied now
         self._jobs: queue.SimpleQueue[MapPeer | tuple[CopyChunk, _Copies] | None] = queue.SimpleQueue()
-        self._done: deque[PeerMapped | tuple[ChunkCopied, _Copies]] = deque()
+        self._done: Mailbox[PeerMapped | tuple[ChunkCopied, _Copies]] | None = None
         self._thread: threading.Thread | None = None
-        self._heard = self._tell = -1
         self._closed = False
 
     def map(self, effect: MapPeer) -> None:
@@ -87,49 +86,37 @@ class Neighbours:
 
     def close(self) -> None:
         self._closed = True
-        if self._thread is None:
-            return
-        self._jobs.put(None)
-        self._thread.join(CLOSE_S)
-        self._loop.forget(self._heard)
-        if not self._thread.is_alive():
-            os.close(self._heard)
-            os.close(self._tell)
+        if self._thread is not None and self._done is not None:
+            self._jobs.put(None)
+            self._thread.join(CLOSE_S)
+            self._done.close()
 
     def _put(self, job: MapPeer | tuple[CopyChunk, _Copies]) -> None:
         if self._thread is None:
-            self._heard, self._tell = os.pipe()
-            for descriptor in (self._heard, self._tell):
-                os.set_blocking(descriptor, False)
-            self._loop.watch(self._heard, self._on_done)
-            self._thread = threading.Thread(target=self._work, name="sparkray-neighbours", daemon=True)
+            self._done = Mailbox(self._loop, self._on_done)
+            self._thread = threading.Thread(
+                target=self._work, args=[self._done], name="sparkray-neighbours", daemon=True
+            )
             self._thread.start()
         self._jobs.put(job)
 
-    def _on_done(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            os.read(self._heard, 4096)
-        while self._done:
-            done = self._done.popleft()
-            if isinstance(done, PeerMapped):
-                self._on_event(done)
-                continue
-            event, copies = done
-            if not copies.forgotten:
-                copies.left -= 1
-                if not copies.left:
-                    del self._copies[event.object]
-                self._on_event(event)
+    def _on_done(self, done: PeerMapped | tuple[ChunkCopied, _Copies]) -> None:
+        if isinstance(done, PeerMapped):
+            self._on_event(done)
+            return
+        event, copies = done
+        if not copies.forgotten:
+            copies.left -= 1
+            if not copies.left:
+                del self._copies[event.object]
+            self._on_event(event)
 
     # ------------------------------------------------------------------------------ in the thread
-    def _work(self) -> None:
+    def _work(self, told: Mailbox[PeerMapped | tuple[ChunkCopied, _Copies]]) -> None:
         while (job := self._jobs.get()) is not None and not self._closed:
             done = self._map(job) if isinstance(job, MapPeer) else self._copy(*job)
-            if done is None:
-                continue
-            self._done.append(done)
-            with contextlib.suppress(BlockingIOError):  # then it has not read the last ones yet
-                os.write(self._tell, b".")
+            if done is not None:
+                told.put(done)
 
     def _map(self, job: MapPeer) -> PeerMapped:
         try:

@@ -16,7 +16,6 @@ import os
 import queue
 import threading
 import zlib
-from collections import deque
 from collections.abc import Callable
 
 from sparkray_core.messages import NotHere, ObjectChunk
@@ -24,6 +23,7 @@ from sparkray_core.model.effects import DropSpilled, RestoreObject, Send, SendSp
 from sparkray_core.model.events import Event, Restored, RestoreFailed, Spilled, SpillFailed
 from sparkray_core.run.folders import make_spill_folder, spill_path
 from sparkray_core.run.loop import Loop
+from sparkray_core.run.mailbox import Mailbox
 from sparkray_core.store.segment import Segment
 
 PIECE_BYTES = 8 << 20  # of one system call: between two of them other threads of the raylet get the memory's bandwidth
@@ -57,48 +57,32 @@ class SpillDisk:
         self._jobs: queue.SimpleQueue[SpillObjects | RestoreObject | SendSpilled | DropSpilled | None] = (
             queue.SimpleQueue()
         )
-        self._done: deque[Event | Send] = deque()
+        self._done: Mailbox[Event | Send] | None = None
         self._sums: dict[int, dict[int, list[int]]] = {}  # file: first byte of an object there: of its parts, in order
         self._thread: threading.Thread | None = None
-        self._heard = self._tell = -1
         self._closed = False
 
     def __call__(self, job: SpillObjects | RestoreObject | SendSpilled | DropSpilled) -> None:
         if self._thread is None:
-            self._heard, self._tell = os.pipe()
-            for descriptor in (self._heard, self._tell):
-                os.set_blocking(descriptor, False)
-            self._loop.watch(self._heard, self._on_done)
-            self._thread = threading.Thread(target=self._work, name="sparkray-spill", daemon=True)
+            self._done = Mailbox(self._loop, self._on_event)
+            self._thread = threading.Thread(target=self._work, args=[self._done], name="sparkray-spill", daemon=True)
             self._thread.start()
         self._jobs.put(job)
 
     def close(self) -> None:
         """What is not begun is not done."""
         self._closed = True
-        if self._thread is None:
-            return
-        self._jobs.put(None)
-        self._thread.join(CLOSE_S)
-        self._loop.forget(self._heard)
-        if not self._thread.is_alive():
-            os.close(self._heard)
-            os.close(self._tell)
-
-    def _on_done(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            os.read(self._heard, 4096)
-        while self._done:
-            self._on_event(self._done.popleft())
+        if self._thread is not None and self._done is not None:
+            self._jobs.put(None)
+            self._thread.join(CLOSE_S)
+            self._done.close()
 
     # ------------------------------------------------------------------------------ in the thread
-    def _work(self) -> None:
+    def _work(self, told: Mailbox[Event | Send]) -> None:
         while (job := self._jobs.get()) is not None and not self._closed:
             result = self._do(job)
             if result is not None:
-                self._done.append(result)
-                with contextlib.suppress(BlockingIOError):  # then it has not read the last ones yet
-                    os.write(self._tell, b".")
+                told.put(result)
 
     def _do(self, job: SpillObjects | RestoreObject | SendSpilled | DropSpilled) -> Event | Send | None:
         if isinstance(job, SpillObjects):
