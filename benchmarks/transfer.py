@@ -8,7 +8,7 @@ three       a task on each of three further nodes does, all at a time
 readers     eight tasks on the second node do, all at a time
 
 sparkray reads from the other node's memory when both are on one host; `sparkray, network` hides that from it, so that
-the bytes take the way that they take between two hosts: TCP, encrypted. Ray's take TCP in either case, in the clear.
+the bytes take the way that they take between two hosts: TLS over TCP. Ray's take TCP in either case, in the clear.
 Each value is the median of several transfers of a fresh child, each of another object, after one that is not counted.
 """
 

@@ -30,7 +30,7 @@ PORTABLE = [
 ]
 # Of what pyproject.toml lists, not PySpark (400 MB, and the core does without), nor what judges code.
 NEEDED = re.compile(
-    r"(cloudpickle|numpy|pandas|psutil|pyarrow|pyzmq|rich|setproctitle|threadpoolctl|tomli|typer"
+    r"(cloudpickle|cryptography|numpy|pandas|psutil|pyarrow|pyzmq|rich|setproctitle|threadpoolctl|tomli|typer"
     r"|hypothesis|prometheus_client|pytest|pytest-timeout|pytest-xdist)[<>=]"
 )
 FOR_TESTS = ["joblib", "scikit-learn>=1.4"]

@@ -817,7 +817,17 @@ class ObjectChunk:
     object: ObjectId
     first: int
     size: int  # of the whole object
-    data: bytes
+    data: bytes | bytearray
+
+
+@frozen
+class AskLane:
+    """Raylet -> raylet that pulls large objects from it. Answered by `LaneAt`; the rest is `run/lanes.py`'s."""
+
+
+@frozen
+class LaneAt:
+    port: int  # 0: there is none to be had
 
 
 @frozen
@@ -1073,6 +1083,8 @@ Message = (
     | ObjectThere
     | PullDone
     | PullFrom
+    | AskLane
+    | LaneAt
     | ObjectChunk
     | NotHere
     | CopyMade
@@ -1216,4 +1228,6 @@ MESSAGES: Mapping[int, type[Message]] = {
     252: Loads,
     253: SchedulerGone,
     254: PlaceLeases,
+    290: AskLane,
+    291: LaneAt,
 }

@@ -25,7 +25,7 @@ from sparkray_core.messages import (
     UnpinObjects,
 )
 from sparkray_core.model.effects import CopyChunk, Effect, ForgetChunks, MapPeer, Send, SendChunk, WriteChunk
-from sparkray_core.model.events import ChunkCopied, ClockTicked, Event, PeerMapped, Received
+from sparkray_core.model.events import ChunkCopied, ClockTicked, Event, LaneBroke, PeerMapped, Received
 from sparkray_core.model.invariants import check
 from sparkray_core.model.limits import NodeLimits
 from sparkray_core.model.node import Node
@@ -340,6 +340,25 @@ def test_who_waits_for_a_part_that_does_not_come_is_told_so_and_asks_the_source(
     nodes.deliver()
 
     assert nodes.value("c", some) == _content(5 * CHUNK)
+
+
+def test_what_was_lost_with_a_lane_is_asked_for_again() -> None:
+    nodes = Nodes("ab", LIMITS)
+    some = nodes.put("a", 1, 5 * CHUNK)
+    nodes.read("b", some, "a")
+    pull = nodes.nodes[node_id("b")].pulls.pulls[some]
+    nodes.deliver(until=lambda: len(pull.have) == 2 and any(is_chunk(one) for one in nodes.under_way))
+    nodes.under_way = deque(one for one in nodes.under_way if not is_chunk(one))
+
+    nodes.event(node_id("b"), LaneBroke(node_id("a")))
+    nodes.deliver()
+
+    assert nodes.value("b", some) == _content(5 * CHUNK)
+    assert nodes.nodes[node_id("b")].pulls.under_way == 0
+
+
+def is_chunk(under_way: tuple[NodeId, Event]) -> bool:
+    return isinstance(under_way[1], Received) and isinstance(under_way[1].message, ObjectChunk)
 
 
 def test_two_that_were_sent_to_each_other_do_not_wait_for_each_other() -> None:

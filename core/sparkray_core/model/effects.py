@@ -61,7 +61,7 @@ class WriteChunk:
     """Node: put received bytes into the segment."""
 
     offset: int  # in the segment, chunk included
-    data: bytes
+    data: bytes | bytearray
 
 
 @frozen

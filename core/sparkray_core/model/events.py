@@ -99,6 +99,13 @@ class PeerMapped:
 
 
 @frozen
+class LaneBroke:
+    """Node: chunks that this node has sent by its lane (`run/lanes.py`) may not come."""
+
+    node: NodeId
+
+
+@frozen
 class ChunkCopied:
     """Node: the range is in our segment. None is told of after `ForgetChunks`."""
 
@@ -129,6 +136,7 @@ Event = (
     | Restored
     | RestoreFailed
     | PeerMapped
+    | LaneBroke
     | ChunkCopied
     | MemoryRead
 )

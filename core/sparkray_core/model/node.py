@@ -98,6 +98,7 @@ from sparkray_core.model.events import (
     ClockTicked,
     ConnectionLost,
     Event,
+    LaneBroke,
     MemoryRead,
     PeerLost,
     PeerMapped,
@@ -212,6 +213,8 @@ class Node:
                 self.pulls.peer_mapped(event, now)
             case ChunkCopied():
                 self.pulls.copied(event, now)
+            case LaneBroke(node):
+                self.pulls.lane_broke(node, now)
             case MemoryRead():
                 self.memory.read(event, now)
             case PeersHeard():

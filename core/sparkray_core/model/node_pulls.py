@@ -162,6 +162,13 @@ class Pulls:
                 self._call_off(pull)
                 self._begin(pull, now)
 
+    def lane_broke(self, node: NodeId, now: float) -> None:
+        """What was asked of it may have been on its way, and is asked for again; what comes all the same is dropped."""
+        for pull in list(self.pulls.values()):
+            if pull.source == node and pull.asked and not pull.maps:
+                self._call_off(pull)
+                self._begin(pull, now)
+
     def node_known(self, node: NodeId, now: float) -> None:
         for pull in list(self.pulls.values()):
             if pull.source == node and not pull.asked and not pull.waits:

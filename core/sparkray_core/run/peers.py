@@ -98,6 +98,9 @@ class Peers:
             self._transport.connect(node, address)
             self._reachable[node] = address
 
+    def address_of(self, node: NodeId) -> str | None:
+        return self._reachable.get(node)
+
     def forget(self, node: NodeId) -> None:
         """Send what was meant for it, then drop the link; what it still sends is not looked at."""
         self._flush_to(node)

@@ -30,6 +30,7 @@ from sparkray_core.model.effects import (
     WakeAt,
     WriteChunk,
 )
+from sparkray_core.run.lanes import Lanes
 from sparkray_core.run.local_peers import LocalPeers
 from sparkray_core.run.loop import Loop, Timer
 from sparkray_core.run.neighbours import Neighbours
@@ -111,6 +112,7 @@ class NodePerformer(Performer):
         segment: Segment,
         spill_disk: SpillDisk,
         neighbours: Neighbours,
+        lanes: Lanes,
     ) -> None:
         super().__init__(me, loop, timer, peers)
         self._node = node_of(me)
@@ -118,6 +120,7 @@ class NodePerformer(Performer):
         self._zygote = zygote
         self._segment = segment
         self._neighbours = neighbours
+        self._lanes = lanes
         self._by_type |= {
             StartWorker: self._start_worker,
             KillWorker: self._kill_worker,
@@ -141,6 +144,7 @@ class NodePerformer(Performer):
     def _forget_peer(self, effect: ForgetPeer) -> None:
         super()._forget_peer(effect)
         self._neighbours.forget(effect.node)
+        self._lanes.forget(effect.node)
 
     def _start_worker(self, effect: StartWorker) -> None:
         log.debug("starting worker %s", effect.worker.hex())
@@ -152,7 +156,13 @@ class NodePerformer(Performer):
 
     def _send_chunk(self, effect: SendChunk) -> None:
         data = bytes(self._segment.write_view(effect.offset + effect.first, effect.length))
-        self._send(Send(effect.to, ObjectChunk(effect.object, effect.first, effect.size, data)))
+        self.send_chunk(effect.to, ObjectChunk(effect.object, effect.first, effect.size, data))
+
+    def send_chunk(self, to: ProcessId, chunk: ObjectChunk) -> None:
+        """To another raylet, by its lane or by the link."""
+        node = node_of(to)
+        if not self._lanes.send(node, self._peers.address_of(node), chunk):
+            self._send(Send(to, chunk))
 
     def _write_chunk(self, effect: WriteChunk) -> None:
         self._segment.write_view(effect.offset, len(effect.data))[:] = effect.data

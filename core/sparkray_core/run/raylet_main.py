@@ -12,13 +12,33 @@ import socket
 import time
 
 from sparkray_core.ids import HEAD, HEAD_NODE, NodeId, ProcessId, node_of, raylet_of
-from sparkray_core.messages import Answer, EndSession, Inspect, Message, NodeGone, NodeSaid
+from sparkray_core.messages import (
+    Answer,
+    AskLane,
+    EndSession,
+    Inspect,
+    LaneAt,
+    Message,
+    NodeGone,
+    NodeSaid,
+    ObjectChunk,
+)
 from sparkray_core.model.effects import Send
-from sparkray_core.model.events import ClockTicked, ConnectionLost, Event, PeerLost, Received, Undelivered, WorkerExited
+from sparkray_core.model.events import (
+    ClockTicked,
+    ConnectionLost,
+    Event,
+    LaneBroke,
+    PeerLost,
+    Received,
+    Undelivered,
+    WorkerExited,
+)
 from sparkray_core.model.node import Node
 from sparkray_core.model.node_info import NodeInfo
 from sparkray_core.run import child, folders, node_inspection, processes
 from sparkray_core.run.config import NodeConfig, ProcessTie
+from sparkray_core.run.lanes import Lanes
 from sparkray_core.run.limits import node_limits
 from sparkray_core.run.local_peers import LocalPeers
 from sparkray_core.run.loop import Loop
@@ -130,6 +150,16 @@ class Raylet:
         elsewhere = config.settings.object_spilling_directory
         self._spill_disk = SpillDisk(self._segment, config.folder, elsewhere, loop, self._on_disk)
         self._neighbours = Neighbours(self._segment, self._me, config.token, loop, self._handle)
+        self._lanes = Lanes(
+            config.node,
+            config.curve_secret,
+            config.bind_host,
+            loop,
+            ask=lambda node: self._perform([Send(raylet_of(node), AskLane())]),
+            by_link=lambda node, chunk: self._perform([Send(raylet_of(node), chunk)]),
+            on_chunk=lambda node, chunk: self._handle(Received(raylet_of(node), chunk)),
+            on_broken=lambda node: self._handle(LaneBroke(node)),
+        )
         self._perform = NodePerformer(
             self._me,
             loop,
@@ -140,6 +170,7 @@ class Raylet:
             self._segment,
             self._spill_disk,
             self._neighbours,
+            self._lanes,
         )
         self._memory = MemoryMonitor(loop, config.settings, self._node, self._handle, container=self._container())
         loop.watch(self._zygote.fileno(), self._on_zygote, self._zygote.flush)
@@ -175,6 +206,7 @@ class Raylet:
         self._peers.close()
         self._spill_disk.close()
         self._neighbours.close()
+        self._lanes.close()
         self._warmth.close()
         self._segment.close()
 
@@ -243,6 +275,10 @@ class Raylet:
         if isinstance(message, Inspect):  # files: not for the model
             found = node_inspection.answer(self._config, message.what, message.detail)
             self._perform([Send(sender, Answer(message.request, found))])
+        elif isinstance(message, AskLane):
+            self._perform([Send(sender, LaneAt(self._lanes.open()))])
+        elif isinstance(message, LaneAt):
+            self._lanes.learn(node_of(sender), message.port)
         else:
             self._handle(Received(sender, message))
 
@@ -301,7 +337,9 @@ class Raylet:
             self._loop.stop()
 
     def _on_disk(self, done: Event | Send) -> None:
-        if isinstance(done, Send):
+        if isinstance(done, Send) and isinstance(done.message, ObjectChunk):
+            self._perform.send_chunk(done.to, done.message)
+        elif isinstance(done, Send):
             self._perform([done])
         else:
             self._handle(done)
