@@ -25,7 +25,8 @@ import numpy as np
 from micro_child import _error, lines_to_parent
 
 AT_ONCE = 4  # tasks that a node runs when it is lost
-LONG_S = 100.0  # for as long as they would take there
+START_S = 120  # for Ray's processes on a busy machine: its own limit is 30
+LONG_S = 150.0  # for as long as they would take there
 STORE = 900 << 20
 GCS_S = 1.5  # of a loop, before the kill and after it
 Facts = dict[str, float]
@@ -38,8 +39,14 @@ def main(system: str, case: str, times: str, size: str, timeout: str) -> None:
     utils = importlib.import_module(f"{module}.cluster_utils")
     tell({"version": ray.__version__, "python": platform.python_version()})
     measure, head = CASES[case]
-    cluster = utils.Cluster(initialize_head=True, head_node_args=head)
+    os.environ.setdefault("RAY_gcs_server_port_wait_time_s", str(START_S))
     try:
+        cluster = utils.Cluster(initialize_head=True, head_node_args={**head, "wait": False})
+    except Exception as failure:  # noqa: BLE001 - as below
+        tell(_error(failure))
+        return
+    try:
+        cluster.wait_for_nodes(START_S)
         ray.init(address=cluster.address, log_to_driver=False)
         found = [measure(Given(ray, cluster, system, int(size), turn)) for turn in range(int(times))]
         tell({"counts": {name: round(statistics.median(one[name] for one in found)) for name in found[0]}})
@@ -151,7 +158,8 @@ def lose(given: Given, how: int) -> Facts:
         time.sleep(0.3)
 
     def add(name: str) -> Any:
-        added = cluster.add_node(num_cpus=AT_ONCE, resources={"work": AT_ONCE, name: AT_ONCE})
+        added = cluster.add_node(wait=False, num_cpus=AT_ONCE, resources={"work": AT_ONCE, name: AT_ONCE})
+        cluster.wait_for_nodes(START_S)
         ray.get([warm.options(resources={name: 1}).remote() for _ in range(AT_ONCE)])  # it has its workers
         return added
 
@@ -278,10 +286,10 @@ def locality(given: Given) -> Facts:
 
     if given.turn == 0:
         added = [
-            cluster.add_node(num_cpus=2, object_store_memory=STORE, resources={f"n{number}": 1000})
+            cluster.add_node(wait=False, num_cpus=2, object_store_memory=STORE, resources={f"n{number}": 1000})
             for number in range(2)
         ]
-        cluster.wait_for_nodes()
+        cluster.wait_for_nodes(START_S)
         ray.get([warm.options(resources={f"n{number}": 1}).remote() for number in (0, 0, 1, 1)])  # workers are there
         for one in added if given.network else ():  # nobody can connect any more: as between two hosts
             os.rename(one.raylet_socket_name, f"{one.raylet_socket_name}.hidden")
@@ -332,8 +340,8 @@ def eight(given: Given) -> Facts:
     """Of eight nodes."""
     if given.turn == 0:
         for _ in range(7):
-            given.cluster.add_node(num_cpus=1)
-        given.cluster.wait_for_nodes()
+            given.cluster.add_node(wait=False, num_cpus=1)
+        given.cluster.wait_for_nodes(START_S)
     return throughput(given)
 
 
@@ -351,12 +359,15 @@ def throughput(given: Given) -> Facts:
             pass
 
     @ray.remote  # type: ignore[untyped-decorator]
-    def hold() -> str:
-        time.sleep(0.5)
+    def hold(seconds: float) -> str:
+        time.sleep(seconds)
         return str(ray.get_runtime_context().get_worker_id())
 
-    if len(set(ray.get([hold.remote() for _ in range(8)]))) != 8:
-        raise AssertionError("eight tasks did not get eight workers")
+    seconds = 0.5  # as long as the workers take that are still being started
+    while len(set(ray.get([hold.remote(seconds) for _ in range(8)]))) != 8:
+        seconds *= 2
+        if seconds > START_S / 2:
+            raise AssertionError("eight tasks did not get eight workers")
     facts: Facts = {}
     for name, task, share in (("nothing", nothing, 1), ("1 ms", short, 4)):
         count = given.size // share
