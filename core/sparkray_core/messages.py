@@ -345,13 +345,18 @@ class LeaseLost:
 
 
 # ---------------------------------------------------------------------------------- tasks and calls
+AT_ONCE = -1.0
+
+
 @frozen
 class PushTasks:
     """Owner -> leased worker. Every task is answered once: in a `TaskResults` or a `TasksReturned`."""
 
     functions: list[tuple[FunctionId, str, bytes]]  # id, display name, pickle: only those this worker has not had
     tasks: list[TaskTuple]
-    hold_s: float = 0.0  # results may lie so long in the worker, for more to come; not those of the last task it has
+    # Results may lie so long in the worker, for more to come; not those of the last task it has. `AT_ONCE`: each leaves
+    # before the next task begins.
+    hold_s: float = 0.0
 
 
 @frozen

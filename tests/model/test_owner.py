@@ -8,6 +8,7 @@ import pytest
 
 from sparkray_core.ids import HEAD, FunctionId, LeaseId, NodeId, ObjectId, ProcessId, object_id, raylet_of, task_id
 from sparkray_core.messages import (
+    AT_ONCE,
     FAILED,
     HOLDS,
     STORED,
@@ -204,7 +205,7 @@ def test_a_lost_worker_s_task_is_retried_alone_and_fails_when_no_retry_is_left(b
         Send(RAYLET, FreeObjects([task.returns[0].id])),  # it may have stored the result before it died
         asks_for(2),
     ]
-    assert bench.lease(2, SECOND) == [Send(SECOND, PushTasks([(F.id, "f", b"pickle of f")], [wire(task)]))]
+    assert bench.lease(2, SECOND) == [Send(SECOND, PushTasks([(F.id, "f", b"pickle of f")], [wire(task)], AT_ONCE))]
     bench.hear(LeaseLost(lease_id(2), "killed by SIGKILL"))
 
     value = task.returns[0].value
@@ -221,9 +222,41 @@ def test_tasks_behind_the_one_that_crashed_lose_no_retry(bench: Bench) -> None:
     bench.hear(LeaseLost(lease_id(1), "killed by SIGSEGV"))
 
     assert [task.retries for task in tasks] == [0, 1, 1]
-    assert all(task.solo for task in tasks)
     pushed = bench.lease(2, SECOND)
-    assert pushed[0] == Send(SECOND, PushTasks([(F.id, "f", b"pickle of f")], [wire(tasks[0])]))
+    assert pushed[0] == Send(SECOND, PushTasks([(F.id, "f", b"pickle of f")], [wire(tasks[0])], AT_ONCE))
+
+
+def test_those_behind_one_that_crashed_run_together_and_the_next_crash_tells_which_it_was(bench: Bench) -> None:
+    bench.done(bench.running(), busy_s=1e-5)
+    tasks = [bench.task(retries=1) for _ in range(4)]
+    bench.submit(*tasks)
+    bench.hear(LeaseLost(lease_id(1), "killed by SIGSEGV"))
+    bench.lease(2, SECOND)
+    later = bench.task(retries=1)
+    assert bench.submit(later) == []  # nobody goes behind the first one
+
+    assert bench.done(tasks[0], worker=SECOND, busy_s=1e-5) == [
+        Send(SECOND, PushTasks([], [wire(task) for task in (*tasks[1:], later)], AT_ONCE))
+    ]
+    bench.done(tasks[1], worker=SECOND, busy_s=1e-5)  # it has left before the next one began
+    bench.hear(LeaseLost(lease_id(2), "killed by SIGSEGV"))
+
+    assert [task.retries for task in (*tasks, later)] == [0, 1, 0, 1, 1]
+    assert [task.solo for task in (*tasks[2:], later)] == [True, False, False]
+
+
+def test_care_ends_with_the_last_task_that_needs_it(bench: Bench) -> None:
+    bench.done(bench.running(), busy_s=1e-5)
+    tasks = [bench.task(retries=1) for _ in range(2)]
+    bench.submit(*tasks)
+    bench.hear(LeaseLost(lease_id(1), "killed by SIGSEGV"))
+    bench.lease(2, SECOND)
+    bench.done(tasks[0], worker=SECOND, busy_s=1e-5)
+
+    behind, after = bench.task(), bench.task()
+    assert bench.submit(behind) == [Send(SECOND, PushTasks([], [wire(behind)], AT_ONCE))]
+    bench.done(tasks[1], worker=SECOND, busy_s=1e-5)
+    assert bench.submit(after) == [Send(SECOND, PushTasks([], [wire(after)]))]
 
 
 def test_tasks_that_may_not_run_twice_are_never_pushed_ahead(bench: Bench) -> None:

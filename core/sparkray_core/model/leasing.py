@@ -11,6 +11,7 @@ from collections import deque
 
 from sparkray_core.ids import FunctionId, GroupId, LeaseId, NodeId, ProcessId, node_of, raylet_of, task_id
 from sparkray_core.messages import (
+    AT_ONCE,
     FAILED,
     FreeObjects,
     LeaseGranted,
@@ -241,6 +242,9 @@ class Leasing:
         tasks: list[TaskTuple] = []
         room = self.limits.most_push_bytes
         inflight = lease.inflight
+        last = inflight.get(lease.careful)
+        if last is not None and last.solo:
+            return  # nobody goes behind it
         while queued and len(tasks) < most and room > 0:
             task = queued[0]
             if task.solo and inflight:
@@ -257,6 +261,8 @@ class Leasing:
                 hold_s = 0.0
             tasks.append(self.book.wire(task, lease.worker))
             inflight[task.count] = task
+            if task.careful:
+                lease.careful, last = task.count, task
             if type(task.payload) is bytes:
                 room -= len(task.payload)
             if task.solo:
@@ -264,8 +270,10 @@ class Leasing:
         if tasks:
             if lease.left > 0:
                 lease.left -= len(tasks)
-            calm_s = self.limits.patient_ahead_s if hold_s else self.limits.stuck_after_s
-            lease.patience_s = max(calm_s, 3 * (lease.queue.shape.mean_s or 0.0)) + hold_s
+            if last is not None:  # else what is answered already might lie in the worker when the next one kills it
+                hold_s = AT_ONCE
+            calm_s = self.limits.patient_ahead_s if hold_s > 0 else self.limits.stuck_after_s
+            lease.patience_s = max(calm_s, 3 * (lease.queue.shape.mean_s or 0.0)) + max(0.0, hold_s)
             lease.queue.leases.note(lease)
             if self.book.refs.legacy.mine:
                 self._name_results(lease.worker, tasks, effects)
@@ -460,7 +468,10 @@ class Leasing:
     def lose(
         self, lease: Lease, why: str, effects: list[Effect], kind: str = "WorkerCrashedError", planned: bool = False
     ) -> None:
-        """The worker died. The oldest unanswered task ran, or one behind it did: from now on each runs alone."""
+        """The worker died. The oldest unanswered task ran, or one behind it did.
+
+        From now on the oldest one runs alone, and those behind it so that the next death tells which one it was.
+        """
         self._forget(lease)
         self.forget_worker(lease.worker)
         stored = [result for task in lease.inflight.values() for result in task.results()]
@@ -490,7 +501,8 @@ class Leasing:
                 continue
             elif position == 0 and task.retries > 0 and not planned:
                 task.retries -= 1
-            task.solo = True
+            task.careful = True
+            task.solo = task.solo or position == 0
             again.append(task)
         lease.inflight.clear()
         lease.queue.tasks.extendleft(reversed(again))

@@ -91,7 +91,7 @@ class OwnTasks:
             )
         else:
             task.retries -= task.retries > 0
-            task.solo = True
+            task.careful = task.solo = True
             self.leasing.queue(task)
             return
         self.book.answer(task, [failure] * len(task.returns), effects)
@@ -107,6 +107,6 @@ def _last_of(tasks: deque[Task], wanted: Collection[int]) -> int | None:
     for back in range(1, min(len(tasks), LOOKED_AT) + 1):
         task = tasks[-back]
         # One that was running when its worker died may be what killed it: that is to happen alone.
-        if task.count in wanted and task.stream is None and not task.solo:
+        if task.count in wanted and task.stream is None and not task.careful:
             return len(tasks) - back
     return None

@@ -59,6 +59,7 @@ class Task:
     __slots__ = (
         "actor",
         "cancelled",
+        "careful",
         "count",
         "function",
         "missing",
@@ -98,7 +99,10 @@ class Task:
         self.actor = actor
         self.missing = 0  # arguments not there yet
         self.cancelled = False  # whatever happens to it, it is not run again
-        self.solo = False  # was in flight when a worker died: it runs with nobody behind it
+        # Was in flight when a worker died. Answers before it leave before it begins: if its worker dies, too, the
+        # oldest unanswered task is the one that ran.
+        self.careful = False
+        self.solo = False  # and was the oldest then: it runs with nobody behind it. Always careful, too
         self.on_runnable: Callable[[Task], None] | None = None
         self.stream: Stream | None = None  # its items, if it is a generator; its one return is then the stream's end
 
@@ -237,6 +241,7 @@ class Lease:
 
     __slots__ = (
         "blocked",
+        "careful",
         "due",
         "heard",
         "id",
@@ -260,6 +265,7 @@ class Lease:
         self.inflight: dict[int, Task] = {}  # in the order pushed
         self.idle_since = now
         self.heard = now  # of its last answer, or when its first task was pushed
+        self.careful = -1  # the last task pushed to it that has to be run with care
         self.blocked = False  # its task waits for something; nothing more is pushed
         self.stealing = False  # a StealTasks is under way
         self.reclaimed = False  # others want it: nothing more is pushed, and it goes back when idle

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from sparkray_core.ids import HEAD, FunctionId, GroupId, ProcessId, count_of, node_of, owner_of
 from sparkray_core.messages import (
+    AT_ONCE,
     FAILED,
     ActorFailed,
     ActorReady,
@@ -174,8 +175,8 @@ class Worker:
         if self._blocked and self.host is None:  # the running task waits, perhaps for just these
             self.core._send(sender, TasksReturned([task[0] for task in message.tasks], blocked=True))
             return
-        self._hold_s = max(FLUSH_S, message.hold_s)
-        if message.hold_s:
+        self._hold_s = max(FLUSH_S, message.hold_s) if message.hold_s >= 0 else AT_ONCE
+        if message.hold_s > 0:
             self.core.pump.will_glance(message.hold_s)
         self.streams.pushed(sender, message.tasks)
         self._extend([(sender, task) for task in message.tasks])

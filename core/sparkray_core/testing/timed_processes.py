@@ -9,7 +9,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from sparkray_core.ids import FunctionId, ProcessId, raylet_of
-from sparkray_core.messages import PushTasks, ResultTuple, StealTasks, TaskResults, TasksReturned, TaskTuple
+from sparkray_core.messages import AT_ONCE, PushTasks, ResultTuple, StealTasks, TaskResults, TasksReturned, TaskTuple
 from sparkray_core.model.effects import Effect, Send, WakeAt
 from sparkray_core.model.entries import Entry
 from sparkray_core.model.owner import Function, Owner, Task
@@ -184,7 +184,7 @@ class TimedWorker:
         if isinstance(message, PushTasks):
             owner = session.processes[sender]
             assert isinstance(owner, TimedDriver)
-            self._hold_s = max(FLUSH_S, message.hold_s)
+            self._hold_s = max(FLUSH_S, message.hold_s) if message.hold_s >= 0 else AT_ONCE
             self.queue.extend([(owner, task) for task in message.tasks])
             if self._idle:
                 self._idle = False
