@@ -20,7 +20,7 @@ A *value* (`Value` below) is how one result or argument travels:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Union
 
 from sparkray_core.frozen import frozen
@@ -109,11 +109,12 @@ class NodeBeat:
 
     available: Resources
     queued: int  # lease requests waiting here
-    task_s: float  # running mean of task durations, seconds; 0 when unknown
+    task_s: float  # running mean of how long a lease takes to come back, seconds; 0 when unknown
     placed: int = 0  # how many of the head's placements here (leases and actors, in order) had arrived by now
     settled: int = 0  # the first so many of them wait no more: they have a worker, moved on, or were dropped
     bound: Resources = NOTHING  # by actors, waiting ones too, and by placement groups: for long
     others: dict[NodeId, tuple[int, int]] = NO_COUNTS  # the same two of the schedulers beside the head
+    pull_bytes_s: float = 0.0  # running mean of how fast objects came from other hosts, bytes a second; 0: unknown
 
 
 @frozen
@@ -280,6 +281,7 @@ class RequestLeases:
     priority: int = 0  # of those that wait on a node the highest goes first, whoever asked
     name: str = ""  # of a function that it is wanted for: in reports only
     where: Where = ()
+    lying: Sequence[int] = ()  # bytes of the arguments in the store of each node of `prefer`
 
 
 @frozen
@@ -295,6 +297,7 @@ class PlaceLeases:
     priority: int
     name: str
     where: Where
+    lying: Sequence[int] = ()
 
 
 @frozen

@@ -4,9 +4,12 @@ while all is busy."""
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
-from sparkray_core.ids import HEAD, ActorId, FunctionId, GroupId, ProcessId
+import pytest
+
+from sparkray_core.ids import HEAD, ActorId, FunctionId, GroupId, NodeId, ProcessId
 from sparkray_core.messages import (
     Answer,
     Ask,
@@ -14,6 +17,7 @@ from sparkray_core.messages import (
     LeaseGranted,
     Message,
     NodeBeat,
+    NodeTable,
     ReclaimLeases,
     RegisterProcess,
     RequestLeases,
@@ -41,16 +45,17 @@ class Bench:
 
     def __init__(self, cpus: float) -> None:
         self.node = a_node("a", CPU=cpus)
+        self.now = 0.0
         register_workers(self.node, self.node.start(0.0), 0.0)
         for driver in (DRIVER, OTHER, THIRD):
             self.say(driver, RegisterProcess("driver", 1))
 
-    def say(self, sender: ProcessId, message: Message, now: float = 0.0) -> list[Any]:
-        effects = self.node.handle(Received(sender, message), now)
+    def say(self, sender: ProcessId, message: Message) -> list[Any]:
+        effects = self.node.handle(Received(sender, message), self.now)
         check(self.node)
         for effect in list(effects):
             if isinstance(effect, StartWorker):
-                effects += self.say(effect.worker, RegisterProcess("worker", 2), now)
+                effects += self.say(effect.worker, RegisterProcess("worker", 2))
         return effects
 
     def ask(self, owner: ProcessId, *counts: int) -> list[Any]:
@@ -134,7 +139,8 @@ def test_beats_tell_what_actors_and_placement_groups_hold_for_long() -> None:
     bench = Bench(4)
 
     def bound(message: Message, now: float) -> Resources:
-        beats = [e.message for e in bench.say(HEAD, message, now) if isinstance(getattr(e, "message", None), NodeBeat)]
+        bench.now = now
+        beats = [e.message for e in bench.say(HEAD, message) if isinstance(getattr(e, "message", None), NodeBeat)]
         return dict(beats[-1].bound)
 
     assert bound(start(1, {"CPU": 500}), 1.0) == {"CPU": 500}
@@ -143,6 +149,39 @@ def test_beats_tell_what_actors_and_placement_groups_hold_for_long() -> None:
     assert bound(ReserveBundles(GROUP, 1, [(0, {"CPU": 1000})]), 4.0) == {"CPU": 5000}  # there is no room
     bench = Bench(4)
     assert bound(ReserveBundles(GROUP, 1, [(0, {"CPU": 1000})]), 1.0) == {"CPU": 1000}
+
+
+def test_how_long_a_lease_takes_to_come_back_counts_from_when_it_is_wanted() -> None:
+    bench = Bench(1)
+
+    def turn(owner: ProcessId, count: int, kept: float, wanted: float) -> float:
+        """One is kept for so long, and somebody wants it for the last of that. What beats tell then."""
+        bench.now += 10.0
+        bench.ask(owner, count)
+        bench.now += kept - wanted
+        bench.ask(THIRD, count)
+        bench.now += wanted
+        bench.give_back(owner, count)
+        bench.give_back(THIRD, count)
+        return bench.node.claims.mean_s
+
+    assert turn(DRIVER, 1, kept=9.0, wanted=2.0) == pytest.approx(2.0)
+    assert turn(OTHER, 1, kept=5.0, wanted=1.0) == pytest.approx(1.5)  # quicker to believe that it is short
+    bench.now += 10.0
+    bench.ask(DRIVER, 2)
+    bench.now += 100.0
+    bench.give_back(DRIVER, 2)  # nobody wanted it
+    assert bench.node.claims.mean_s == pytest.approx(1.5)
+
+
+def test_a_node_that_has_a_little_of_the_arguments_asks_the_head_who_has_more() -> None:
+    bench = Bench(2)
+    bench.say(HEAD, NodeTable([bench.node.info.as_dict(), node_info("b", CPU=2).as_dict()]))
+    request = RequestLeases([lease_id(DRIVER, 1)], ONE, [B, A], lying=[5_000_000, 1_000])
+    at_home = RequestLeases([lease_id(DRIVER, 2)], ONE, [A, B], lying=[5_000_000, 1_000])
+
+    assert SendFrom(HEAD, DRIVER, request) in bench.say(DRIVER, request)
+    assert len(granted(bench.say(DRIVER, at_home))) == 1
 
 
 # ---------------------------------------------------------------------------------- at the head
@@ -159,9 +198,11 @@ class HeadBench:
         check(self.head)
         return effects
 
-    def leases(self, *counts: int) -> Counter[ProcessId]:
+    def leases(self, *counts: int, lying: Mapping[NodeId, int] | None = None) -> Counter[ProcessId]:
         """So many on each raylet."""
-        request = RequestLeases([lease_id(DRIVER, count) for count in counts], ONE, [])
+        asked = [lease_id(DRIVER, count) for count in counts]
+        there = lying or {}
+        request = RequestLeases(asked, ONE, list(there), lying=list(there.values()))
         sent = [e for e in self.say(DRIVER, request) if isinstance(e, SendFrom)]
         return Counter({e.to: len(e.message.leases) for e in sent if isinstance(e.message, RequestLeases)})
 
@@ -202,3 +243,35 @@ def test_never_less_than_nothing_is_available() -> None:
     (answer,) = bench.say(DRIVER, Ask(1, "available"))
 
     assert answer.message == Answer(1, {"CPU": 2000})
+
+
+MB = 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("size", "bytes_s", "chosen"), [(10, 0.0, "b"), (100, 0.0, "a"), (10, 2e7, "a"), (100, 2e9, "b")]
+)
+def test_to_wait_where_the_arguments_lie_is_worth_what_it_takes_to_bring_them(
+    size: int, bytes_s: float, chosen: str
+) -> None:
+    """0.2 s of waiting there, or their bytes by the mean bandwidth; 0.2 GB/s as long as no node has measured it."""
+    bench = HeadBench(a=2, b=2)
+    bench.say(raylet("a"), NodeBeat({}, 1, 0.2, 0, 0))
+    bench.say(raylet("b"), NodeBeat({"CPU": 2000}, 0, 0.2, pull_bytes_s=bytes_s))
+
+    assert bench.leases(1, lying={A: size * MB}) == {raylet(chosen): 1}
+
+
+def test_arguments_on_two_nodes_draw_by_their_bytes() -> None:
+    bench = HeadBench(a=2, b=2, c=2)
+
+    assert bench.leases(1, lying={B: 2 * MB, C: 3 * MB}) == {raylet("c"): 1}
+
+
+def test_the_bandwidth_is_a_running_mean_of_what_nodes_measure() -> None:
+    bench = HeadBench(a=1, b=1)
+
+    for letter, bytes_s in (("a", 1e8), ("a", 1e8), ("b", 2e8), ("a", 1e8)):
+        bench.say(raylet(letter), NodeBeat({}, 0, 0.0, pull_bytes_s=bytes_s))
+
+    assert bench.head.nodes.pull_bytes_s == pytest.approx(1.2e8)

@@ -78,7 +78,7 @@ def placed(effects: list[Any]) -> dict[ProcessId, int]:
 
 def test_beat_that_crossed_a_placement_does_not_hide_it() -> None:
     bench = Bench(a=2, b=2)
-    request = RequestLeases([lease_id(DRIVER, 1), lease_id(DRIVER, 2)], ONE, [A])
+    request = RequestLeases([lease_id(DRIVER, 1), lease_id(DRIVER, 2)], ONE, [A], lying=[1000])
     assert placed(bench.say(DRIVER, request)) == {raylet("a"): 2}
 
     # Sent before the placement arrived there: all free, nothing placed.

@@ -11,6 +11,7 @@ from sparkray_core.ids import NodeId, ObjectId, ProcessId, node_of, raylet_of
 from sparkray_core.messages import (
     AllocateObject,
     FreeObjects,
+    NodeBeat,
     NodeGone,
     NodeTable,
     NotHere,
@@ -399,3 +400,19 @@ def test_a_source_that_the_head_has_not_told_of_yet_is_asked_as_soon_as_it_has()
     nodes.read("b", an_object(process_id(node_id("c"), "d"), 1), "c")
     nodes.tick(5.0)
     assert [type(one) for one in nodes.heard] == [ObjectPinned, ObjectGone]
+
+
+def test_how_fast_objects_come_is_measured_and_told() -> None:
+    nodes = Nodes("ab", replace(LIMITS, measured_bytes=10 * CHUNK))
+    pulls = nodes.nodes[node_id("b")].pulls
+    for number, (chunks, seconds) in enumerate(((20, 2.0), (5, 1.0), (10, 2.0)), 1):  # the second is too small to tell
+        some = nodes.put("a", number, chunks * CHUNK)
+        nodes.read("b", some, "a")
+        nodes.now += seconds
+        nodes.deliver()
+
+    assert pulls.bytes_s == 10 * CHUNK + 0.2 * (5 * CHUNK - 10 * CHUNK)
+    nodes.now += 1.0
+    effects = nodes.nodes[node_id("b")].handle(ClockTicked(), nodes.now)
+    messages = [effect.message for effect in effects if isinstance(effect, Send)]
+    assert [message.pull_bytes_s for message in messages if isinstance(message, NodeBeat)] == [pulls.bytes_s]

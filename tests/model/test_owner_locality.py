@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sparkray_core.ids import NodeId, ProcessId
-from sparkray_core.messages import STORED, PushTasks
+from sparkray_core.messages import STORED, PushTasks, RequestLeases
 from sparkray_core.model.effects import Effect, Send
 from sparkray_core.model.entries import Entry
 from sparkray_core.model.owner import Task
@@ -59,3 +59,36 @@ def test_idle_worker_fetches_arguments_only_where_that_is_sooner_than_to_wait(
     effects = bench.done(far, worker=REMOTE, busy_s=MEAN_S)
 
     assert bool(given(effects, REMOTE)) == fetches
+
+
+def test_a_request_says_how_many_bytes_lie_where(bench: Bench) -> None:
+    entries = [Entry(ME, FIRST_OBJECT + number) for number in range(3)]
+    for entry, size, nodes in zip(entries, (2 * MB, 3 * MB, 4 * MB), ((NODE,), (OTHER_NODE,), (NODE,)), strict=True):
+        entry.value = (STORED, size, nodes)
+    task = bench.task(refs=entries)
+
+    (sent,) = bench.submit(task)
+
+    assert isinstance(sent, Send)
+    assert isinstance(sent.message, RequestLeases)
+    assert (sent.message.prefer, sent.message.lying) == ([NODE, OTHER_NODE], [6 * MB, 3 * MB])
+
+
+def test_a_request_without_large_arguments_names_no_node(bench: Bench) -> None:
+    (sent,) = bench.submit(bench.task())
+
+    assert isinstance(sent, Send)
+    assert isinstance(sent.message, RequestLeases)
+    assert (sent.message.prefer, list(sent.message.lying)) == ([], [])
+
+
+def test_an_idle_worker_leaves_a_task_to_the_one_that_was_asked_for_where_its_arguments_lie(bench: Bench) -> None:
+    near, far = over(bench, NODE, 40 * MB), over(bench, OTHER_NODE, MB)
+    bench.submit(near, far)
+    bench.lease(2, REMOTE)
+
+    assert given(bench.done(far, worker=REMOTE, busy_s=MEAN_S), REMOTE) == []
+    bench.now += 0.1
+    assert given(bench.owner.tick(bench.now), REMOTE) == []
+    bench.now += 0.1  # 40 MB at 0.2 GB/s
+    assert given(bench.owner.tick(bench.now), REMOTE) == [near.count]

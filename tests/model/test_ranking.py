@@ -64,11 +64,10 @@ def test_ranked_choice_is_that_of_looking_at_every_node(seed: int) -> None:
         for _ in range(dice.choice([0, 1, 1, 5, 60])):
             change_something(nodes, dice, letters)
         wanted, count = dice.choice(KINDS), dice.choice([1, 1, 2, 20])
-        prefer = [node_id(dice.choice(letters)) for _ in range(dice.choice([0, 0, 1, 3]))]
-        prefer = list(dict.fromkeys(prefer))
+        saves = {node_id(dice.choice(letters)): dice.choice([0.0, 0.05, 1.0]) for _ in range(dice.choice([0, 0, 1, 3]))}
 
-        everywhere = choose_nodes((one.load() for one in nodes.hosts()), wanted, count, prefer, LIMITS)
-        chosen = rankings.choose(wanted, count, prefer)
+        everywhere = choose_nodes((one.load() for one in nodes.hosts()), wanted, count, saves, LIMITS)
+        chosen = rankings.choose(wanted, count, saves)
 
         assert chosen == everywhere
         for node in chosen[: dice.randint(0, count)]:
@@ -82,7 +81,7 @@ def test_only_so_many_kinds_of_requests_are_ranked() -> None:
     rankings = Rankings(nodes, LIMITS)
 
     for cpus in range(1, 3 * MOST):
-        assert rankings.choose({"CPU": cpus}, 1, []) == [node_id("a")]
+        assert rankings.choose({"CPU": cpus}, 1, None) == [node_id("a")]
 
     assert len(rankings._known) == MOST
 
@@ -93,7 +92,7 @@ def test_only_nodes_on_which_something_changed_are_looked_at_again(size: int, mo
     for number in range(size):
         nodes.join(node_info(str(number), CPU=4), 0.0)
     rankings = Rankings(nodes, LIMITS)
-    rankings.choose(KINDS[0], 1, [])
+    rankings.choose(KINDS[0], 1, None)
     looks: list[NodeId] = []
     look = Ranking._place
 
@@ -104,10 +103,10 @@ def test_only_nodes_on_which_something_changed_are_looked_at_again(size: int, mo
     monkeypatch.setattr(Ranking, "_place", noted)
 
     for _ in range(100):
-        for node in rankings.choose(KINDS[0], 1, []):
+        for node in rankings.choose(KINDS[0], 1, None):
             nodes.all[node].place(KINDS[0], LeaseId(b"lease"))
     idle = nodes.all[node_id("5")]
     idle.beat(NodeBeat(idle.reported, idle.queued, idle.task_s, 0))
 
-    rankings.choose(KINDS[0], 1, [])
+    rankings.choose(KINDS[0], 1, None)
     assert len(looks) == 100

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sparkray_core.ids import NodeId
-from sparkray_core.messages import Resources, Where
+from sparkray_core.messages import RequestLeases, Resources, Where
 from sparkray_core.model import where as places
 from sparkray_core.model.groups import Groups, GroupState
 from sparkray_core.model.head_nodes import NodeRecord, Nodes
 from sparkray_core.model.limits import HeadLimits
-from sparkray_core.model.placement import NodeLoad, choose_in_turn, choose_nodes
+from sparkray_core.model.placement import NodeLoad, Saves, choose_in_turn, choose_nodes
 from sparkray_core.model.ranking import Rankings
 from sparkray_core.model.resources import fits, show
 
@@ -40,31 +40,42 @@ class Choosing:
         self.rankings = Rankings(nodes, limits)
         self._turn = 0  # of the node that SPREAD chose last: the how-manieth it was to join
 
+    def saves(self, asked: RequestLeases) -> dict[NodeId, float]:
+        """Seconds that each node with arguments need not wait for these."""
+        bytes_s = self.nodes.pull_bytes_s or self.limits.pull_bytes_s
+        return {node: size / bytes_s for node, size in zip(asked.prefer, asked.lying, strict=False)}
+
     def choose(
         self,
         wanted: Resources,
         count: int,
-        prefer: list[NodeId],
+        saves: Saves,
         where: Where = (),
         residents: Mapping[NodeId, int] | None = None,
     ) -> list[NodeId] | Held | Refusal:
-        """One node for each of `count` requests; none, if no node could ever hold one."""
+        """
+        Args:
+            saves: seconds that are not spent there on bringing arguments, for the nodes that have some.
+
+        Returns:
+            One node for each of `count` requests; none, if no node could ever hold one.
+        """
         here = residents or {}
         if not where:
             if not here:
-                return self.rankings.choose(wanted, count, prefer)
+                return self.rankings.choose(wanted, count, saves)
             everywhere = (record.load(here.get(record.info.node, 0)) for record in self.nodes.hosts())
-            return choose_nodes(everywhere, wanted, count, prefer, self.limits)
+            return choose_nodes(everywhere, wanted, count, saves, self.limits)
         kind = where[0]
         if kind == places.GROUP:
-            return self._in_group(wanted, count, prefer, where)
+            return self._in_group(wanted, count, saves, where)
         if kind == places.NODE:
-            return self._on_node(wanted, count, prefer, where)
+            return self._on_node(wanted, count, saves, where)
         for loads in self._by_choice(where[1] or ((),), wanted, here):
             if kind == places.SPREAD:
                 chosen, self._turn = choose_in_turn(loads, wanted, count, self._turn)
             else:
-                chosen = choose_nodes(loads, wanted, count, prefer, self.limits)
+                chosen = choose_nodes(loads, wanted, count, saves, self.limits)
             if chosen:
                 return chosen
         return []
@@ -79,9 +90,7 @@ class Choosing:
         ]
         return [loads for loads in some if any(fits(wanted, load.available) for load in loads)] + some
 
-    def _in_group(
-        self, wanted: Resources, count: int, prefer: list[NodeId], where: Where
-    ) -> list[NodeId] | Held | Refusal:
+    def _in_group(self, wanted: Resources, count: int, saves: Saves, where: Where) -> list[NodeId] | Held | Refusal:
         some = where[1]
         group = self.groups.all.get(some)
         if group is None:
@@ -92,10 +101,10 @@ class Choosing:
             return Refusal("PlacementGroupRemoved", f"placement group {some.hex()} was removed{why}")
         needs = places.needs(wanted, where)
         loads = (self.nodes.all[node].load() for node in dict.fromkeys(group.places.values()))
-        chosen = choose_nodes(loads, needs, count, prefer, self.limits)
+        chosen = choose_nodes(loads, needs, count, saves, self.limits)
         return HELD if not chosen and group.state is not GroupState.CREATED else chosen
 
-    def _on_node(self, wanted: Resources, count: int, prefer: list[NodeId], where: Where) -> list[NodeId] | Refusal:
+    def _on_node(self, wanted: Resources, count: int, saves: Saves, where: Where) -> list[NodeId] | Refusal:
         _, node, soft, spills, fails = where
         record = self.nodes.all.get(node)
         there = record is not None and record.info.alive and not (record.info.visits or record.info.draining)
@@ -108,7 +117,7 @@ class Choosing:
                 return Refusal("UnschedulableError", why)
             soft = True
         if soft:
-            return self.rankings.choose(wanted, count, prefer)
+            return self.rankings.choose(wanted, count, saves)
         if there:
             return []
         why = f"it is to run on node {node.hex()} only, which {_what_of(record)}. soft=True would let it run elsewhere"

@@ -83,4 +83,6 @@ class Draining:
             return False
         if group_of(actor.where) is not None:  # its bundle stays where it is
             return False
-        return isinstance(found := self.head.choosing.choose(actor.wanted(), 1, [], actor.where), list) and bool(found)
+        return isinstance(found := self.head.choosing.choose(actor.wanted(), 1, None, actor.where), list) and bool(
+            found
+        )

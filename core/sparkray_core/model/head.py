@@ -279,6 +279,8 @@ class Head:
 
     def _beat(self, record: NodeRecord, message: NodeBeat) -> None:
         self.groups.news = True
+        if message.pull_bytes_s != record.pull_bytes_s:
+            self.nodes.pulled(record, message.pull_bytes_s)
         for placement in record.beat(message):
             if placement.actor is not None:
                 self.actors.has_worker(placement.actor, record.info.node, placement.number)
@@ -401,7 +403,7 @@ class Head:
     def _choose_for_actor(self, actor: Actor, now: float) -> tuple[NodeId, int] | Held | Refusal | None:
         wanted, where = actor.wanted(), actor.where
         residents = None if actor.holds_something else self.actors.residents()
-        chosen = self.choosing.choose(wanted, 1, [], where, residents)
+        chosen = self.choosing.choose(wanted, 1, None, where, residents)
         if isinstance(chosen, Held | Refusal):
             return chosen
         if not chosen:

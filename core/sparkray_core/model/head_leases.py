@@ -80,7 +80,8 @@ class HeadLeases:
 
     def _place(self, owner: ProcessId, leases: list[LeaseId], asked: RequestLeases) -> Held | Refusal | Nowhere | None:
         """None: there was a node for them; what is free right now does not matter for that."""
-        chosen = self.choosing.choose(asked.resources, len(leases), asked.prefer, asked.where)
+        saves = self.choosing.saves(asked) if asked.prefer else None
+        chosen = self.choosing.choose(asked.resources, len(leases), saves, asked.where)
         if isinstance(chosen, Held | Refusal):
             return chosen
         if not chosen:
@@ -157,4 +158,5 @@ def _placed(asked: RequestLeases, leases: list[LeaseId]) -> RequestLeases:
         asked.priority,
         asked.name,
         asked.where,
+        asked.lying,
     )

@@ -36,6 +36,7 @@ class NodeRecord:
     bound: Resources = field(default_factory=dict)
     queued: int = 0
     task_s: float = 0.0
+    pull_bytes_s: float = 0.0
     placed: int = 0  # placements sent so far
     on_the_way: deque[Placement] = field(default_factory=deque)  # not counted in its last beat
     unsettled: dict[int, Placement] = field(default_factory=dict)  # by number: not known to have a worker
@@ -119,6 +120,7 @@ class Nodes:
         self.complaints: set[tuple[NodeId, NodeId]] = set()
         self.judged_at: float | None = None  # when the complaints will be weighed
         self.log = ChangeLog()  # of what placement looks at
+        self.pull_bytes_s = 0.0  # running mean of what nodes report; 0: none has measured it yet
         self._rows: dict[NodeId, dict[str, Any]] = {}  # of the table; each is made once, a table with every join
 
     def alive(self) -> Iterator[NodeRecord]:
@@ -178,6 +180,11 @@ class Nodes:
             free = {name: amount for name, amount in plain(record.reported).items() if amount > 0}
             total = plus(total, free)
         return total
+
+    def pulled(self, record: NodeRecord, bytes_s: float) -> None:
+        """A node has measured anew how fast objects come to it."""
+        record.pull_bytes_s = bytes_s
+        self.pull_bytes_s += (bytes_s - self.pull_bytes_s) * (0.2 if self.pull_bytes_s else 1.0)
 
     def silent(self, before: float) -> list[NodeRecord]:
         return [record for record in self.alive() if record.heard < before]

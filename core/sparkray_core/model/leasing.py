@@ -8,6 +8,7 @@ nothing queued: an idle lease helps a sibling queue, steals from a loaded lease,
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 
 from sparkray_core.ids import FunctionId, GroupId, LeaseId, NodeId, ProcessId, node_of, raylet_of, task_id
 from sparkray_core.messages import (
@@ -40,6 +41,7 @@ from sparkray_core.model.tasks import Lease, OwnerLimits, Queue, Shape, Task
 from sparkray_core.model.where import NO_GROUP, group_of, membership
 
 _REMEMBERED = 10_000  # placement groups that were removed
+_TOLD = 3  # of the nodes that have arguments, those that have most: where else, matters little
 
 
 class Leasing:
@@ -78,7 +80,7 @@ class Leasing:
             if queue.tasks:
                 self._fill(queue, now, effects)
             if queue.tasks:
-                self._request(queue, effects)
+                self._request(queue, now, effects)
             else:
                 self._relieve(queue, now, effects)
             self._unstick(queue, now, effects)
@@ -285,7 +287,7 @@ class Leasing:
         if names:
             effects.append(Send(worker, NameResults(names)))
 
-    def _request(self, queue: Queue, effects: list[Effect]) -> None:
+    def _request(self, queue: Queue, now: float, effects: list[Effect]) -> None:
         """Ask for as many workers as the queue would keep busy for a while."""
         shape = queue.shape
         waiting = len(queue.tasks)
@@ -301,6 +303,8 @@ class Leasing:
         wanted = min(wanted, most) - len(queue.requests)
         if wanted <= 0:
             return
+        if not queue.requests:
+            queue.asked_at = now
         leases: list[LeaseId] = []
         for _ in range(wanted):
             self._count += 1
@@ -308,8 +312,8 @@ class Leasing:
             leases.append(lease)
             queue.requests.add(lease)
             self.requests[lease] = queue
-        prefer = [queue.prefer] if queue.prefer else []
-        effects.append(Send(self.raylet, _asking(leases, queue, prefer)))
+        lying = self._lying(queue.tasks[0]) if queue.prefer else None
+        effects.append(Send(self.raylet, _asking(leases, queue, lying)))
 
     def _relieve(self, queue: Queue, now: float, effects: list[Effect]) -> None:
         """Nothing is queued. Idle workers help another queue, take half of a loaded one's work, or go back."""
@@ -317,7 +321,7 @@ class Leasing:
         if queue.requests and not leases.busy:
             self._take_back(queue, effects)
         # Who idles longest comes first: what is not due for it is not due for the others.
-        while leases.idle and self._lend_to_sibling(next(iter(leases.idle))):
+        while leases.idle and self._lend_to_sibling(next(iter(leases.idle)), now, effects):
             pass
         while leases.idle:
             longest = next(iter(leases.idle))
@@ -356,11 +360,11 @@ class Leasing:
             queue.leases.note(lease)
             effects.append(Send(lease.worker, StealTasks(len(lease.inflight) - 1)))
 
-    def _lend_to_sibling(self, lease: Lease) -> bool:
+    def _lend_to_sibling(self, lease: Lease, now: float, effects: list[Effect]) -> bool:
         queues = lease.queue.shape.queues
         near = queues.get(node_of(lease.worker))
         for sibling in queues.values() if near is None else (near, *queues.values()):
-            if sibling.tasks and (sibling is near or self._worth_it(sibling)):
+            if sibling.tasks and (sibling is near or self._worth_it(sibling, now, effects)):
                 lease.queue.leases.remove(lease)
                 lease.queue = sibling
                 sibling.leases.add(lease)
@@ -368,13 +372,19 @@ class Leasing:
                 return True
         return False
 
-    def _worth_it(self, queue: Queue) -> bool:
-        """Whether its next task is done sooner far from its arguments than it would begin where they lie."""
+    def _worth_it(self, queue: Queue, now: float, effects: list[Effect]) -> bool:
+        """Whether its next task is done sooner far from its arguments than it would begin where they lie. Nobody knows
+        when a worker comes that was asked for: it is given as long as the arguments would take."""
         workers = queue.leases.open
-        if queue.prefer is None or not workers:
+        if queue.prefer is None or not (workers or queue.requests):
             return True
-        waiting_s = len(queue.tasks) * (queue.shape.mean_s or 0.0) / workers
-        return waiting_s * self.limits.pull_bytes_s > self._lying(queue.tasks[0]).get(queue.prefer, 0)
+        pull_s = self._lying(queue.tasks[0]).get(queue.prefer, 0) / self.limits.pull_bytes_s
+        if workers:
+            return len(queue.tasks) * (queue.shape.mean_s or 0.0) / workers > pull_s
+        if now < queue.asked_at + pull_s:
+            self._wake_at(queue.asked_at + pull_s, effects)
+            return False
+        return True
 
     def _steal(self, queue: Queue, effects: list[Effect]) -> None:
         loaded = queue.leases.most_loaded() if queue.leases.loaded else None
@@ -549,11 +559,13 @@ class Leasing:
         for lease_id, queue in self.requests.items():
             again.setdefault(queue, []).append(lease_id)
         for queue, leases in again.items():
-            effects.append(Send(self.raylet, _asking(leases, queue, [])))
+            effects.append(Send(self.raylet, _asking(leases, queue, None)))
 
 
-def _asking(leases: list[LeaseId], queue: Queue, prefer: list[NodeId]) -> RequestLeases:
+def _asking(leases: list[LeaseId], queue: Queue, lying: Mapping[NodeId, int] | None) -> RequestLeases:
     shape = queue.shape
+    there = lying or {}
+    prefer = sorted(there, key=lambda node: (node != queue.prefer, -there[node]))[:_TOLD] if there else []
     return RequestLeases(
         leases,
         shape.resources,
@@ -563,4 +575,5 @@ def _asking(leases: list[LeaseId], queue: Queue, prefer: list[NodeId]) -> Reques
         priority=shape.priority,
         name=queue.tasks[0].function.name if queue.tasks else "",
         where=shape.where,
+        lying=[there[node] for node in prefer] if prefer else (),
     )

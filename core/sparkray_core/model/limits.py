@@ -41,6 +41,7 @@ class NodeLimits:
     spill_retry_s: float = 1.0  # after an attempt to spill failed; the disk may have space again
     chunk_bytes: int = 4 << 20  # of one pulled chunk; larger ones hold up the beats behind them
     chunks_ahead: int = 4  # asked for and not there yet: hides a round trip of up to 16 MiB of line
+    measured_bytes: int = 1 << 20  # a smaller object's journey shows the distance, not the bandwidth
     pull_ahead_bytes: int = 64 << 20  # the same over all objects that are pulled here: others wait for their turn
     # Pullers of one object that are served at a time by who had it first; the next are sent to these, as a tree.
     pull_fanout: int = 2
@@ -78,7 +79,7 @@ class HeadLimits:
     gang_retry_s: float = 0.1  # from a node's refusal to reserve bundles to the next attempt: a beat comes in between
     loads_gap_s: float = 0.1  # in which what nodes report is gathered for schedulers beside the head
     scheduler_beat_s: float = 0.5  # between two signs of life of a scheduler; its silence counts as a node's does
-    prefer_s: float = 0.05  # waiting on the node that has the arguments is worth this much to a lease
+    pull_bytes_s: float = 2e8  # at which arguments come from another node, until nodes have measured it
     unknown_task_s: float = 0.1  # taken for the mean of a node that has not measured any
     restart_gap_s: float = 0.5  # between two lives of one actor at least; one that dies at once may not spin
     remembered: int = 10_000  # dead actors, processes and nodes whose end can still be told

@@ -545,6 +545,7 @@ class Node:
             message.priority,
             message.name,
             message.where,
+            message.lying,
         )
         self._placed(message.owner, request, now, scheduler)
 
@@ -577,7 +578,7 @@ class Node:
             self._requested_at(owner, message, now)
             return
         onward: list[LeaseId] = []
-        elsewhere = any(node in self.peers for node in message.prefer) and self.info.node not in message.prefer
+        elsewhere = bool(message.prefer) and message.prefer[0] in self.peers  # most of its arguments
         alone = not self._others_could(message.resources)
         for lease in message.leases:
             if self._known(owner, lease):
@@ -679,6 +680,7 @@ class Node:
                 first.priority,
                 first.name,
                 first.where,
+                first.lying,
             )
             self.out.append(SendFrom(HEAD, first.owner, request))
 
@@ -839,6 +841,7 @@ class Node:
             claims.settled(),
             bound,
             claims.others(),
+            self.pulls.bytes_s,
         )
         self.out.append(Send(HEAD, beat))
 

@@ -14,7 +14,7 @@ reserved on lent CPU, and nothing is granted on CPU before it is above zero agai
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -58,6 +58,7 @@ class Claim:
     lease: LeaseId | None = None
     actor: StartActor | None = None
     prefer: list[NodeId] = field(default_factory=list)
+    lying: Sequence[int] = ()  # as in `RequestLeases`
     priority: int = 0  # of those that wait, and fit, the highest goes first
     placement: int = 0  # it is the so-manieth placement on this node of who placed it; 0: a process of this node asked
     placed_by: NodeId = HEAD_NODE  # or another scheduler
@@ -70,6 +71,7 @@ class Claim:
     lent: Resources = field(default_factory=dict)  # CPU that its blocked worker lent to others
     waits: bool = False  # its worker's task waits for others
     reclaimed: bool = False  # the owner was asked to give it back
+    wanted: float = 0.0  # when that was
     meant: bool = False  # the actor was told to end
     env: str = ""  # of the worker that it needs
     name: str = ""  # of a function that the lease is for
@@ -104,6 +106,7 @@ def lease_claim(owner: ProcessId, lease: LeaseId, asked: RequestLeases) -> Claim
         asked.where,
         lease=lease,
         prefer=asked.prefer,
+        lying=asked.lying,
         env=asked.env,
         name=asked.name,
         retriable=asked.retriable,
@@ -144,7 +147,9 @@ class Claims:
         self.shares: dict[ProcessId, int] = {}  # of each owner: its leases that hold something
         self.waiting: dict[QueueKey, dict[bytes, Claim]] = {}  # WAITING ones; within a queue all need the same
         self.reserved: dict[bytes, Claim] = {}  # RESERVED ones, first come first served
-        self.mean_s = 0.0  # running mean of how long a lease is kept, seconds; 0: none came back yet
+        # Running mean of how long it takes until a lease comes back that is wanted, seconds; 0: none came back yet. Who
+        # keeps one that nobody else wants makes nobody wait.
+        self.mean_s = 0.0
         self.placed = 0  # the head's placements here that arrived so far
         self.placed_by: dict[NodeId, int] = {}  # those of schedulers beside it
         self.changes = 0  # grows with whatever a beat would tell
@@ -183,9 +188,10 @@ class Claims:
     def give_back(self, claim: Claim, now: float, retire: bool = False) -> None:
         """The owner returned it: its worker is anybody's again, or (`retire`) nobody's."""
         worker = self.workers.all[claim.worker] if claim.worker is not None else None
-        if claim.state is ClaimState.RUNNING:
-            held = now - claim.since
-            self.mean_s = held if not self.mean_s else self.mean_s + 0.2 * (held - self.mean_s)
+        if claim.state is ClaimState.RUNNING and claim.reclaimed:
+            took = now - max(claim.since, claim.wanted)
+            weight = 1.0 if not self.mean_s else 0.5 if took < self.mean_s else 0.2
+            self.mean_s += weight * (took - self.mean_s)
         self.drop(claim)
         if worker is not None and worker.state is WorkerState.BUSY:
             if retire:
@@ -273,7 +279,7 @@ class Claims:
         self.workers.trim(now, self.short_of_memory)
         if self.waiting and self._unasked:
             self._unasked = False
-            self._reclaim()
+            self._reclaim(now)
 
     def _find_worker(self, now: float) -> bool:
         """Run the first reserved claim for which a worker idles, or have one prepared for it. Whether that was done."""
@@ -391,7 +397,7 @@ class Claims:
         elif claim.actor is not None:
             self.out.append(Send(worker.id, claim.actor))
 
-    def _reclaim(self) -> None:
+    def _reclaim(self, now: float) -> None:
         """Ask leases back from other owners, and from other queues of the same one, for what the waiting are short of.
 
         Once per lease, and no more of them than cover what is missing: a lease that comes back early costs its owner
@@ -417,7 +423,7 @@ class Claims:
                 if claim.priority > waiting.priority or claim.queue == key:
                     continue
                 if any(claim.taken.get(name) for name in missing):
-                    claim.reclaimed = True
+                    claim.reclaimed, claim.wanted = True, now
                     askable.remove(claim)
                     coming = plus(coming, claim.taken)
                     gpus.give(_own_gpus(claim))

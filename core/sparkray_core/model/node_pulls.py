@@ -50,6 +50,8 @@ class Pulls:
         self.under_way = 0  # bytes asked for
         self.hungry: dict[ObjectId, None] = {}  # would ask for more, if more might be under way; first come, first
         self.mapped: dict[NodeId, bool | None] = {}  # nodes of this host; None: not known yet
+        # Running mean of how fast an object comes from another host, in bytes per second; 0: not known yet.
+        self.bytes_s = 0.0
         self.pulled_objects = self.pulled_bytes = self.copied_bytes = 0  # since the start; copied on this host
         self.is_known: Callable[[NodeId], bool] = lambda node: True  # and alive; node.py knows
         self.is_dead: Callable[[NodeId], bool] = lambda node: False
@@ -313,6 +315,10 @@ class Pulls:
         self._call_off(pull)
         del self.pulls[pull.object]
         self.pulled_objects += 1
+        network = not pull.maps and len(pull.tried) == 1
+        if network and pull.size >= self.limits.measured_bytes and now > pull.begun:
+            bytes_s = pull.size / (now - pull.begun)
+            self.bytes_s = bytes_s if not self.bytes_s else self.bytes_s + 0.2 * (bytes_s - self.bytes_s)
         self.store.seal(pull.object, self.me, now)
         self.out.append(Send(self.owner_now(pull.object), CopyMade(pull.object, self.node)))
         self.on_end(pull.object, now)

@@ -1,19 +1,21 @@
 """Which node gets the work: the one with the least estimated waiting time.
 
-    wait(node) = 0                                          if it is free there now
-                 (queued there + 1) * mean time / turns     otherwise; turns: how many of these it can run at once
+    wait(node)  = queue(node) + bytes of the arguments that are missing there / mean bandwidth
+    queue(node) = 0                                         if it is free there now
+                  (queued there + 1) * mean time / turns    otherwise; turns: how many of these it can run at once
                                                             beside its actors and placement groups
-                 that, and longer than any other            if there is no room beside these
+                  that, and longer than any other           if there is no room beside these
 
-less a bonus for nodes that have the arguments. (How many bytes are missing elsewhere is not told yet; when it is,
-bytes / bandwidth takes the bonus's place.) Among equals the one with the larger free share wins, then the one that
-joined first. An actor that holds nothing will work all the same: for the next one of its kind it counts as a CPU less.
+The bandwidth is one for all nodes. So the time for all of the arguments' bytes can be left out on each side, and what
+counts is what a node that has some of them saves: no other node's place in the order depends on the request, which is
+why the order can be kept (`ranking`). Among equals the one with the larger free share wins, then the one that joined
+first. An actor that holds nothing will work all the same: for the next one of its kind it counts as a CPU less.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from sparkray_core.ids import NodeId
@@ -22,6 +24,8 @@ from sparkray_core.model.limits import HeadLimits
 from sparkray_core.model.resources import CPU, UNIT, fits, minus, times
 
 FOR_A_LIFE_S = 1e6  # of waiting, where an actor or a placement group has to end first
+
+Saves = Mapping[NodeId, float] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,16 +43,19 @@ class NodeLoad:
 
 
 def choose_nodes(
-    nodes: Iterable[NodeLoad], wanted: Resources, count: int, prefer: Sequence[NodeId], limits: HeadLimits
+    nodes: Iterable[NodeLoad], wanted: Resources, count: int, saves: Saves, limits: HeadLimits
 ) -> list[NodeId]:
     """One node for each of `count` requests, counting each in before the next is placed.
+
+    Args:
+        saves: seconds that are not spent there on bringing arguments, for the nodes that have some.
 
     Returns:
         `count` nodes in the order of the requests; none if no node could ever hold one.
     """
-    bonus = {node: limits.prefer_s * (1 - rank / len(prefer)) for rank, node in enumerate(prefer)}
+    saved = saves or {}
     heap = [
-        Place.of(load, wanted, bonus.get(load.node, 0.0), limits).entry() for load in nodes if fits(wanted, load.totals)
+        Place.of(load, wanted, saved.get(load.node, 0.0), limits).entry() for load in nodes if fits(wanted, load.totals)
     ]
     heapq.heapify(heap)
     chosen: list[NodeId] = []
@@ -86,7 +93,7 @@ def choose_in_turn(nodes: Iterable[NodeLoad], wanted: Resources, count: int, tur
 class Place:
     """A node as a candidate for one kind of request."""
 
-    __slots__ = ("bonus", "costs_nothing", "joined", "node", "queued", "residents", "room", "slots", "task_s", "turns")
+    __slots__ = ("costs_nothing", "joined", "node", "queued", "residents", "room", "saved", "slots", "task_s", "turns")
 
     def __init__(
         self,
@@ -96,7 +103,7 @@ class Place:
         room: int,
         queued: int,
         task_s: float,
-        bonus: float = 0.0,
+        saved: float = 0.0,
         residents: int = 0,
         costs_nothing: bool = False,
         turns: int | None = None,
@@ -107,13 +114,13 @@ class Place:
         self.room = room  # and so many more right now
         self.queued = queued
         self.task_s = task_s
-        self.bonus = bonus
+        self.saved = saved
         self.residents = residents
         self.costs_nothing = costs_nothing  # of no resources: it never waits, but goes where CPUs are free
         self.turns = slots if turns is None else turns  # of its slots, those that nothing holds for long
 
     @classmethod
-    def of(cls, load: NodeLoad, wanted: Resources, bonus: float, limits: HeadLimits) -> Place:
+    def of(cls, load: NodeLoad, wanted: Resources, saved: float, limits: HeadLimits) -> Place:
         slots = times(wanted, load.totals)
         counted = {CPU: UNIT} if slots is None else wanted
         return cls(
@@ -123,7 +130,7 @@ class Place:
             times(counted, load.available) or 0,
             load.queued,
             load.task_s or limits.unknown_task_s,
-            bonus,
+            saved,
             load.residents,
             slots is None,
             times(counted, minus(load.totals, load.bound)) if load.bound else None,
@@ -142,7 +149,7 @@ class Place:
             self.room,
             self.queued,
             self.task_s,
-            self.bonus,
+            self.saved,
             self.residents,
             self.costs_nothing,
             self.turns,
@@ -159,4 +166,4 @@ class Place:
             if not self.turns:
                 wait += FOR_A_LIFE_S
         share = (self.room - self.residents) / self.slots if self.slots else float("-inf")
-        return wait - self.bonus, -share, self.joined
+        return wait - self.saved, -share, self.joined

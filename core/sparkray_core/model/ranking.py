@@ -8,13 +8,12 @@ keeps the entry of each node in a heap, and makes anew only those of nodes that 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from sparkray_core.ids import NodeId
 from sparkray_core.messages import Resources
 from sparkray_core.model.limits import HeadLimits
-from sparkray_core.model.placement import Place
+from sparkray_core.model.placement import Place, Saves
 from sparkray_core.model.resources import CPU, UNIT, fits, minus, times
 
 if TYPE_CHECKING:
@@ -58,14 +57,14 @@ class Rankings:
         self.limits = limits
         self._known: dict[tuple[tuple[str, int], ...], Ranking] = {}
 
-    def choose(self, wanted: Resources, count: int, prefer: Sequence[NodeId]) -> list[NodeId]:
+    def choose(self, wanted: Resources, count: int, saves: Saves) -> list[NodeId]:
         """As `choose_nodes`, of all nodes on which anything may be placed."""
         key = tuple(sorted(wanted.items()))
         ranking = self._known.pop(key, None) or Ranking(self.nodes, wanted, self.limits)
         self._known[key] = ranking
         if len(self._known) > MOST:
             del self._known[next(iter(self._known))]
-        return ranking.choose(count, prefer)
+        return ranking.choose(count, saves)
 
     def check(self) -> None:
         """For the invariants.
@@ -90,14 +89,14 @@ class Ranking:
         self._heap: list[Entry] = []  # these, and older ones
         self._made = 0
 
-    def choose(self, count: int, prefer: Sequence[NodeId]) -> list[NodeId]:
+    def choose(self, count: int, saves: Saves) -> list[NodeId]:
         self._catch_up()
         touched: dict[NodeId, Place] = {}  # their entries count no more
         heap: list[Entry] = []  # theirs
-        for rank, node in enumerate(prefer):
-            if node in self._current and node not in touched:
+        for node, saved in saves.items() if saves else ():
+            if node in self._current:
                 touched[node] = place = self._current[node][-1].copy()
-                place.bonus = self.limits.prefer_s * (1 - rank / len(prefer))
+                place.saved = saved
                 heapq.heappush(heap, self._entry(place))
         set_aside: list[Entry] = []
         chosen: list[NodeId] = []

@@ -135,7 +135,8 @@ class Scheduler:
             self._place(owner, leases, asked)
 
     def _place(self, owner: ProcessId, leases: list[LeaseId], asked: RequestLeases) -> None:
-        chosen = self.choosing.choose(asked.resources, len(leases), asked.prefer, asked.where)
+        saves = self.choosing.saves(asked) if asked.prefer else None
+        chosen = self.choosing.choose(asked.resources, len(leases), saves, asked.where)
         if not isinstance(chosen, list) or not chosen:
             self.out.append(SendFrom(HEAD, owner, replaced(asked, leases=leases)))
             return
@@ -162,6 +163,7 @@ class Scheduler:
                         asked.priority,
                         asked.name,
                         asked.where,
+                        asked.lying,
                     ),
                 )
             )

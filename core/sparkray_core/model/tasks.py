@@ -226,7 +226,7 @@ class Shape:
 class Queue:
     """Tasks of one shape whose arguments lie on one node (or nowhere in particular)."""
 
-    __slots__ = ("leases", "prefer", "requests", "shape", "tasks")
+    __slots__ = ("asked_at", "leases", "prefer", "requests", "shape", "tasks")
 
     def __init__(self, shape: Shape, prefer: NodeId | None) -> None:
         self.shape = shape
@@ -234,6 +234,7 @@ class Queue:
         self.tasks: deque[Task] = deque()
         self.leases = QueueLeases()
         self.requests: set[LeaseId] = set()
+        self.asked_at = 0.0  # when the first of these, or of those before, was sent
 
 
 class Lease:

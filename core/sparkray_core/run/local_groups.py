@@ -92,7 +92,7 @@ class LocalGroups:
 
     def why_not(self, wanted: Resources, where: Where) -> Held | Refusal | None:
         """None: it runs. What others use meanwhile means nothing: they run one after the other."""
-        chosen = self._choosing.choose(wanted, 1, [], where)
+        chosen = self._choosing.choose(wanted, 1, None, where)
         if isinstance(chosen, Held | Refusal):
             return chosen
         if chosen:
