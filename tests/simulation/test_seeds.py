@@ -14,6 +14,7 @@ import pytest
 
 from sparkray_core.testing.storm import (
     CALM,
+    CANCELS,
     CRASHES,
     DEADLY,
     DEADLY_SCHEDULERS,
@@ -41,6 +42,11 @@ def test_every_wish_ends_and_nothing_leaks_when_things_go_wrong(seed: int) -> No
 @pytest.mark.parametrize("seed", range(SEEDS // 4))
 def test_every_wish_is_fulfilled_when_nothing_goes_wrong(seed: int) -> None:
     run_storm(seed, CALM)
+
+
+@pytest.mark.parametrize("seed", range(SEEDS // 10))
+def test_what_is_cancelled_ends_so_or_with_its_value_and_all_else_is_right(seed: int) -> None:
+    run_storm(seed, CANCELS)
 
 
 @pytest.mark.parametrize("seed", range(SEEDS // 10))

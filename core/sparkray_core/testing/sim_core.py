@@ -95,16 +95,21 @@ class Memory(bytearray):
         self.disk: dict[int, bytes] = {}
 
 
+class Cancelled(Exception):
+    """Raised in user code, where it waits, as the interrupt of a real worker is."""
+
+
 class Signal:
     """What a piece of user code waits for: so many entries, or one answer."""
 
-    __slots__ = ("_core", "code", "missing", "paused")
+    __slots__ = ("_core", "code", "late", "missing", "paused")
 
     def __init__(self, core: SimCore, missing: int = 1) -> None:
         self._core = core
         self.missing = missing
         self.code: Code[None] | None = None
         self.paused = False  # the code goes on, though something is missing
+        self.late = False  # so it does, for good: its time is over
 
     def entry_ready(self, entry: Entry | None) -> None:
         self.missing -= 1
@@ -114,6 +119,11 @@ class Signal:
     def pause(self) -> None:
         self.paused = True
         self._core.runnable.append(self)
+
+    def give_up(self) -> None:
+        if self.missing > 0 and self.code is not None:
+            self.late = True
+            self._core.runnable.append(self)
 
 
 NewStream = Union["Callable[[int], Stream]", None]  # makes the stream of the task with that number, if it is one
@@ -173,6 +183,9 @@ class SimCore:
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._ties = itertools.count()
         self._wake: float | None = None
+        self._waits_for: weakref.WeakKeyDictionary[Code[None], object] = weakref.WeakKeyDictionary()
+        self.shields = 0  # above zero: an interrupt has to wait
+        self.submitted = 0  # the number of the last task
         self._out: list[ProcessEffect] = []
 
     @property
@@ -231,16 +244,32 @@ class SimCore:
     # ------------------------------------------------------------------ user code
     def advance(self, code: Code[None]) -> None:
         """Run it up to its next wait."""
+        self._go_on(code, lambda: next(code))
+
+    def interrupt(self, code: Code[None]) -> None:
+        """Raise `Cancelled` where it waits."""
+        former = self._waits_for.pop(code, None)
+        if isinstance(former, Signal):
+            former.code = None
+        self._go_on(code, lambda: code.throw(Cancelled()))
+
+    def _go_on(self, code: Code[None], step: Callable[[], float | Signal]) -> None:
         try:
-            wish = next(code)
+            wish = step()
         except StopIteration:
             return
         if isinstance(wish, Signal):
+            self._waits_for[code] = wish
             wish.code = code
             if wish.missing <= 0:
                 self.runnable.append(wish)
         else:
-            self.at(self.now + wish, lambda: self.advance(code))
+            token = self._waits_for[code] = object()
+            self.at(self.now + wish, lambda: self._slept(code, token))
+
+    def _slept(self, code: Code[None], token: object) -> None:
+        if self._waits_for.get(code) is token:
+            self.advance(code)
 
     def at(self, when: float, do: Callable[[], None]) -> None:
         heapq.heappush(self._timers, (when, next(self._ties), do))
@@ -345,7 +374,7 @@ class SimCore:
         shape: Any,
         new_stream: NewStream = None,
     ) -> list[Ref]:
-        count = next(self.counter)
+        count = self.submitted = next(self.counter)
         payload = sim_programs.pack_call(program, [self.export(ref) for ref in inner])
         refs: list[tuple[int | str, Entry]] | None = [(n, ref.entry) for n, ref in enumerate(args)] or None
         nested = [ref.entry for ref in inner] or None
@@ -409,6 +438,10 @@ class SimCore:
         self.kick()
         self.perform(self.owner.remove_group(group, self.now))
 
+    def cancel(self, count: int, force: bool, recursive: bool) -> None:
+        self.kick()
+        self.perform(self.owner.cancel(count, force, recursive, self.now))
+
     def kill(self, handle: Ref, restart: bool) -> None:
         assert handle.actor is not None
         self.kick()
@@ -423,8 +456,8 @@ class SimCore:
             got.append((yield from self.load(entry)))  # noqa: PERF401 - a comprehension cannot yield
         return got
 
-    def wait(self, entries: Sequence[Entry], wanted: int) -> Code[None]:
-        """Until so many of them are there, or the session ended."""
+    def wait(self, entries: Sequence[Entry], wanted: int, limit_s: float | None = None) -> Code[None]:
+        """Until so many of them are there, or the session ended, or the time is over."""
         self.kick()
         distinct = list(dict.fromkeys(entries))
         waiting = [entry for entry in distinct if entry.value is None]
@@ -436,15 +469,26 @@ class SimCore:
             entry.waiters = [*(entry.waiters or ()), signal]
         self.perform(self.owner.want(waiting, self.now))
         if signal.missing > 0:  # else some were lost for good, and that was told at once
-            unblock = self.on_block(signal if missing == len(waiting) else None, waiting)
-            yield signal
-            while signal.paused:
-                signal.paused, signal.code = False, None
-                yield from self.on_pause(signal, waiting)
-                if signal.missing > 0:
-                    yield signal
-            unblock()
-        for entry in waiting:
+            whole = missing == len(waiting) and limit_s is None
+            unblock = self.on_block(signal if whole else None, waiting)
+            if limit_s is not None:
+                self.at(self.now + limit_s, signal.give_up)
+            try:
+                yield signal
+                while signal.paused:
+                    signal.paused, signal.code = False, None
+                    yield from self.on_pause(signal, waiting)
+                    if signal.missing > 0:
+                        yield signal
+            finally:
+                unblock()
+                self._wait_no_more(signal, waiting)
+        else:
+            self._wait_no_more(signal, waiting)
+
+    @staticmethod
+    def _wait_no_more(signal: Signal, entries: Sequence[Entry]) -> None:
+        for entry in entries:
             if entry.waiters and signal in entry.waiters:  # not if it came, and got lost again
                 entry.waiters.remove(signal)
 
@@ -537,7 +581,9 @@ class SimCore:
         answer: list[Any] = []
         self._replies.setdefault((pin, some), []).append((signal, answer))
         self.send(self.raylet, message)
+        self.shields += 1  # else nobody would take what the raylet gives
         yield signal
+        self.shields -= 1
         return answer[0]
 
     def _on_reply(self, message: ObjectAllocated | ObjectRefused | ObjectPinned | ObjectGone) -> None:

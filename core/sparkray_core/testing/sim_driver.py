@@ -21,6 +21,9 @@ HEAVIEST = 40  # values nested in an argument: tasks that hand back what they op
 SIZES = [0, 0, 0, 10, 5000, 30_000]  # bytes; 0: inline
 
 
+Made = tuple[ProcessId, int]  # whose task, its number
+
+
 @dataclass(slots=True)
 class Known:
     """A reference that the user code holds, and what it must turn out to be."""
@@ -29,6 +32,16 @@ class Known:
     expected: Expected
     made_by: str
     doomed: bool = False  # its actor is to die: its calls may fail
+    hangs_on: frozenset[Made] = frozenset()  # which tasks, itself included, were its makers
+    cancellable: bool = False
+
+
+def made(ref: Ref) -> Made:
+    return ref.entry.owner, ref.entry.count
+
+
+def makers(*some: Known) -> frozenset[Made]:
+    return frozenset().union(*(known.hangs_on for known in some))
 
 
 @dataclass(slots=True)
@@ -40,10 +53,14 @@ class Oracle:
     kills: bool = False  # workers are killed
     wrong: list[str] = field(default_factory=list)
     judged: int = 0
+    cancelled: set[Made] = field(default_factory=set)
 
     def judge(self, known: Known, got: Got) -> None:
         self.judged += 1
         if got.outcome == known.expected.outcome:
+            return
+        maker = made(known.ref)
+        if maker in self.cancelled and got.outcome.startswith("system TaskCancelledError"):
             return
         if got.outcome.startswith("system"):
             no_room = "ObjectStoreFull" in got.outcome or "no room" in got.outcome
@@ -54,7 +71,8 @@ class Oracle:
             lost = owner_ends and got.outcome.startswith(("system OwnerDied", "system ObjectLost"))
             # An environment is not set up again if that worker ended: it may be what has ended it.
             set_up = self.kills and "the worker that set it up ended: killed" in got.outcome
-            if self.harmed or known.doomed or no_room or lost or set_up:
+            other = any(one in self.cancelled for one in known.hangs_on if one != maker)
+            if other or self.harmed or known.doomed or no_room or lost or set_up:
                 return
         self.wrong.append(f"it is {got.outcome}, and was to be {known.expected.outcome}: {known.made_by}")
 
@@ -92,6 +110,8 @@ class SimDriver(SimCore):
         self.actors = actors  # it makes some
         self.nodes: list[NodeId] = []  # if it is particular about where its tasks run; and makes placement groups
         self.spark: SimSpark | None = None  # if it has blocks from there
+        self.cancels = False  # it cancels some of its tasks, and has little patience with others
+        self.force = False  # it has workers killed for that
         self.busy = 0  # pieces of user code that are not done
 
     def start(self, now: float) -> list[ProcessEffect]:
@@ -117,6 +137,9 @@ class SimDriver(SimCore):
             if self.spark is not None and dice.random() < 0.15:
                 yield from self._blocks(self.spark, pool)
                 continue
+            if self.cancels and dice.random() < 0.25:
+                yield from self._lose_patience(pool)
+                continue
             kind = dice.random()
             if kind < 0.10 and self.nodes:
                 self._group(pool)
@@ -129,7 +152,8 @@ class SimDriver(SimCore):
                 key = dice.getrandbits(32)
                 ref = yield from self.put(f"value {key}", dice.choice(SIZES), [known.ref for known in inner])
                 expected = Expected(f"value {key}", tuple(one.expected for one in inner))
-                pool.append(Known(ref, expected, f"put {key}", any(one.doomed for one in inner)))
+                doomed, hangs_on = any(one.doomed for one in inner), makers(*inner)
+                pool.append(Known(ref, expected, f"put {key}", doomed, hangs_on))
                 del ref, inner
             elif kind < 0.75:
                 del pool[: dice.randint(0, len(pool))]
@@ -168,7 +192,8 @@ class SimDriver(SimCore):
             self.oracle.judge(known, got)
             if got.good:
                 inside = zip(got.refs, known.expected.inside, strict=True)
-                within += [Known(ref, one, f"inside {known.made_by}", known.doomed) for ref, one in inside]
+                why, hangs_on = f"inside {known.made_by}", known.hangs_on
+                within += [Known(ref, one, why, known.doomed, hangs_on | {made(ref)}) for ref, one in inside]
         return within
 
     def _tasks(self, pool: list[Known]) -> None:
@@ -184,9 +209,9 @@ class SimDriver(SimCore):
             inner = self._pick(pool, 2) if dice.random() < 0.3 else []
             expected = expect(program, [one.expected for one in args], [one.expected for one in inner])
             refs = self.submit(program, [one.ref for one in args], [one.ref for one in inner])
-            doomed = any(one.doomed for one in [*args, *inner])
+            doomed, hangs_on = any(one.doomed for one in [*args, *inner]), makers(*args, *inner) | {made(refs[0])}
             pool += [
-                Known(ref, one, f"task {ref.entry.count} {program}", doomed)
+                Known(ref, one, f"task {ref.entry.count} {program}", doomed, hangs_on, True)
                 for ref, one in zip(refs, expected, strict=True)
             ]
 
@@ -233,7 +258,7 @@ class SimDriver(SimCore):
         handles = [known for known in pool if known.expected is ACTOR]
         on = [dice.choice(handles)] if handles and dice.random() < 0.5 else []
         expected = expect_items(program, [one.expected for one in args], [one.expected for one in inner])
-        doomed = any(one.doomed for one in [*args, *inner, *on])
+        doomed, hangs_on = any(one.doomed for one in [*args, *inner, *on]), makers(*args, *inner, *on)
         arguments = [one.ref for one in args], [one.ref for one in inner]
         generator = call_generator(self, program, *arguments, dice.choice([0, 0, 1, 3]), on[0].ref if on else None)
         del args, inner, handles, on, arguments
@@ -241,9 +266,10 @@ class SimDriver(SimCore):
         for _ in range(dice.choice([0, 1, items // 2, items + 2, items + 2])):
             ref = yield from generator.next()
             if ref is None:
-                self.oracle.judge_end(expected if self.owner.ended is None else [], made_by)
+                lost = self.owner.ended is not None or not self.oracle.cancelled.isdisjoint(hangs_on)
+                self.oracle.judge_end([] if lost else expected, made_by)
                 return
-            known = Known(ref, expected.pop(0) if expected else Expected("the end"), made_by, doomed)
+            known = Known(ref, expected.pop(0) if expected else Expected("the end"), made_by, doomed, hangs_on)
             del ref
             (got,) = yield from self.get([known.ref])
             self.oracle.judge(known, got)
@@ -262,7 +288,7 @@ class SimDriver(SimCore):
         inner = [known for known in self._pick(pool, 1) if known.expected is not ACTOR]
         unordered = dice.random() < 0.3
         handle = self.create(constructor, [one.ref for one in inner], dice.choice([0, 1, -1]), unordered)
-        doomed = kind < 0.25
+        doomed, of_actor = kind < 0.25, makers(*inner)
         for _ in range(dice.choice([0, 1, 3, 20])):
             program = self._program(1)
             if unordered:  # it must not wait for a call of the same actor: that one may be behind it by now
@@ -272,14 +298,39 @@ class SimDriver(SimCore):
             expected = expect(program, [one.expected for one in args], [one.expected for one in inner])
             refs = self.call(handle, program, [one.ref for one in args], [one.ref for one in inner])
             tainted = doomed or any(one.doomed for one in [*args, *inner])
+            hangs_on = of_actor | makers(*args, *inner) | {made(refs[0])}
             pool += [
-                Known(ref, one, f"call {ref.entry.count} {program}", tainted)
+                Known(ref, one, f"call {ref.entry.count} {program}", tainted, hangs_on, True)
                 for ref, one in zip(refs, expected, strict=True)
             ]
         if 0.1 <= kind < 0.25:
             self.kill(handle, restart=dice.random() < 0.5)
         elif not doomed and dice.random() < 0.6:
-            pool.append(Known(handle, ACTOR, "an actor"))
+            pool.append(Known(handle, ACTOR, "an actor", hangs_on=of_actor))
+
+    def _lose_patience(self, pool: list[Known]) -> Code[None]:
+        """Cancel a task, or wait for some with a limit and forget about them."""
+        dice = self.dice
+        some = [known for known in pool if known.cancellable]
+        if some and dice.random() < 0.7:
+            self.kick()
+            yield dice.choice([0.0, 0.001, 0.02, 0.1])  # so that some run by then
+            entry, recursive = dice.choice(some[-8:]).ref.entry, dice.random() < 0.5
+            task = self.owner.book.tasks.get(entry.count)
+            force = self.force and task is not None and task.actor is None and dice.random() < 0.3
+            self.oracle.cancelled.add((entry.owner, entry.count))
+            self.oracle.harmed |= force  # what its worker owned, ends with it
+            self.cancel(entry.count, force, recursive)
+            del entry, task, some
+            yield dice.choice([0.0, 0.001, 0.05])
+            return
+        del some
+        entries = [known.ref.entry for known in pool[-6:] if known.expected is not ACTOR]
+        if entries:
+            yield from self.wait(entries, len(set(entries)), dice.choice([0.0, 0.001, 0.02, 0.3]))
+            del entries
+            if dice.random() < 0.3:
+                del pool[-6:]
 
     def _pick(self, pool: list[Known], most: int) -> list[Known]:
         """Lately made ones, mostly."""

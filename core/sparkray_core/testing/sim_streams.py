@@ -68,11 +68,17 @@ class SimOutlet:
                     break  # the owner is this process, and has heard
                 self._signal = Signal(worker)
                 unblock = worker.on_block(None, ())
-                yield self._signal
-                unblock()
+                try:
+                    yield self._signal
+                finally:
+                    self._signal = None
+                    unblock()
             if self._closed:
                 break
-        return [sim_programs.pack("end", []), self._sent, *self._items]  # type: ignore[list-item]
+        return self.answer(sim_programs.pack("end", []))
+
+    def answer(self, end: Value) -> list[Value]:
+        return [end, self._sent, *self._items]  # type: ignore[list-item]
 
     def _put(self, program: Program, index: int, some: ObjectId, outcomes: list[str], found: list[Ref]) -> Code[None]:
         worker = self._worker

@@ -13,6 +13,7 @@ from sparkray_core.messages import (
     STORED,
     ActorFailed,
     ActorReady,
+    CancelTask,
     ExitWorker,
     Message,
     NameResults,
@@ -42,11 +43,12 @@ from sparkray_core.model.entries import Entry
 from sparkray_core.model.tasks import Task
 from sparkray_core.model.where import NODE, group_of
 from sparkray_core.testing import sim_programs
-from sparkray_core.testing.sim_core import Code, Got, Ledger, Memory, ProcessEffect, Ref, Signal, SimCore
+from sparkray_core.testing.sim_core import Cancelled, Code, Got, Ledger, Memory, ProcessEffect, Ref, Signal, SimCore
 from sparkray_core.testing.sim_programs import Program, mix
 from sparkray_core.testing.sim_streams import SimOutlets
 
 SET_UP_S = 0.02  # that taking on an environment takes
+INTERRUPT_S = 0.0001  # an interrupt that has to wait looks again
 FLUSH_S = 0.001  # as in run.worker_main
 
 
@@ -73,10 +75,13 @@ class SimWorker(SimCore):
         self.kept: list[Ref] = []
         self._idle: Signal | None = None
         self._flushed_at = 0.0
+        self.levels: list[tuple[ProcessId, int]] = []  # what runs, the last on top of those before
+        self.firsts: list[int] = []  # of each: its own tasks have numbers from here on
+        self.doomed: set[tuple[ProcessId, int]] = set()  # of these: they end as soon as those on top have
         self._answered: dict[ProcessId, int] = {}  # an actor's callers: the last call of each
         self.outlets = SimOutlets(self)
         self.runnable.append(start := Signal(self))
-        start.code = self._serve()
+        start.code = self.serving = self._serve()
 
     # ------------------------------------------------------------------ messages
     def on_message(self, sender: ProcessId, message: Message) -> bool:
@@ -111,6 +116,8 @@ class SimWorker(SimCore):
             self._extend(sender, [message])
         elif isinstance(message, StealTasks):
             self._give_back(sender, message.most)
+        elif isinstance(message, CancelTask):
+            self._cancel(sender, message)
         elif isinstance(message, StopActor):
             self.leaving = message.why
             self._extend(sender, [])
@@ -137,6 +144,46 @@ class SimWorker(SimCore):
         if self._idle is not None:
             self._idle.entry_ready(None)
             self._idle = None
+
+    def _cancel(self, sender: ProcessId, message: CancelTask) -> None:
+        """Drop it from the queue, or interrupt it, or this process."""
+        key = (sender, message.count)
+        for item in self.queue:
+            if item[0] == sender and isinstance(item[1], tuple) and item[1][0] == message.count:
+                self.queue.remove(item)
+                self.results.append((sender, self._cancelled(sender, item[1], "before")))
+                self._flush()
+                return
+        if key not in self.levels:
+            return
+        level = self.levels.index(key)
+        if message.recursive:
+            for count in [count for count in self.owner.book.tasks if count >= self.firsts[level]]:
+                self.perform(self.owner.cancel(count, message.force, True, self.now))
+        if message.force and self.actor is None and sender != self.me:
+            self._flush()
+            self.leave("exit code 1")
+            return
+        self.doomed.add(key)
+        self.at(self.now, self._interrupt)
+
+    def _interrupt(self) -> None:
+        """Whatever is on top, if it is to end and can."""
+        if self.levels and self.levels[-1] in self.doomed:
+            if self.shields:
+                self.at(self.now + INTERRUPT_S, self._interrupt)
+                return
+            self.doomed.discard(self.levels[-1])
+            self.interrupt(self.serving)
+
+    def _cancelled(self, sender: ProcessId, task: TaskTuple, when: str) -> ResultTuple:
+        count, _, returns, _, _ = task
+        value: Value = (FAILED, "TaskCancelledError", f"the task was cancelled {when} it ran")
+        self.ledger.answered.add((sender, count))
+        if isinstance(returns, int):
+            return count, [value] * returns, None
+        outlet = self.outlets.running.pop((sender, count), None)
+        return count, [value] if outlet is None else outlet.answer(value), None
 
     def _give_back(self, sender: ProcessId, most: int) -> None:
         counts: list[int] = []
@@ -171,7 +218,7 @@ class SimWorker(SimCore):
                 continue
             if self.results:
                 self.at(self.now + FLUSH_S, self._flush)
-            self.results.append((sender, (yield from self._execute(sender, item))))
+            self.results.append((sender, (yield from self._run_level(sender, item))))
             if self.now - self._flushed_at > FLUSH_S:
                 self._flush()
 
@@ -221,9 +268,12 @@ class SimWorker(SimCore):
         while taken:
             task, wire = taken
             self.functions.add(task.function.id)
-            result = yield from self._execute(self.me, wire)
+            result = yield from self._run_level(self.me, wire)
             self.lend(self.me, result[1])
             self.perform(self.owner.ran_own(result, self.now))
+            if self.levels[-1] in self.doomed:
+                self.doomed.discard(self.levels[-1])
+                raise Cancelled
             taken = self._take_own(wanted, asked) if signal.missing > 0 else None
         if signal.missing > 0:
             self.send(self.raylet, WorkerBlocked())
@@ -234,6 +284,19 @@ class SimWorker(SimCore):
         return taken
 
     # ------------------------------------------------------------------ one task
+    def _run_level(self, caller: ProcessId, task: TaskTuple) -> Code[ResultTuple]:
+        key = (caller, task[0])
+        self.levels.append(key)
+        self.firsts.append(self.submitted + 1)
+        try:
+            return (yield from self._execute(caller, task))
+        except Cancelled:
+            return self._cancelled(caller, task, "while")
+        finally:
+            self.levels.pop()
+            self.firsts.pop()
+            self.doomed.discard(key)
+
     def _execute(self, caller: ProcessId, task: TaskTuple) -> Code[ResultTuple]:
         count, function, returns, payload, refs = task
         program, named = sim_programs.unpack_call(payload)

@@ -65,11 +65,13 @@ class Weather:
     orphans: int = 0  # deaths of workers that own what others hold: all has to be right
     schedulers: int = 0  # beside the head
     scheduler_deaths: int = 0  # of these, each of which another follows: all has to be right
+    cancels: bool = False  # drivers cancel some tasks, and wait for others with limits
     drains: int = 0  # of nodes without a driver: all has to be right, and nothing is made twice
 
 
 CALM = Weather(PERFECT, 0)
-ROUGH = Weather(Conditions(), 6, bad_starts=0.05, bad_disks=0.05)
+ROUGH = Weather(Conditions(), 6, bad_starts=0.05, bad_disks=0.05, cancels=True)
+CANCELS = Weather(PERFECT, 0, cancels=True)
 LOSSY = Weather(Conditions(), 0)
 CRASHES = Weather(PERFECT, 0, crashes=6)
 DEADLY = Weather(Conditions(), 0, deaths=5)
@@ -109,6 +111,7 @@ class Storm:
             host = sim.hosts[_node_of(name)]
             dice = Random(self.dice.random())
             driver = SimDriver(name, host.segment, sim.ledger, self.oracle, dice, actors, durable, puts)
+            driver.cancels, driver.force = self.weather.cancels, self.weather.faults > 0
             if self.weather.spark:
                 driver.spark = SimSpark(sim)
             if groups:
@@ -371,11 +374,13 @@ def main() -> None:
     parser.add_argument("--schedulers", action="store_true", help="schedulers beside the head die again and again")
     parser.add_argument("--shared", action="store_true", help="some nodes share a host")
     parser.add_argument("--leaving", action="store_true", help="nodes are drained, and nobody is to notice")
+    parser.add_argument("--cancels", action="store_true", help="tasks are cancelled, and all others are right")
     parser.add_argument("--spark", action="store_true", help="some objects are blocks of Spark's")
     given = parser.parse_args()
     for seed in range(*given.seeds):
         chosen = {
             "calm": CALM,
+            "cancels": CANCELS,
             "lossy": LOSSY,
             "crashes": CRASHES,
             "deadly": DEADLY,
@@ -395,6 +400,7 @@ if __name__ == "__main__":
 
 __all__ = [
     "CALM",
+    "CANCELS",
     "CRASHES",
     "DEADLY",
     "DEADLY_SCHEDULERS",
