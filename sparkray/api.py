@@ -118,10 +118,17 @@ def get(object_refs: Any, *, timeout: float | None = None, copy: bool = False) -
     return here.get([ref._entry for ref in object_refs], timeout)
 
 
-def put(value: T) -> ObjectRef[T]:
+def put(value: T, *, replicas: int = 1) -> ObjectRef[T]:
     """Store an immutable snapshot of the value and return a reference to it.
 
+    Args:
+        replicas: so many nodes are to have it, this one included; copies are made in the background, on other hosts
+            first. What a task or an actor has put outlives its node then (else only its process). With too few nodes
+            there are as many as can be, more when nodes join, and a warning says so once. What the driver's own
+            program puts goes with the driver, however many copies there are: these only spread who reads it.
+
     Raises:
+        ValueError: `replicas` is not an int of at least 1.
         TypeError: the value is an ObjectRef (put it into a list to store a reference), or cannot be pickled.
         ObjectStoreFullError: there is no room for it.
     """
@@ -129,7 +136,11 @@ def put(value: T) -> ObjectRef[T]:
         raise TypeError(
             "Calling 'put' on an ObjectRef is not allowed. To store a reference, wrap it in a list: put([ref])."
         )
-    return core().put(value)
+    if type(replicas) is int and replicas == 1:
+        return core().put(value)
+    if type(replicas) is not int or replicas < 1:
+        raise ValueError(f"put() keeps a value on at least one node: replicas must be an int from 1, not {replicas!r}")
+    return core().put(value, replicas)
 
 
 def wait(

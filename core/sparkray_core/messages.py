@@ -678,6 +678,14 @@ class RecordObjects:
 
 
 @frozen
+class ReplicateObject:
+    """Process -> its raylet, which owns it, or has it in its store for us: so many nodes in all are to keep it."""
+
+    object: ObjectId
+    copies: int
+
+
+@frozen
 class ForgetRecords:
     """Owner -> the GCS: these were freed."""
 
@@ -1130,6 +1138,7 @@ Message = (
     | Loads
     | SchedulerGone
     | PlaceLeases
+    | ReplicateObject
 )
 
 # Numbers are never used twice, not even after a message is gone.
@@ -1238,4 +1247,5 @@ MESSAGES: Mapping[int, type[Message]] = {
     254: PlaceLeases,
     290: AskLane,
     291: LaneAt,
+    244: ReplicateObject,
 }

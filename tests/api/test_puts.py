@@ -152,3 +152,15 @@ def test_a_value_whose_pickling_fails_half_way_leaves_nothing(ray: Any, monkeypa
 
     assert stored_bytes() == before
     assert int(ray.get(ray.put(an_array(3))).max()) == 3
+
+
+@pytest.mark.parametrize("replicas", [0, -1, True, 1.5, "2"])
+def test_replicas_are_a_number_of_nodes(ray: Any, replicas: Any) -> None:
+    with pytest.raises(ValueError, match="replicas must be an int from 1"):
+        ray.put(1, replicas=replicas)
+
+
+def test_too_few_nodes_for_the_replicas_are_told_once(ray: Any) -> None:
+    with pytest.warns(RuntimeWarning, match="has 1 nodes for its copies"):
+        ref = ray.put(b"some", replicas=2)
+    assert [ray.get(ref), ray.get(ray.put([ref], replicas=3))] == [b"some", [ref]]

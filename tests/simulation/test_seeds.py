@@ -15,6 +15,7 @@ import pytest
 from sparkray_core.testing.storm import (
     CALM,
     CANCELS,
+    COPIES,
     CRASHES,
     DEADLY,
     DEADLY_SCHEDULERS,
@@ -94,6 +95,12 @@ def test_every_value_is_right_when_schedulers_die_again_and_again(seed: int) -> 
 @pytest.mark.parametrize("seed", [4, *slow(*range(4), 5, 6, 7, 8)])
 def test_every_value_is_right_when_schedulers_the_head_and_nodes_die(seed: int) -> None:
     run_storm(seed, DEADLY_SCHEDULERS)
+
+
+@pytest.mark.parametrize("seed", [1, *slow(0)])
+def test_every_value_is_right_when_nodes_die_of_which_all_that_was_put_has_copies(seed: int) -> None:
+    storm = run_storm(seed, COPIES)
+    assert storm.lost, "no node died that owned anything"
 
 
 @pytest.mark.parametrize("seed", [2, 4, 8, *slow(0, 1, 3, 5, 7, 9, 10, 11)])

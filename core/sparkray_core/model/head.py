@@ -375,7 +375,11 @@ class Head:
 
     def _bequeath(self, owner: ProcessId, why: str, now: float) -> ProcessGone:
         """What this process owned is its heir's, if there is one. Returns the word of its death."""
-        heir = self.jobs.heir(self.records.driver_of(owner)) if self.records.has(owner) else None
+        heir = None
+        if owner == raylet_of(node_of(owner)):
+            heir = next((raylet_of(n) for n in self.records.places_of(owner) if self.nodes.is_alive(n)), None)
+        elif self.records.has(owner):
+            heir = self.jobs.heir(self.records.driver_of(owner))
         kept = self.records.owner_gone(owner, why, heir, now)
         return ProcessGone(owner, why, heir, kept)
 

@@ -22,7 +22,7 @@ from sparkray_core.model.book import Book
 from sparkray_core.model.effects import Effect, Send
 from sparkray_core.model.entries import Entry, is_stored, place
 from sparkray_core.model.leasing import Leasing
-from sparkray_core.model.references import ACTOR_INDEX
+from sparkray_core.model.references import ACTOR_INDEX, References
 from sparkray_core.model.tasks import Function, Task
 
 _REASONS = {
@@ -128,11 +128,11 @@ class Inheriting:
     # ------------------------------------------------------------------ objects
     def _settle(self, recorded: RecordedObject, entry: Entry, makers: set[int], effects: list[Effect]) -> None:
         some, value, why = recorded
-        value = self._without_dead_nodes(value)
+        value = without_dead_nodes(self.refs, value)
         waited = bool(entry.waiters)
         entry.asked = None
         if value is not None:
-            self._say_that_we_borrow(value, effects)
+            borrow_inside(self.refs, value, effects)
             entry.value = None
             self.refs.settle(entry, value, effects)
             return
@@ -144,23 +144,6 @@ class Inheriting:
             self.refs.settle(entry, self.refs.legacy.not_inherited(some, reason), effects)
         elif waited:
             self.refs.ask(entry, effects)
-
-    def _without_dead_nodes(self, value: Value | None) -> Value | None:
-        if value is None or not is_stored(value):
-            return value
-        size, nodes = place(value)
-        left = tuple(node for node in nodes if not self.refs.is_gone(raylet_of(node)))
-        if not left:
-            return None
-        stored: Value = (STORED, size, left)
-        return (HOLDS, stored, value[2]) if value[0] == HOLDS else stored
-
-    def _say_that_we_borrow(self, value: Value, effects: list[Effect]) -> None:
-        """What is inside; `settle` counts on it."""
-        for some in records.inside_value(value):
-            owner = owner_of(some)
-            if owner != self.refs.me and owner not in self.refs.heirs:
-                effects.append(Send(owner, AddBorrowers([(some, self.refs.me)])))
 
     def _fail_the_rest(self, owner: ProcessId, effects: list[Effect]) -> None:
         """Of what this owner had, and that was not recorded."""
@@ -174,3 +157,23 @@ class Inheriting:
 def _is_safe(value: Value | None) -> bool:
     """It is there, and cannot get lost."""
     return value is not None and not is_stored(value)
+
+
+def without_dead_nodes(refs: References, value: Value | None) -> Value | None:
+    """The value with only those places that are left. None: there are none."""
+    if value is None or not is_stored(value):
+        return value
+    size, nodes = place(value)
+    left = tuple(node for node in nodes if not refs.is_gone(raylet_of(node)))
+    if not left:
+        return None
+    stored: Value = (STORED, size, left)
+    return (HOLDS, stored, value[2]) if value[0] == HOLDS else stored
+
+
+def borrow_inside(refs: References, value: Value, effects: list[Effect]) -> None:
+    """Say that we hold what is inside; `settle` counts on it."""
+    for some in records.inside_value(value):
+        owner = owner_of(some)
+        if owner != refs.me and owner not in refs.heirs:
+            effects.append(Send(owner, AddBorrowers([(some, refs.me)])))

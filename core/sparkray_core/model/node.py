@@ -47,6 +47,7 @@ from sparkray_core.messages import (
     ExitWorker,
     FreeObjects,
     FreeTransfer,
+    InheritObjects,
     LeaseGranted,
     LeaseLost,
     LeaseRefused,
@@ -73,6 +74,7 @@ from sparkray_core.messages import (
     Registered,
     RegisterProcess,
     ReleaseBundles,
+    ReplicateObject,
     RequestLeases,
     ReserveBundles,
     Resources,
@@ -93,6 +95,7 @@ from sparkray_core.model import where as places
 from sparkray_core.model.alarm import Alarm
 from sparkray_core.model.bounded import Recent
 from sparkray_core.model.effects import ConnectPeer, Effect, ForgetPeer, Send, SendFrom, Stop
+from sparkray_core.model.entries import place
 from sparkray_core.model.events import (
     ChunkCopied,
     ClockTicked,
@@ -130,6 +133,7 @@ from sparkray_core.model.node_kept import Kept
 from sparkray_core.model.node_memory import Memory
 from sparkray_core.model.node_objects import Allocates, Store
 from sparkray_core.model.node_pulls import Pulls
+from sparkray_core.model.node_replicas import Replicas
 from sparkray_core.model.node_serves import Serves
 from sparkray_core.model.node_workers import Workers, WorkerState
 from sparkray_core.model.resources import CPU, UNIT, fits, plus, show
@@ -169,6 +173,9 @@ class Node:
         self.pulls.is_known = self.serves.is_alive = lambda node: node in self.peers
         self.pulls.is_dead = lambda node: node in self.table and not self.table[node].alive
         self.pulls.neighbour = self._neighbour
+        self.replicas = Replicas(info, self.out)
+        self.replicas.is_here = lambda some: some in self.store.stored
+        self.replicas.nodes = self._keepers
         self.drain = Drain(self)
         self.former = Former()
         self.strays = 0  # messages that are not for a raylet; a bug of somebody's
@@ -224,6 +231,7 @@ class Node:
                 legacy.settle(now)
             self._flush_kept(now)
             self.store.settle(now)
+            self.replicas.settle()
             if self.drain.taking:
                 self._flush_kept(now)
             self.bundles.settle()
@@ -269,6 +277,7 @@ class Node:
             case FreeObjects(objects):
                 for some in objects:
                     self.store.free(some, now)
+                    self.replicas.forget(some)
             case FreeTransfer(prefix, keep):
                 self.store.end_transfer(prefix, keep, now)
             case PullObject():
@@ -289,10 +298,19 @@ class Node:
                 self.kept.receive(sender, message)
             case ObjectPinned(some) | ObjectGone(some) if sender == self.me:
                 self.drain.arrived(some, isinstance(message, ObjectPinned), now)
+            case ReplicateObject(some, copies):
+                if some in self.store.stored:
+                    self.replicas.want(some, copies)
+                    self.kept.record(some)
+            case InheritObjects() if sender == HEAD:
+                for some, value in self.kept.inherit(message).items():
+                    if some in self.store.stored:
+                        self.replicas.want(some, len(place(value)[1]) + 1, place(value)[1])
             case TakeObject(some):
                 self.drain.take(sender, some, now)
             case ObjectTaken():
                 self.drain.taken(sender, message)
+                self.replicas.taken(node_of(sender), message)
             case NodeDraining() if sender == HEAD:
                 self.drain.begin(message, now)
             case RequestLeases():
@@ -730,6 +748,7 @@ class Node:
                 self.table[info.node] = info
                 if info.node != self.info.node:
                     self.peers.add(info.node)
+                    self.replicas.news = True
                     self.out.append(ConnectPeer(info.node, info.address))
                     self.pulls.node_known(info.node, now)
             elif info.draining:
@@ -749,10 +768,16 @@ class Node:
         self.pulls.node_gone(node, now)
         self.serves.node_gone(node, now)
         self.drain.node_gone(node)
+        self.replicas.node_gone(node)
         self.kept.refs.node_gone(node, why, self.out)
         self._heirs_gone(node, now)
         self.store.free_all(lambda some: node_of(owner_of(some)) == node and owner_of(some) not in self.heirs, now)
         self._tell_processes(NodeGone(node, why, planned))
+
+    def _keepers(self) -> list[NodeInfo]:
+        """Nodes that may be asked to keep a copy."""
+        table = self.table
+        return [table[node] for node in self.peers if not (table[node].visits or table[node].draining)]
 
     def _heirs_gone(self, node: NodeId, now: float) -> None:
         for owner, heir in list(self.heirs.items()):

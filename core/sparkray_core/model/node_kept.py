@@ -18,14 +18,17 @@ from sparkray_core.messages import (
     AskObjects,
     CopyMade,
     DropBorrowers,
+    InheritObjects,
     ObjectMissing,
     ObjectMoved,
     Value,
 )
 from sparkray_core.model.bounded import Recent
 from sparkray_core.model.effects import Effect
-from sparkray_core.model.entries import Entry
-from sparkray_core.model.references import References, freed
+from sparkray_core.model.entries import Entry, is_stored
+from sparkray_core.model.inheriting import borrow_inside, without_dead_nodes
+from sparkray_core.model.node_replicas import Recorded
+from sparkray_core.model.references import References, freed, lost_for_good
 
 _NUMBER_BITS = 32  # of a worker's counter within the count of an id that it gives for its raylet
 Message = AdoptObject | AskObjects | AddBorrowers | DropBorrowers | CopyMade | ObjectMissing | ObjectMoved
@@ -67,6 +70,7 @@ class Kept:
         self.me = me
         self.out = out
         self.refs = _Kept(me, remembered)
+        self.recorded = Recorded(self.refs)
 
     def receive(self, sender: ProcessId, message: Message) -> None:
         match message:
@@ -93,6 +97,36 @@ class Kept:
             self.refs.exported[some] = entry
         self.refs.count_in(entry, maker)
         self.refs.settle(entry, value, self.out)
+
+    def record(self, some: ObjectId) -> None:
+        """There are to be copies of it elsewhere: should this node die, another raylet is to own it."""
+        entry = self.refs.exported.get(some)
+        if entry is not None and entry.owner == self.me:
+            self.recorded.begin(entry)
+
+    def inherit(self, message: InheritObjects) -> dict[ObjectId, Value]:
+        """Another raylet died, and its objects with copies are ours. Returns those that are left, and where."""
+        legacy, left = self.refs.legacy, {}
+        owners = dict.fromkeys([message.owner, *(owner_of(some) for some, _, _ in message.objects)])
+        for owner in owners:  # it may have inherited itself
+            legacy.begin(owner, message.why)
+        for some, told, _ in message.objects:
+            entry = legacy.take(some)
+            legacy.hold(entry, self.out)
+            value = without_dead_nodes(self.refs, told)
+            if value is None:
+                self.refs.settle(entry, lost_for_good(entry, f"was on nodes that died: {message.why}"), self.out)
+                continue
+            borrow_inside(self.refs, value, self.out)
+            entry.value = entry.asked = None
+            self.refs.settle(entry, value, self.out)
+            self.recorded.begin(entry)
+            if is_stored(value):
+                left[some] = value
+        for owner in owners:
+            for sender, early in legacy.early.pop(owner, []):
+                self.receive(sender, early)  # type: ignore[arg-type]
+        return left
 
     def process_gone(self, process: ProcessId, why: str) -> None:
         """It holds nothing any more, and what it has not handed over will not come."""

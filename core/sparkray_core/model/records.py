@@ -27,7 +27,7 @@ from sparkray_core.messages import (
     Value,
 )
 from sparkray_core.model.effects import Effect, Send
-from sparkray_core.model.entries import is_stored
+from sparkray_core.model.entries import is_stored, place
 
 # Why a recorded object's task is not run again when its owner is gone, and there is no value.
 RUNS_ONCE = "RUNS_ONCE"
@@ -180,6 +180,15 @@ class Records:
     def driver_of(self, owner: ProcessId) -> ProcessId:
         return self.estates[owner].driver
 
+    def places_of(self, owner: ProcessId) -> list[NodeId]:
+        """Nodes that have what it recorded, the one with most of it first."""
+        found: dict[NodeId, int] = {}
+        estate = self.estates.get(owner)
+        for _, value, _ in estate.objects.values() if estate is not None else ():
+            for node in place(value)[1] if value is not None and is_stored(value) else ():
+                found[node] = found.get(node, 0) + 1
+        return sorted(found, key=lambda node: (-found[node], node))
+
     def obituaries(self) -> list[ProcessGone]:
         """For a node that is new: of all owners that have living heirs."""
         return [ProcessGone(owner, "it ended", heir) for owner, heir in self.heirs.items()]
@@ -190,8 +199,10 @@ class Records:
     def owner_gone(self, owner: ProcessId, why: str, heir: ProcessId | None, now: float) -> list[ObjectId]:
         """It died. Returns its objects that may lie in stores, for the heir; without one all is over."""
         for former, later in list(self.heirs.items()):
-            if later == owner:
+            if later == owner and heir is None:
                 del self.heirs[former]
+            elif later == owner and heir is not None:
+                self.heirs[former] = heir
         estate = self.estates.pop(owner, None)
         if estate is None:
             return []

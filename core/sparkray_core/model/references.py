@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from sparkray_core.ids import (
     HEAD,
@@ -41,9 +41,19 @@ from sparkray_core.model.legacy import Legacy
 
 if TYPE_CHECKING:
     from sparkray_core.model.lineage import Lineage
-    from sparkray_core.model.sharing import Sharing
 
 _REMEMBERED = 10_000  # as in limits.py: word of older deaths does not cross anybody's path any more
+
+
+class Shares(Protocol):
+    """Somebody who tells the GCS of own objects that others borrow: `Sharing`, or a raylet's `Recorded`."""
+
+    @property
+    def has_news(self) -> bool: ...
+    def lent(self, entry: Entry) -> None: ...
+    def changed(self, entry: Entry) -> None: ...
+    def freed(self, entry: Entry) -> None: ...
+    def flush(self, effects: list[Effect]) -> None: ...
 
 
 class References:
@@ -66,7 +76,7 @@ class References:
         self.unsealed: Entry | None = None
         self.on_unsealed: Callable[[Entry], None] = lambda entry: None
         self.lineage: Lineage | None = None  # which sets this itself; a raylet has none
-        self.sharing: Sharing | None = None  # likewise; of an owner that may die before those who borrow from it
+        self.sharing: Shares | None = None  # likewise; of an owner that may die before those who borrow from it
         self.legacy = Legacy(self)
         self.heirs = self.legacy.heirs  # of owners that died: who owns what they had
         self._freed: dict[NodeId, list[ObjectId]] = {}

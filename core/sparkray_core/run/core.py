@@ -6,6 +6,7 @@ import concurrent.futures
 import contextlib
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,7 @@ from sparkray_core.messages import (
     ObjectRefused,
     PinObject,
     ProcessGone,
+    ReplicateObject,
     SealObjects,
     UnpinObjects,
     Value,
@@ -91,6 +93,7 @@ class Core(LocalProcess):
         self.name_of: Callable[[bytes], str] | None = None  # the name of a task's function, in a worker that has had it
         self.function_name: Callable[[str], str] | None = None  # of the task of that name, with its module; in a worker
         self.named: dict[tuple[ProcessId, int], TaskId] = {}  # tasks whose results have ids of another owner
+        self._warned_of_replicas = False  # that there are more than nodes
         self.is_async = False  # this is an actor with an event loop
         self.pickled_refs: set[ObjectRef[Any]] = set()  # by users' own pickles: they are kept for good
         if not self.settings.ignore_unhandled_errors:
@@ -459,11 +462,32 @@ class Core(LocalProcess):
             raise error_of(self.obituaries.completed_failure(value))
         return values.from_inline(value, on_ref)
 
-    def put(self, value: object) -> ObjectRef[Any]:
+    def put(self, value: object, replicas: int = 1) -> ObjectRef[Any]:
         """An immutable snapshot of the value, as an object that this process owns; of a worker's, its raylet."""
         if self._unmapped is not None:
             self._map_if_of_use()
+        if replicas > 1 and not self.serial:
+            return self._put_replicated(values.serialize(value), replicas)
         return self.put_serialized(values.serialize(value))
+
+    def _put_replicated(self, serialized: values.Serialized, replicas: int) -> ObjectRef[Any]:
+        """In the store, however small it is: other nodes copy it from there."""
+        nodes = sum(1 for node in self.ask(self.raylet_id, "nodes") if node["alive"] and not node["visits"])
+        if nodes < replicas and not self._warned_of_replicas:
+            self._warned_of_replicas = True
+            warnings.warn(
+                f"put(replicas={replicas}) has {nodes} nodes for its copies; the others are made when nodes join",
+                RuntimeWarning,
+                stacklevel=4,
+            )
+        entry = self.owner.put_entry(next(self.counter))
+        size = values.segment_size(serialized)
+        with (room := self.room(entry.id, size)) as view:
+            self.write(view, room.offset, serialized)
+        with self.lock:
+            self._perform(self.owner.put(entry, (STORED, size, (self.node,)), [ref._entry for ref in serialized.refs]))
+            self._send(self.raylet_id, ReplicateObject(entry.id, replicas))
+        return ObjectRef(entry)
 
     def put_serialized(self, serialized: values.Serialized) -> ObjectRef[Any]:
         if serialized.size > self.inline_bytes and self._rooms is not None and not serialized.refs:

@@ -30,6 +30,7 @@ from sparkray_core.messages import (
     PinObject,
     Registered,
     RegisterProcess,
+    ReplicateObject,
     Resources,
     SealObjects,
     UnpinObjects,
@@ -79,6 +80,7 @@ class Ledger:
     def __init__(self) -> None:
         self.begun: dict[tuple[ProcessId, int], list[ProcessId]] = {}
         self.answered: set[tuple[ProcessId, int]] = set()  # once at least
+        self.copies = 1  # that there are to be of what is put
         self.actors: set[ProcessId] = set()  # workers that became one: with them ends what they own
 
     def begin(self, owner: ProcessId, count: int, worker: ProcessId, may_again: bool) -> None:
@@ -178,6 +180,7 @@ class SimCore:
         self.streams: weakref.WeakSet[Any] = weakref.WeakSet()  # `sim_streams.SimGenerator`s in user code
         self.dropped_streams: deque[Stream] = deque()
         self.runnable: deque[Signal] = deque()
+        self.copies = ledger.copies
         self.crashed: BaseException | None = None
         self._replies: dict[tuple[bool, ObjectId], list[tuple[Signal, list[Any]]]] = {}
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
@@ -572,8 +575,12 @@ class SimCore:
 
     def put(self, outcome: str, size: int, inner: Sequence[Ref]) -> Code[Ref]:
         entry = self.owner.put_entry(next(self.counter))
+        if self.copies > 1:
+            size = max(size, 1)  # in the store
         value = yield from self.store(entry.id, sim_programs.pack(outcome, [self.export(ref) for ref in inner]), size)
         self.perform(self.owner.put(entry, value, [ref.entry for ref in inner]))
+        if self.copies > 1:
+            self.send(self.raylet, ReplicateObject(entry.id, self.copies))
         return Ref(self, entry)
 
     def _ask(self, pin: bool, some: ObjectId, message: Message) -> Code[Any]:

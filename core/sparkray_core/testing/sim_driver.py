@@ -369,6 +369,8 @@ class SimDriver(SimCore):
                 program = replace(program, gives=self._program(0))
             if program.gives is not None and dice.random() < 0.5:
                 program = replace(program, feeds=self._program(0))
+        if self.ledger.copies > 1 and dice.random() < 0.5:
+            program = replace(program, puts=dice.choice(SIZES))
         if not self.puts:
             program = replace(program, puts=-1, size=program.size or 2000)
         return program

@@ -16,7 +16,8 @@ from dataclasses import dataclass, replace
 from random import Random
 
 from sparkray_core.ids import HEAD, HEAD_NODE, NodeId, ProcessId
-from sparkray_core.messages import EndSession
+from sparkray_core.messages import EndSession, Value
+from sparkray_core.model.entries import is_stored, place
 from sparkray_core.model.events import MemoryRead
 from sparkray_core.model.limits import HeadLimits, NodeLimits
 from sparkray_core.model.node import Node
@@ -30,6 +31,7 @@ from sparkray_core.testing.simulation import Host, Simulation
 
 WISHES_S = 6.0  # within which things go wrong; user code begins in its first half
 CRASH_LOOKS, CRASH_LOOK_S = 2000, 0.0005  # how often, and after what time, a worker is looked for that has much to do
+LOSS_LOOK_S = 0.005  # the same for a node of which all has copies
 STORY_LINES = 200  # told of a session that failed
 PATIENCE_S = 300.0  # for everything to end, after that
 # For the last messages to arrive, idle leases to go back, the last dead to be noticed and heirs to know who borrows.
@@ -62,6 +64,7 @@ class Weather:
     head_deaths: int = 0  # of the head's process, which goes on: nobody may notice more than a pause
     shared_hosts: bool = False  # some nodes are on one host: they read each other's objects in place
     deaths: int = 0  # of nodes without a driver, while all that is made there may be made again: all has to be right
+    losses: int = 0  # deaths of nodes that own what was put, once there are copies: all has to be right
     orphans: int = 0  # deaths of workers that own what others hold: all has to be right
     schedulers: int = 0  # beside the head
     scheduler_deaths: int = 0  # of these, each of which another follows: all has to be right
@@ -77,6 +80,7 @@ CRASHES = Weather(PERFECT, 0, crashes=6)
 DEADLY = Weather(Conditions(), 0, deaths=5)
 HEADLESS = Weather(Conditions(), 0, head_deaths=8)
 ORPHANS = Weather(Conditions(), 0, orphans=8)
+COPIES = Weather(Conditions(), 0, losses=4)
 LEAVING = Weather(PERFECT, 0, drains=5)
 # All places of a task are chosen by processes that die again and again; and while the head and nodes die, too.
 SCHEDULERS = Weather(LOSSY.conditions, 0, schedulers=2, scheduler_deaths=8)
@@ -90,21 +94,26 @@ class Storm:
         self.dice = Random(seed)
         self.weather = weather
         self.sim = Simulation(seed, weather.conditions, NODE_LIMITS, HEAD_LIMITS, weather.bad_starts, weather.bad_disks)
-        self.oracle = Oracle(self.sim.ledger, harmed=weather.bad_starts > 0, kills=weather.deaths + weather.orphans > 0)
-        few = 3 if weather.deaths or weather.drains else 1
+        self.oracle = Oracle(
+            self.sim.ledger, harmed=weather.bad_starts > 0, kills=weather.deaths + weather.orphans + weather.losses > 0
+        )
+        few = 3 if weather.deaths or weather.drains or weather.losses else 1
         self.nodes = [self._node(letter) for letter in "abcdef"[: self.dice.randint(few, 5)]]
         for _ in range(weather.schedulers):
             self.sim.add_scheduler()
         self.drivers: list[SimDriver] = []
+        self.lost = 0  # objects whose owners' nodes died
         self._spare = list("uvwxyz")  # names of nodes that come later
 
     def run(self) -> None:
         sim = self.sim
         sim.run(1.0)
-        homes = self.nodes[:1] if self.weather.deaths or self.weather.drains else self.nodes
+        homes = self.nodes[:1] if self.weather.deaths or self.weather.drains or self.weather.losses else self.nodes
         names = [process_id(self.dice.choice(homes), f"drv{n}") for n in range(self.dice.randint(1, 3))]
         # Without them every value has to be right if nothing goes wrong.
-        durable, puts = self.weather.deaths + self.weather.orphans > 0, not self.weather.deaths
+        durable = self.weather.deaths + self.weather.orphans + self.weather.losses > 0
+        puts = not self.weather.deaths
+        sim.ledger.copies = 2 if self.weather.losses else 1
         actors = self.dice.random() < 0.6 and not durable
         groups = self.dice.random() < 0.5
         for name in names:
@@ -129,6 +138,8 @@ class Storm:
             sim.at(1.0 + self.dice.uniform(0.0, WISHES_S), self._crash)
         for _ in range(self.weather.orphans):
             sim.at(1.0 + self.dice.uniform(0.0, WISHES_S), self._orphan)
+        for _ in range(self.weather.losses):
+            sim.at(1.0 + self.dice.uniform(0.0, WISHES_S), self._loss)
         for _ in range(self.weather.head_deaths):
             sim.at(self.dice.uniform(0.0, 1.0 + WISHES_S), self._head_death)
         for _ in range(self.weather.scheduler_deaths):
@@ -139,7 +150,7 @@ class Storm:
         assert sim.run(sim.now + PATIENCE_S, self._all_ended), f"this never ended: {self._open()}"
         assert not self.oracle.wrong, "; ".join(self.oracle.wrong)
         sim.run(sim.now + SETTLE_S)
-        if not (self.weather.faults or self.weather.deaths or self.weather.drains):
+        if not (self.weather.faults or self.weather.deaths or self.weather.drains or self.weather.losses):
             gone = set(self.nodes) - {host.node for host in sim.live_nodes()}
             assert not gone, f"nothing happened to nodes {[node.hex() for node in gone]}, and they ended"
         self._owners_are_empty()
@@ -252,6 +263,26 @@ class Storm:
         if looks:
             sim.at(sim.now + CRASH_LOOK_S, lambda: self._orphan(looks - 1))
 
+    def _loss(self, looks: int = CRASH_LOOKS) -> None:
+        """The death of a node that owns what was put, as soon as there is one of which all has copies elsewhere."""
+        sim = self.sim
+        live = {host.node for host in sim.live_nodes()}
+        for host in self._without_drivers():
+            assert isinstance(host.model, Node)
+            kept = [some for some, entry in host.model.kept.refs.exported.items() if entry.owner == host.me]
+            estate = sim.head.records.estates.get(host.me)
+            known = estate.objects if estate is not None else {}
+            values = [known[some][1] if some in known else None for some in kept]
+            if kept and all(value is not None and _copies(value, live) > 1 for value in values):
+                sim.note(host, f"loss: the node is killed, and owned {len(kept)} objects")
+                sim.kill_host(host, noticed=self.dice.random() < 0.5)
+                self.lost += len(kept)
+                if self._spare:
+                    self._node(self._spare.pop())
+                return
+        if looks:
+            sim.at(sim.now + LOSS_LOOK_S, lambda: self._loss(looks - 1))
+
     def _head_death(self) -> None:
         self.sim.kill_head(self.dice.choice([0.01, 0.1, 0.1, 1.0]))
 
@@ -345,6 +376,10 @@ class Storm:
         assert not sim.live_nodes(), f"these nodes went on: {[host.name for host in sim.live_nodes()]}"
 
 
+def _copies(value: Value, live: set[NodeId]) -> int:
+    return len(live.intersection(place(value)[1])) if is_stored(value) else 0
+
+
 def _node_of(process: ProcessId) -> NodeId:
     return NodeId(process[:8])
 
@@ -372,6 +407,7 @@ def main() -> None:
     parser.add_argument("--headless", action="store_true", help="the head dies again and again, and all is right")
     parser.add_argument("--orphans", action="store_true", help="workers die that own what others hold")
     parser.add_argument("--schedulers", action="store_true", help="schedulers beside the head die again and again")
+    parser.add_argument("--copies", action="store_true", help="nodes die that own what was put with replicas=2")
     parser.add_argument("--shared", action="store_true", help="some nodes share a host")
     parser.add_argument("--leaving", action="store_true", help="nodes are drained, and nobody is to notice")
     parser.add_argument("--cancels", action="store_true", help="tasks are cancelled, and all others are right")
@@ -388,6 +424,7 @@ def main() -> None:
             "leaving": LEAVING,
             "orphans": ORPHANS,
             "schedulers": SCHEDULERS,
+            "copies": COPIES,
         }
         weather = next((its for name, its in chosen.items() if getattr(given, name)), ROUGH)
         storm = run_storm(seed, replace(weather, spark=given.spark, shared_hosts=given.shared))
@@ -401,6 +438,7 @@ if __name__ == "__main__":
 __all__ = [
     "CALM",
     "CANCELS",
+    "COPIES",
     "CRASHES",
     "DEADLY",
     "DEADLY_SCHEDULERS",
