@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from sparkray_core.ids import NodeId, raylet_of
 from sparkray_core.messages import EndSession, JoinNode, NodeBeat, NodeGone
-from sparkray_core.model.effects import Effect, Send, Stop
-from sparkray_core.model.events import ClockTicked, PeerLost, Received
+from sparkray_core.model.effects import Effect, LookForSigns, Send, Stop
+from sparkray_core.model.events import ClockTicked, PeerLost, PeersHeard, Received
 from sparkray_core.model.head import Head
 from sparkray_core.model.limits import HeadLimits
 
@@ -47,6 +47,8 @@ def test_the_session_ends_when_the_driver_s_node_is_silent() -> None:
     for step in range(1, 12):
         effects += head.handle(Received(raylet_of(OTHER), NodeBeat({}, 0, 0.0)), step / 2)
         effects += head.handle(ClockTicked(), step / 2)
+        if any(isinstance(effect, LookForSigns) for effect in effects):
+            effects += head.handle(PeersHeard({DRIVER: 4.0}), step / 2)
 
     assert told_to_end(effects) == [OTHER]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sparkray_core.ids import FunctionId, LeaseId, NodeId, ObjectId, ProcessId, object_id, raylet_of, task_id
+from sparkray_core.ids import FunctionId, LeaseId, NodeId, ObjectId, ProcessId, node_of, object_id, raylet_of, task_id
 from sparkray_core.messages import (
     FAILED,
     HOLDS,
@@ -61,12 +61,13 @@ class Bench:
     def lease(self, worker: ProcessId) -> Returns:
         """Grant one; what the worker is told about the stream."""
         self.leases += 1
+        self.granted_by = raylet_of(node_of(worker))
         granted = LeaseGranted(LeaseId(task_id(ME, self.leases)), worker)
         (push,) = [message for message in self.hear(granted) if isinstance(message, PushTasks)]
         return push.tasks[0][2]
 
     def lose(self) -> list[Message]:
-        return self.hear(LeaseLost(LeaseId(task_id(ME, self.leases)), "killed by SIGKILL"))
+        return self.hear(LeaseLost(LeaseId(task_id(ME, self.leases)), "killed by SIGKILL"), self.granted_by)
 
     def hear(self, message: Message, sender: ProcessId = RAYLET) -> list[Message]:
         return self._sent(self.owner.handle(sender, message, 0.0))

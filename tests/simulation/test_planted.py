@@ -67,7 +67,7 @@ def run_storms(weather: Weather) -> None:
     ("plant", "weather", "found_by"),
     [
         (a_lease_that_takes_nothing, ROUGH, "are not all"),
-        (a_link_that_resends_nothing, LOSSY, "nothing happened to nodes"),
+        (a_link_that_resends_nothing, LOSSY, "this never ended"),
         (a_borrower_that_is_not_counted, ROUGH, "keeps entries"),
         (a_crash_that_forgets_what_was_pushed_behind, CRASHES, "is in 0 places"),
         (a_lost_value_that_is_not_made_again, DEADLY, "value"),
