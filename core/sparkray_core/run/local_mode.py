@@ -320,6 +320,11 @@ class LocalCore(Core):
         with self.lock:
             self._perform(self.owner.handle(sender, message, now()))
 
+    def _has_run(self, worker: ProcessId, answer: ResultTuple) -> None:
+        with self.lock:
+            execute.lend(self, self.me, answer[1])
+        self._tell(worker, TaskResults([answer], 0.0))
+
     def _new_worker(self) -> ProcessId:
         return ProcessId(self.node + (1 << 56 | next(self._workers)).to_bytes(8, "big"))
 
@@ -372,7 +377,7 @@ class LocalCore(Core):
             raise
         except Exception as error:  # noqa: BLE001 - user code: the modules that it names are imported here
             answer = execute.refuse(task, name, error)
-        self._tell(worker, TaskResults([answer], 0.0))
+        self._has_run(worker, answer)
 
     def _execute(
         self,
@@ -475,7 +480,7 @@ class LocalCore(Core):
             return
         except KeyboardInterrupt:
             answer = call[0], [_CANCELLED] * execute.answers(call[2]), None
-            self._tell(actor.worker, TaskResults([answer], 0.0))
+            self._has_run(actor.worker, answer)
             raise
         self._answer(actor, answer)
         if host.exiting:
@@ -492,7 +497,7 @@ class LocalCore(Core):
                 answer = checkpoints.failed(answer, host.start.name, error)
             else:
                 actor.saved, actor.inside = values.to_inline(state), state.refs
-        self._tell(actor.worker, TaskResults([answer], 0.0))
+        self._has_run(actor.worker, answer)
 
     def _end(self, actor: _LocalActor, why: str, restart: bool = False) -> None:
         hook = getattr(actor.host.instance, "__ray_shutdown__", None) if actor.host is not None else None
