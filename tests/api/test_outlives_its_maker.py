@@ -134,10 +134,11 @@ def test_what_is_inside_a_result_that_is_not_sent_after_all_is_let_go_of(ray: An
     gc.collect()
     wait_until(lambda: not status()["kept"])
     before = status()["store_used"]
-    for ref in half.remote():
+    refs = half.remote()
+    while refs:
         with pytest.raises(ray.exceptions.RayTaskError):
-            ray.get(ref)
-    del ref
+            ray.get(refs.pop())
+    del refs
     gc.collect()
     wait_until(lambda: status()["store_used"] == before and not status()["kept"])
 

@@ -47,7 +47,7 @@ class Bench:
         return said
 
     def record(self, *objects: tuple[ObjectId, Value | None, str], tasks: list[RecordedTask] | None = None) -> None:
-        functions = [FUNCTION] if tasks else []
+        functions: list[tuple[FunctionId, str, bytes]] = [FUNCTION] if tasks else []
         self.records.record(OWNER, RecordObjects(ProcessId(b""), functions, tasks or [], list(objects)))
 
     def forget(self, *objects: ObjectId) -> None:
