@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
@@ -12,11 +12,11 @@ from sparkray_core.messages import ObjectChunk
 from sparkray_core.run.lanes import RETRY_S, WORTH_BYTES, Lanes
 from sparkray_core.run.loop import Loop
 from sparkray_core.run.mailbox import Mailbox
+from tests.loops import run_until
 
 SOURCE, PULLER = NodeId(b"source.."), NodeId(b"puller..")
 SOME = ObjectId(b"o" * 28)
 SIZE = 4 * WORTH_BYTES
-LIMIT_S = 20.0
 
 
 class Pair:
@@ -57,19 +57,6 @@ class Pair:
         assert self.asked == 1
         self.source.learn(PULLER, self.puller.open())
 
-    def run_until(self, holds: Callable[[], bool]) -> None:
-        deadline = self.loop.clock() + LIMIT_S
-        timer = self.loop.timer(lambda: None)
-
-        def look() -> None:
-            timer.wake_at(self.loop.clock() + 0.01)
-            if holds() or self.loop.clock() > deadline:
-                self.loop.stop()
-
-        self.loop._stopped = False
-        self.loop.run(look)
-        assert holds(), (len(self.came), self.broken, len(self.by_link))
-
     def close(self) -> None:
         self.source.close()
         self.puller.close()
@@ -95,7 +82,7 @@ def test_chunks_come_in_order_and_whole_and_none_by_the_link(pair: Pair) -> None
     pair.connect()
     assert all(pair.send(number) for number in range(1, 20))
 
-    pair.run_until(lambda: len(pair.came) == 19)
+    run_until(pair.loop, lambda: len(pair.came) == 19)
 
     assert pair.came == [(SOURCE, content(number)) for number in range(1, 20)]
     assert (pair.by_link, pair.broken, pair.asked) == ([], [], 1)
@@ -111,7 +98,7 @@ def test_puller_of_another_session_gets_nothing_and_the_link_gets_all() -> None:
     pair.connect()
     assert all(pair.send(number) for number in range(1, 5))
 
-    pair.run_until(lambda: len(pair.by_link) == 4)
+    run_until(pair.loop, lambda: len(pair.by_link) == 4)
 
     assert [bytes(one.data) for one in pair.by_link] == [content(number) for number in range(1, 5)]
     assert pair.came == []
@@ -128,7 +115,7 @@ def test_source_of_another_session_is_not_heard() -> None:
     pair.connect()
     assert pair.send(1)
 
-    pair.run_until(lambda: len(pair.by_link) == 1)
+    run_until(pair.loop, lambda: len(pair.by_link) == 1)
 
     assert (pair.came, pair.broken) == ([], [])
     pair.close()
@@ -147,7 +134,7 @@ def test_stranger_who_sends_anything_is_not_heard(pair: Pair) -> None:
             except ConnectionError:
                 return True
 
-        pair.run_until(refused)
+        run_until(pair.loop, refused)
 
     assert (pair.came, pair.broken) == ([], [])
 
@@ -155,10 +142,10 @@ def test_stranger_who_sends_anything_is_not_heard(pair: Pair) -> None:
 def test_lane_that_breaks_is_told_and_what_was_not_sent_goes_by_the_link(pair: Pair) -> None:
     pair.connect()
     assert pair.send(1)
-    pair.run_until(lambda: len(pair.came) == 1)
+    run_until(pair.loop, lambda: len(pair.came) == 1)
     [theirs] = pair.puller._incoming
     socket.socket.shutdown(theirs, socket.SHUT_RDWR)
-    pair.run_until(lambda: pair.broken == [SOURCE])
+    run_until(pair.loop, lambda: pair.broken == [SOURCE])
 
     sent = [1]
 
@@ -168,7 +155,7 @@ def test_lane_that_breaks_is_told_and_what_was_not_sent_goes_by_the_link(pair: P
             return False
         return True
 
-    pair.run_until(went_by_the_link)
+    run_until(pair.loop, went_by_the_link)
 
     assert pair.came == [(SOURCE, content(1))]
     assert bytes(pair.by_link[-1].data) == content(sent[-1])
@@ -193,11 +180,11 @@ def test_puller_without_lanes_is_not_asked_again_at_once(pair: Pair) -> None:
 def test_dead_node_s_lane_ends(pair: Pair) -> None:
     pair.connect()
     assert pair.send(1)
-    pair.run_until(lambda: len(pair.came) == 1)
+    run_until(pair.loop, lambda: len(pair.came) == 1)
 
     pair.source.forget(PULLER)
 
-    pair.run_until(lambda: pair.broken == [SOURCE])
+    run_until(pair.loop, lambda: pair.broken == [SOURCE])
     assert pair.by_link == []
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,12 +17,12 @@ from sparkray_core.run.loop import Loop
 from sparkray_core.run.neighbours import PIECE_BYTES, Neighbours
 from sparkray_core.store.segment import Segment
 from sparkray_core.wire import hello
+from tests.loops import run_until
 
 SIZE = 16 * PIECE_BYTES
 TOKEN = b"t" * hello.TOKEN_BYTES
 READER, SOURCE = NodeId(b"reader.."), NodeId(b"source..")
 SOME = ObjectId(b"o" * 28)
-LIMIT_S = 20.0
 
 
 class Pair:
@@ -46,21 +46,9 @@ class Pair:
 
     def run(self, until: int) -> list[Event]:
         """Until so many events were heard, which are returned."""
-        self.run_until(lambda: len(self.heard) >= until)
+        run_until(self.loop, lambda: len(self.heard) >= until)
         heard, self.heard = self.heard, []
         return heard
-
-    def run_until(self, holds: Callable[[], bool]) -> None:
-        deadline = self.loop.clock() + LIMIT_S
-        timer = self.loop.timer(lambda: None)
-
-        def look() -> None:
-            timer.wake_at(self.loop.clock() + 0.01)
-            if holds() or self.loop.clock() > deadline:
-                self.loop.stop()
-
-        self.loop._stopped = False
-        self.loop.run(look)
 
     def close(self) -> None:
         self.reader.close()
@@ -141,7 +129,7 @@ def test_what_a_neighbour_is_shown_it_cannot_write_to(pair: Pair) -> None:
 
     with ThreadPoolExecutor(1) as pool:
         shown = pool.submit(fetch)
-        pair.run_until(shown.done)
+        run_until(pair.loop, shown.done)
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.pwrite(shown.result(), b"x", 0)
     os.close(shown.result())

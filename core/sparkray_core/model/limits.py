@@ -7,10 +7,14 @@ from dataclasses import dataclass
 from sparkray_core.model.legacy import HANDOVER_S
 from sparkray_core.settings import Settings
 
+# Bytes a second, at which arguments come from another node where nobody has measured it. Rather too few: to wait for
+# the node that has them is the smaller mistake.
+PULL_BYTES_S = 2e8
+
 
 @dataclass(frozen=True, slots=True)
 class NodeLimits:
-    beat_s: float = 0.5  # seconds between two beats; a sixth of the silence that kills a node
+    beat_s: float = 0.5  # seconds between two beats; a fifth of the silence that kills a node
     beat_gap_s: float = 0.1  # a change is told to the head early, but not more often than this
     warm_workers: int | None = Settings.prestart_workers  # forked at the start; None: one per whole CPU of the node
     keep_idle: int | None = Settings.idle_workers  # that are kept; None: as many as CPUs, or as were forked at first
@@ -79,7 +83,7 @@ class HeadLimits:
     gang_retry_s: float = 0.1  # from a node's refusal to reserve bundles to the next attempt: a beat comes in between
     loads_gap_s: float = 0.1  # in which what nodes report is gathered for schedulers beside the head
     scheduler_beat_s: float = 0.5  # between two signs of life of a scheduler; its silence counts as a node's does
-    pull_bytes_s: float = 2e8  # at which arguments come from another node, until nodes have measured it
+    pull_bytes_s: float = PULL_BYTES_S
     unknown_task_s: float = 0.1  # taken for the mean of a node that has not measured any
     restart_gap_s: float = 0.5  # between two lives of one actor at least; one that dies at once may not spin
     remembered: int = 10_000  # dead actors, processes and nodes whose end can still be told

@@ -203,6 +203,9 @@ class Records:
                 del self.heirs[former]
             elif later == owner and heir is not None:
                 self.heirs[former] = heir
+        return self._pass_on(owner, why, heir, now)
+
+    def _pass_on(self, owner: ProcessId, why: str, heir: ProcessId | None, now: float) -> list[ObjectId]:
         estate = self.estates.pop(owner, None)
         if estate is None:
             return []
@@ -233,17 +236,8 @@ class Records:
 
     def late(self, owner: ProcessId, message: RecordObjects, why: str, now: float) -> None:
         """What it had recorded before it died, and that was read only after."""
-        heir = self.heirs.get(owner)
         self.record(owner, message)
-        estate = self.estates.pop(owner, None)
-        if estate is None:
-            return
-        self.bytes -= estate.bytes
-        self.count -= len(estate.objects)
-        if heir is None:
-            self._let_go(_inside(estate))
-        else:
-            self._inherit(owner, why, heir, estate, now)
+        self._pass_on(owner, why, self.heirs.get(owner), now)
 
     def settle(self, now: float) -> None:
         while self._passed_on and self._passed_on[0][0] <= now:

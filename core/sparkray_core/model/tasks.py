@@ -14,6 +14,7 @@ from sparkray_core.frozen import frozen
 from sparkray_core.ids import ActorId, FunctionId, LeaseId, NodeId, ObjectId, ProcessId
 from sparkray_core.messages import Resources, Value, Where
 from sparkray_core.model.entries import Entry, bare, dependent, is_failure
+from sparkray_core.model.limits import PULL_BYTES_S
 from sparkray_core.model.methods import decode, encode
 from sparkray_core.model.queue_leases import QueueLeases
 from sparkray_core.model.streams import Stream
@@ -40,7 +41,7 @@ class OwnerLimits:
     stuck_after_s: float = 0.02  # a worker that answers nothing for so long gives back what is behind its first task
     oom_retries: int = Settings.task_oom_retries  # of a task that was ended to save memory; -1: without end
     lineage_bytes: int = Settings.lineage_bytes  # of records of how stored results were made
-    pull_bytes_s: float = 2e8  # at which arguments come from another node: encrypted, between two hosts
+    pull_bytes_s: float = PULL_BYTES_S
     steal_after_s: float = 0.005  # how long one lease idles beside a loaded one before it is given half the load
 
 
