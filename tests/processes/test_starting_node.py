@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,8 +15,8 @@ import pytest
 
 from sparkray_core.ids import new_node_id
 from sparkray_core.run import processes
-from sparkray_core.run.config import TOLD_LATER, NodeConfig, ProcessTie
-from sparkray_core.run.keeper import GRACE_S
+from sparkray_core.run.config import TOLD_LATER, NodeConfig, NoTie, ProcessTie
+from sparkray_core.run.keeper import Ended, Keeper
 from sparkray_core.run.start import (
     NodeStartError,
     StartedNode,
@@ -25,19 +25,12 @@ from sparkray_core.run.start import (
     new_token,
     start_node,
 )
+from sparkray_core.run.tie import Tie
+from tests.waiting import wait_until
 
 
-def wait_until(condition: Callable[[], object], what: str, limit: float = 10.0) -> float:
-    began = time.monotonic()
-    while not condition():
-        assert time.monotonic() - began < limit, f"not within {limit:g} s: {what}"
-        time.sleep(0.01)
-    return time.monotonic() - began
-
-
-@pytest.fixture
-def head() -> Iterator[StartedNode]:
-    config = NodeConfig(
+def config_of_a_head() -> NodeConfig:
+    return NodeConfig(
         session=new_session_name(),
         node=new_node_id(),
         token=new_token(),
@@ -47,7 +40,11 @@ def head() -> Iterator[StartedNode]:
         store_bytes=1 << 20,
         prestart=0,
     )
-    with start_node(config) as node:
+
+
+@pytest.fixture
+def head() -> Iterator[StartedNode]:
+    with start_node(config_of_a_head()) as node:
         yield node
 
 
@@ -116,17 +113,7 @@ def test_one_whose_launcher_dies_before_it_could_tell_ends(head: StartedNode) ->
 def test_a_node_that_is_left_alone_leaves_no_zombie() -> None:
     tied_to = processes.identify(processes.fork(time.sleep, 60))
     assert tied_to is not None
-    config = NodeConfig(
-        session=new_session_name(),
-        node=new_node_id(),
-        token=new_token(),
-        is_head=True,
-        head_address=None,
-        resources={},
-        store_bytes=1 << 20,
-        prestart=0,
-        tie=ProcessTie(tied_to.pid, tied_to.start),
-    )
+    config = replace(config_of_a_head(), tie=ProcessTie(tied_to.pid, tied_to.start))
     node = start_node(config)
     node.leave()
     os.kill(tied_to.pid, signal.SIGKILL)
@@ -135,8 +122,24 @@ def test_a_node_that_is_left_alone_leaves_no_zombie() -> None:
     wait_until(lambda: not Path(f"/proc/{node.pid}").exists(), "the keeper has ended and is reaped")
 
 
-def test_children_that_end_together_do_not_cost_the_grace_time(head: StartedNode) -> None:
-    """The keeper finds several at one look: those that it did not speak of yet are buried as well."""
+def test_children_that_end_together_are_all_buried_before_the_keeper_ends() -> None:
+    """The keeper finds several at one look: for one that it still thinks alive it would wait the grace time."""
+
+    def main() -> int:
+        keeper = Keeper(config_of_a_head(), Tie(NoTie()), 0.0)
+        children = [keeper._fork(name, time.sleep, 60) for name in ("zygote", "raylet", "head")]
+        for child in children:
+            os.kill(child, signal.SIGKILL)
+            os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)  # dead, and not reaped
+        with pytest.raises(Ended, match="killed by SIGKILL"):
+            keeper._wait(0)
+        return len(keeper._children)
+
+    pid = processes.fork(lambda: sys.exit(main()))
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_a_node_whose_processes_die_together_ends(head: StartedNode) -> None:
     children = processes.children_of(head.pid)
     os.kill(head.pid, signal.SIGSTOP)
     try:
@@ -146,4 +149,4 @@ def test_children_that_end_together_do_not_cost_the_grace_time(head: StartedNode
     finally:
         os.kill(head.pid, signal.SIGCONT)
 
-    assert wait_until(lambda: not head.is_running(), "the keeper has ended") < GRACE_S * 0.8
+    wait_until(lambda: not head.is_running(), "the keeper has ended")
