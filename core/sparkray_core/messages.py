@@ -975,6 +975,7 @@ class ReserveBundles:
     group: GroupId
     attempt: int  # the group's so-manieth
     bundles: list[tuple[int, Resources]]  # number in the group, what it holds
+    waits: bool = False  # for what comes free, and owners are asked for: answered when all is there
 
 
 @frozen

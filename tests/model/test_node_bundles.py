@@ -44,6 +44,7 @@ class NodeWithGroups(RuleBasedStateMachine):
         self.count = 0
         self.attempts: dict[GroupId, int] = {}
         self.reserved: dict[GroupId, list[int]] = {}  # that the node said it set aside, and the head has not given up
+        self.there: set[GroupId] = set()  # of these, all of which is set aside
         self.committed: set[GroupId] = set()
         self.granted: dict[bytes, ProcessId] = {}
         self.dying: list[ProcessId] = []
@@ -70,27 +71,32 @@ class NodeWithGroups(RuleBasedStateMachine):
                 self.granted.pop(message.lease, None)
             elif isinstance(effect, Send) and isinstance(message, BundlesReserved) and not message.done:
                 del self.reserved[message.group]
+            elif isinstance(effect, Send) and isinstance(message, BundlesReserved):
+                self.there.add(message.group)
 
-    @rule(number=st.sampled_from(GROUPS), sizes=st.lists(AMOUNTS, min_size=1, max_size=3))
-    def reserve(self, number: GroupId, sizes: list[int]) -> None:
+    @rule(number=st.sampled_from(GROUPS), sizes=st.lists(AMOUNTS, min_size=1, max_size=3), waits=st.booleans())
+    def reserve(self, number: GroupId, sizes: list[int], waits: bool) -> None:
         if number in self.reserved:
             return  # a head asks once
         attempt = self.attempts[number] = self.attempts.get(number, 0) + 1
         self.reserved[number] = list(range(len(sizes)))
         self.hear(
             HEAD,
-            ReserveBundles(number, attempt, [(n, {"CPU": size, "GPU": size // 2}) for n, size in enumerate(sizes)]),
+            ReserveBundles(
+                number, attempt, [(n, {"CPU": size, "GPU": size // 2}) for n, size in enumerate(sizes)], waits
+            ),
         )
 
     @rule(number=st.sampled_from(GROUPS))
     def commit(self, number: GroupId) -> None:
-        if number in self.reserved:
+        if number in self.there:
             self.committed.add(number)
             self.hear(HEAD, CommitBundles(number, self.reserved[number]))
 
     @rule(number=st.sampled_from(GROUPS))
     def release(self, number: GroupId) -> None:
         self.committed.discard(number)
+        self.there.discard(number)
         self.hear(HEAD, ReleaseBundles(number, self.reserved.pop(number, [0, 1, 2]), "removed"))
 
     @rule(number=st.sampled_from([None, *GROUPS]), index=st.integers(-1, 2), amount=AMOUNTS, placed=st.booleans())
@@ -135,6 +141,7 @@ class NodeWithGroups(RuleBasedStateMachine):
         check(self.node)
         assert not self.node.bundles.all
         assert not self.node.bundles.leaving
+        assert not self.node.bundles.gathering
         assert self.node.claims.totals == {"CPU": 4000, "GPU": 2000}
         assert not self.node.claims.group_gpus
         assert all(name == "CPU" for name in self.node.claims.available if is_cpu(name))

@@ -12,6 +12,11 @@ all, or dies meanwhile, the others give back what they set aside, and later it i
 The link between two nodes delivers exactly once and in order while both live, and a dead node holds nothing. So of an
 attempt that ended, each node has either heard to give back, or will before it hears of the next one; only its answers
 may come late, and carry the attempt's number.
+
+A group for which there is no room right now, but would be if owners gave back the leases of their tasks, is placed by
+what actors and other groups leave, and its nodes save up for it (`node_savings`): each sets aside what comes free, and
+answers when it has all. What is promised to one group is not promised to another, so no two wait for each other; and
+nodes that wait for the slowest of them do so for a limited time, then rest as long, and may take twice as long next.
 """
 
 from __future__ import annotations
@@ -20,6 +25,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from math import inf
 from typing import Any
 
 from sparkray_core.ids import GROUP_ID_BYTES, ActorId, GroupId, NodeId, ProcessId, node_of, owner_of, raylet_of
@@ -37,10 +43,11 @@ from sparkray_core.model import gangs, where
 from sparkray_core.model.bounded import Recent
 from sparkray_core.model.effects import Effect, Send
 from sparkray_core.model.gangs import Site, Wanted
-from sparkray_core.model.head_nodes import Nodes
+from sparkray_core.model.head_nodes import NodeRecord, Nodes
 from sparkray_core.model.limits import HeadLimits
 from sparkray_core.model.moves import IllegalMove
-from sparkray_core.model.resources import plus, show
+from sparkray_core.model.node_savings import PATIENCE
+from sparkray_core.model.resources import minus, plus, show
 
 
 class GroupState(Enum):
@@ -62,6 +69,7 @@ MOVES: Mapping[GroupState, frozenset[GroupState]] = {
 class Attempt:
     places: dict[int, NodeId]  # of the bundles that were missing
     open: set[NodeId]  # that have not answered
+    until: float = inf  # the nodes save up for it; not for longer
 
     def shares(self) -> dict[NodeId, list[int]]:
         shares: dict[NodeId, list[int]] = {}
@@ -87,6 +95,9 @@ class Group:
     attempt: Attempt | None = None
     attempts: int = 0
     due: float = 0.0  # not to be tried before
+    refused: bool = False  # a node had no room for what seemed to fit: next time it saves up
+    gather_s: float = 0.0  # nodes may save up for so long next time
+    rests_until: float = 0.0  # nodes are not to save up for it before
     why: str = ""  # it is not there (yet, or any more)
     watchers: dict[ProcessId, None] = field(default_factory=dict)  # a set that keeps its order
 
@@ -219,9 +230,10 @@ class Groups:
             for index in attempt.shares()[node]:
                 del attempt.places[index]
             self._give_up_attempt(group, "a node had no room any more")
+            group.refused = True
             # It has reported what it has by the time of the next beat; before that the same would come of it.
             group.due = now + self.limits.gang_retry_s
-            self.retry_at = group.due if self.retry_at is None else min(self.retry_at, group.due)
+            self._retry(group.due)
         elif not attempt.open:
             self._commit(group, attempt)
 
@@ -245,32 +257,62 @@ class Groups:
         """Once after each event: try those for which there may be room now."""
         if self.retry_at is not None and now >= self.retry_at:
             self.news, self.retry_at = True, None
+            self._end_attempts(now)
         tried, self.fresh = (self.unplaced.values() if self.news else self.fresh), []
         self.news = False
         for group in list(tried):
             if group.attempt is not None or group.id not in self.unplaced:
                 continue
             if now >= group.due:
-                self._try(group)
+                self._try(group, now)
             else:
-                self.retry_at = group.due if self.retry_at is None else min(self.retry_at, group.due)
+                self._retry(group.due)
 
-    def _try(self, group: Group) -> None:
+    def _retry(self, at: float) -> None:
+        self.retry_at = at if self.retry_at is None else min(self.retry_at, at)
+
+    def _end_attempts(self, now: float) -> None:
+        """Of those whose nodes have saved up for too long, while CPUs idled."""
+        for group in self.unplaced.values():
+            if group.attempt is None:
+                continue
+            if now >= group.attempt.until:
+                self._give_up_attempt(group, "some nodes had saved up for long, and others lacked something still")
+                group.rests_until = now + group.gather_s
+                group.gather_s *= 2
+                self._retry(group.rests_until)
+            elif group.attempt.until < inf:
+                self._retry(group.attempt.until)
+
+    def _try(self, group: Group, now: float) -> None:
         missing = group.missing()
         chosen = gangs.place(missing, self._sites(group, lambda record: record.load().available), group.strategy)
+        saves = group.refused or chosen is None
+        if saves and now < group.rests_until:
+            self._retry(group.rests_until)
+            return
+        if chosen is None:
+            chosen = gangs.place(missing, self._sites(group, _beside_what_lasts), group.strategy)
         if chosen is None:
             return
         self.before_placing()
         group.attempts += 1
+        group.refused = False
         group.attempt = attempt = Attempt(chosen, set(chosen.values()))
         group.story.append(f"attempt {group.attempts}: {len(chosen)} bundles on {len(attempt.open)} nodes")
+        if saves:
+            slowest = max(self.nodes.all[node].task_s for node in attempt.open)
+            group.gather_s = max(group.gather_s, self.limits.gather_s, PATIENCE * slowest)
+            attempt.until = now + group.gather_s
+            self._retry(attempt.until)
+            group.story.append(f"they have up to {group.gather_s:g} s to save up for it")
         for node, indexes in attempt.shares().items():
             bundles = [(index, group.bundles[index]) for index in indexes]
             total: Resources = {}
             for _, resources in bundles:
                 total = plus(total, resources)
             self.nodes.all[node].place(total)
-            self.out.append(Send(raylet_of(node), ReserveBundles(group.id, group.attempts, bundles)))
+            self.out.append(Send(raylet_of(node), ReserveBundles(group.id, group.attempts, bundles, saves)))
 
     def _sites(self, group: Group, free: Callable[[Any], Resources]) -> list[Site]:
         counts: dict[NodeId, int] = {}
@@ -287,7 +329,9 @@ class Groups:
         if not missing or group.state is GroupState.REMOVED:
             return ""
         if group.attempt is not None:
-            return f"{len(group.attempt.open)} nodes have not answered yet"
+            asked = f"{len(group.attempt.open)} nodes have not answered yet"
+            saves = ": they save up what tasks give back as they end" if group.attempt.until < inf else ""
+            return asked + saves
         wanted = "; ".join(f"{{{show(bundle.resources)}}}" for bundle in missing[:5])
         wanted += f" and {len(missing) - 5} more" if len(missing) > 5 else ""
         if gangs.place(missing, self._sites(group, lambda record: record.info.resources), group.strategy) is None:
@@ -305,7 +349,7 @@ class Groups:
             self.nodes.all[node].offer(where.offered(group.id, [(index, group.bundles[index]) for index in indexes]))
             self.out.append(Send(raylet_of(node), CommitBundles(group.id, indexes)))
         group.places |= attempt.places
-        group.attempt = None
+        group.attempt, group.gather_s, group.rests_until = None, 0.0, 0.0
         del self.unplaced[group.id]
         self._tell(group, GroupState.CREATED, f"on {len(set(group.places.values()))} nodes")
 
@@ -364,6 +408,11 @@ class Groups:
             "for_s": now - group.since,
             "story": list(group.story),
         }
+
+
+def _beside_what_lasts(record: NodeRecord) -> Resources:
+    """What tasks hold there would come back."""
+    return minus(record.info.resources, record.bound)
 
 
 def _is_sound(message: CreateGroup) -> bool:

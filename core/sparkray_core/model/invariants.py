@@ -54,9 +54,11 @@ def check_claims(node: Node) -> None:
         assert waits == (claim.state is ClaimState.WAITING), f"{claim} and its queue disagree"
         assert (key in claims.reserved) == (claim.state is ClaimState.RESERVED), f"{claim} and the reserved disagree"
         assert (claim.worker is not None) == (claim.state is ClaimState.RUNNING), f"{claim} and its worker disagree"
-        assert not (waits and claim.taken), f"{claim} waits, and holds something"
+        assert not (waits and claim.lease and claim.taken), f"{claim} waits, and holds something"
+        assert (key in claims.savings.waiting) == (waits and claim.lease is None), f"{claim} and who saves disagree"
+        assert not waits or min(claims.lacks(claim).values(), default=0) >= 0, f"{claim} has saved too much"
         if node.ended is None and not claims.held_back:
-            fitting = waits and claims.fits_now(claim.needs, claim.where)
+            fitting = waits and claims.fits_now(claims.lacks(claim), claim.where)
             assert not fitting or claims.crowd.is_full, f"{claim} waits, though it fits"
         if claim.worker is not None:
             worker = node.workers.all.get(claim.worker)
@@ -119,6 +121,10 @@ def check_bundles(node: Node) -> None:
         if bundle.committed:
             offered = plus(offered, where.offered(group, [(index, bundle.resources)]))
     assert claims.totals == plus(node.info.resources, offered), "what is on offer is not what was committed"
+    assert claims.aside == bundles.held(), f"{claims.aside} is thought to be set aside, not {bundles.held()}"
+    gathered = {claim.key: claim for each in bundles.gathering.values() for claim in each.claims.values()}
+    assert gathered == {key: claim for key, claim in claims.all.items() if claim.bundle}, "bundles and claims disagree"
+    assert all(each.claims for each in bundles.gathering.values()), "what is gathered is not told"
     for claim in claims.all.values():
         some = where.group_of(claim.where)
         if some is None or node.ended is not None:

@@ -27,6 +27,8 @@ class NodeLimits:
     # Leases queued here although another node could hold them. Zero: the head, which knows who idles, is asked about
     # every lease that cannot be granted at once; a lease that waits here while another node idles is time lost.
     queue_limit: int = 0
+    # What an actor saves up is given back after so long, or four times what a lease takes to come back.
+    save_s: float = 5.0
     reoffer_s: float = 2.0  # so often the head is offered again what has no hope here, and half of the rest
     # Workers that start at the same time, per CPU: more would only take turns, until each is late to register.
     starts_per_cpu: int = 4
@@ -81,6 +83,9 @@ class HeadLimits:
     driver_s: float = Settings.start_limit_s  # for the node of a driver that the session lives for to join
     drain_s: float = 1.0  # after EndSession the head stays for so long at most, for the links to deliver it
     gang_retry_s: float = 0.1  # from a node's refusal to reserve bundles to the next attempt: a beat comes in between
+    # So long, or four times what leases take to come back, nodes may save up for a group; then all is given back for as
+    # long, and the next attempt may take twice as long.
+    gather_s: float = 5.0
     loads_gap_s: float = 0.1  # in which what nodes report is gathered for schedulers beside the head
     scheduler_beat_s: float = 0.5  # between two signs of life of a scheduler; its silence counts as a node's does
     pull_bytes_s: float = PULL_BYTES_S

@@ -2,6 +2,7 @@
 
 node_workers   the worker processes
 node_claims    leases and actors: who holds what of the node's resources
+node_savings   what actors and placement groups save up while tasks run
 node_bundles   what is set aside for placement groups
 node_objects   the store's books
 node_pulls     objects of other nodes that are read here
@@ -159,7 +160,7 @@ class Node:
         self.out: list[Effect] = []
         self.cpus = info.resources.get(CPU, 0) // UNIT
         self.workers = Workers(info.node, self.cpus, self.limits, self.out)
-        self.claims = Claims(info.resources, self.workers, self.out, self.limits.waiting(self.cpus))
+        self.claims = Claims(info.resources, self.workers, self.out, self.limits.waiting(self.cpus), self.limits.save_s)
         self.bundles = Bundles(self.claims)
         self.memory = Memory(str(info), self.claims, self.workers, self.limits)
         self.store = Store(self.me, store, self.limits, self.out)
@@ -335,8 +336,9 @@ class Node:
                 self._stop_actor(message, now)
             case ReserveBundles(group, attempt):
                 self.claims.placed += 1
-                done = not self.drain.why and self.bundles.reserve(message)
-                self.out.append(Send(HEAD, BundlesReserved(group, attempt, done)))
+                if not message.waits or self.drain.why or not self.bundles.gather(message, now):
+                    done = not self.drain.why and self.bundles.reserve(message)
+                    self.out.append(Send(HEAD, BundlesReserved(group, attempt, done)))
             case CommitBundles(group, bundles):
                 self.claims.placed += 1
                 self.bundles.commit(group, bundles)
@@ -673,7 +675,7 @@ class Node:
 
     def _offer_again(self, now: float) -> None:
         """What waits here for long may find room elsewhere: the head decides again."""
-        overdue = self.claims.overdue(now - self.limits.reoffer_s)
+        overdue = self.claims.overdue(now, self.limits.reoffer_s)
         self.send_on([claim for claim in overdue if self._others_could(claim.asked)])
 
     def send_on(self, claims: list[Claim]) -> None:

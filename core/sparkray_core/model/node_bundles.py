@@ -1,8 +1,9 @@
 """What of a node is set aside for placement groups.
 
-    (reserved) ---commit---> (committed) ---release---> (leaving) ---its last claim is gone---> (dropped)
-        +----------------------release-------------------------------------------------------------^
+    (gathered) -> (reserved) ---commit---> (committed) ---release---> (leaving) ---its last claim is gone---> (dropped)
+        +---release----+---------------------release-------------------------------------------------------------^
 
+Gathered: it is a claim, which saves up what comes free, until all bundles of the attempt have what they need.
 Reserved: taken out of what is available, and nobody can use it. Committed: on offer under the names of the group (see
 `where`). Leaving: what runs there is being killed; only when that has ended is anything given to others.
 """
@@ -12,12 +13,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from sparkray_core.ids import GroupId
-from sparkray_core.messages import ReserveBundles, Resources
+from sparkray_core.ids import HEAD, GroupId
+from sparkray_core.messages import BundlesReserved, ReserveBundles, Resources
 from sparkray_core.model import where
-from sparkray_core.model.node_claims import Claim, Claims
+from sparkray_core.model.effects import Send
+from sparkray_core.model.node_claims import Claim, Claims, bundle_claim
 from sparkray_core.model.node_gpus import Shares
-from sparkray_core.model.resources import plus
+from sparkray_core.model.resources import fits, plus
 
 
 @dataclass(slots=True)
@@ -30,9 +32,17 @@ class Bundle:
     leaving: str = ""  # why, once it is to be given back
 
 
+@dataclass(slots=True)
+class Gathering:
+    attempt: int
+    claims: dict[int, Claim]  # of the bundles that lack something, by number
+
+
 class Bundles:
     def __init__(self, claims: Claims) -> None:
         self.claims = claims
+        self.claims.on_saved = self._saved
+        self.gathering: dict[GroupId, Gathering] = {}
         self.all: dict[tuple[GroupId, int], Bundle] = {}
         self.leaving: dict[GroupId, str] = {}  # groups that are giving back, and why
 
@@ -48,6 +58,57 @@ class Bundles:
             self.all[group, index] = Bundle(group, index, resources, shares)
         return True
 
+    def gather(self, message: ReserveBundles, now: float) -> bool:
+        """All of them as soon as there is room; then the head hears of it. False: there never will be, or they are
+        still held from before."""
+        group = message.group
+        total: Resources = {}
+        for _, resources in message.bundles:
+            total = plus(total, resources)
+        if group in self.leaving or any((group, index) in self.all for index, _ in message.bundles):
+            return False
+        if not fits(total, self.claims.totals):
+            return False
+        claims = {index: bundle_claim(group, index, resources) for index, resources in message.bundles}
+        self.gathering[group] = Gathering(message.attempt, dict(claims))
+        for claim in claims.values():
+            self.claims.add(claim, now)
+        return True
+
+    def _saved(self, claim: Claim) -> None:
+        assert claim.bundle is not None
+        group, index = claim.bundle
+        self.all[group, index] = Bundle(group, index, claim.needs, claim.gpus)
+        gathering = self.gathering[group]
+        del gathering.claims[index]
+        if not gathering.claims:
+            del self.gathering[group]
+            self.claims.out.append(Send(HEAD, BundlesReserved(group, gathering.attempt, True)))
+
+    def stop_gathering(self) -> None:
+        """This node is not to have any more."""
+        for group, gathering in list(self.gathering.items()):
+            attempt = gathering.attempt
+            self._drop_gathered(group, gathering.claims)
+            for key in [key for key, bundle in self.all.items() if key[0] == group and not bundle.committed]:
+                self._give_up(key)
+            self.claims.out.append(Send(HEAD, BundlesReserved(group, attempt, False)))
+
+    def _give_up(self, key: tuple[GroupId, int]) -> None:
+        bundle = self.all.pop(key)
+        self.claims.give_up(bundle.resources, bundle.gpus)
+
+    def _drop_gathered(self, group: GroupId, indexes: Iterable[int]) -> None:
+        gathering = self.gathering.get(group)
+        if gathering is None:
+            return
+        for index in list(indexes):
+            claim = gathering.claims.pop(index, None)
+            if claim is not None:
+                self.claims.drop(claim)
+        if not gathering.claims:
+            del self.gathering[group]
+
     def commit(self, group: GroupId, indexes: Iterable[int]) -> None:
         for index in indexes:
             bundle = self.all.get((group, index))
@@ -58,6 +119,7 @@ class Bundles:
     def release(self, group: GroupId, indexes: Iterable[int], why: str) -> list[Claim]:
         """Returns the claims that have to end for it. `settle` gives the bundles back once these are gone."""
         of_group = set(indexes)
+        self._drop_gathered(group, of_group)
         for index in of_group:
             bundle = self.all.get((group, index))
             if bundle is None:
@@ -66,8 +128,7 @@ class Bundles:
                 bundle.leaving = why
                 self.leaving[group] = why
             else:
-                del self.all[group, index]
-                self.claims.give_up(bundle.resources, bundle.gpus)
+                self._give_up((group, index))
         if group not in self.leaving:
             return []
         # Work in any bundle may be in one of these: a group gives back what it has on a node all together.

@@ -2,7 +2,7 @@
 
     WAITING ---> RESERVED ---> RUNNING ---> (given back, or its worker ended: the record is dropped, from any state)
 
-    WAITING    not enough is free
+    WAITING    not enough is free. What is for long (actors, bundles) saves up what comes free: see `node_savings`
     RESERVED   its resources are taken; it waits for an idle worker of its environment, one is being made if need be
     RUNNING    it has a worker
 
@@ -25,6 +25,7 @@ from sparkray_core.model.effects import Effect, Send
 from sparkray_core.model.moves import IllegalMove
 from sparkray_core.model.node_crowd import Crowd
 from sparkray_core.model.node_gpus import GPU, Gpus, Shares
+from sparkray_core.model.node_savings import Savings
 from sparkray_core.model.node_workers import Worker, Workers, WorkerState
 from sparkray_core.model.resources import CPU, UNIT, fits, is_cpu, larger, minus, plus, short_of
 
@@ -57,6 +58,7 @@ class Claim:
     where: Where = ()
     lease: LeaseId | None = None
     actor: StartActor | None = None
+    bundle: tuple[GroupId, int] | None = None  # of a placement group: once it has all, it is no claim any more
     prefer: list[NodeId] = field(default_factory=list)
     lying: Sequence[int] = ()  # as in `RequestLeases`
     priority: int = 0  # of those that wait, and fit, the highest goes first
@@ -73,6 +75,9 @@ class Claim:
     reclaimed: bool = False  # the owner was asked to give it back
     wanted: float = 0.0  # when that was
     meant: bool = False  # the actor was told to end
+    saves_until: float = 0.0  # what it took while it waits is given back then; 0: it takes nothing
+    saves_s: float = 0.0  # so long it may next time
+    rests_until: float = 0.0  # it takes nothing before
     env: str = ""  # of the worker that it needs
     name: str = ""  # of a function that the lease is for
     retriable: bool = True  # what runs there is run again, or restarted, should the worker be killed
@@ -80,6 +85,8 @@ class Claim:
     @property
     def key(self) -> bytes:
         """Leases and actors are numbered by two counters of their owner, so the ids alone could meet."""
+        if self.bundle is not None:
+            return b"bundle " + self.bundle[0] + self.bundle[1].to_bytes(8, "big")
         return b"lease " + self.lease if self.lease is not None else actor_key(self.actor.actor if self.actor else b"")
 
     @property
@@ -131,10 +138,16 @@ def actor_claim(message: StartActor) -> Claim:
     )
 
 
+def bundle_claim(group: GroupId, index: int, resources: Resources) -> Claim:
+    return Claim(_NOBODY, resources, resources, resources, resources, bundle=(group, index))
+
+
 class Claims:
     """All claims on this node. Who asks and what is told to whom about refusals is `node.py`'s business."""
 
-    def __init__(self, totals: Resources, workers: Workers, out: list[Effect], most_waiting: int) -> None:
+    def __init__(
+        self, totals: Resources, workers: Workers, out: list[Effect], most_waiting: int, save_s: float
+    ) -> None:
         self.totals = totals
         self.available = dict(totals)
         self.gpus = Gpus(totals.get(GPU, 0))
@@ -144,6 +157,9 @@ class Claims:
         self.crowd = Crowd(most_waiting, totals.get(CPU, 0) // UNIT)
         self.all: dict[bytes, Claim] = {}
         self.actors: dict[bytes, Claim] = {}  # those of actors
+        self.savings = Savings(self, save_s)
+        self.aside: Resources = {}  # for placement groups
+        self.on_saved: Callable[[Claim], None] = lambda claim: None  # a bundle has all; set by node_bundles.py
         self.shares: dict[ProcessId, int] = {}  # of each owner: its leases that hold something
         self.waiting: dict[QueueKey, dict[bytes, Claim]] = {}  # WAITING ones; within a queue all need the same
         self.reserved: dict[bytes, Claim] = {}  # RESERVED ones, first come first served
@@ -166,6 +182,7 @@ class Claims:
         self.all[claim.key] = claim
         if claim.actor is not None:
             self.actors[claim.key] = claim
+        self.savings.add(claim)
         self.waiting.setdefault(claim.queue, {})[claim.key] = claim
         self._unasked = True
         if self.fits_now(claim.needs, claim.where) and not (self.held_back or self._crowds(claim)):
@@ -183,7 +200,7 @@ class Claims:
             self.crowd.leased -= self.crowd.counts(claim) and claim.state is not ClaimState.WAITING
             self.crowd.gone(claim)
         self._give(claim.taken)
-        self._gpus_of(claim.where)[0].give(claim.gpus)
+        self.gpus_of(claim.where)[0].give(claim.gpus)
 
     def give_back(self, claim: Claim, now: float, retire: bool = False) -> None:
         """The owner returned it: its worker is anybody's again, or (`retire`) nobody's."""
@@ -241,6 +258,7 @@ class Claims:
             shares.append(chosen)
         self.gpus = left
         self._take(total)
+        self.aside = plus(self.aside, total)
         return shares
 
     def offer(self, group: GroupId, named: Resources, gpus: Shares) -> None:
@@ -263,6 +281,7 @@ class Claims:
 
     def give_up(self, amounts: Resources, gpus: Shares) -> None:
         """What was set aside is anybody's again."""
+        self.aside = minus(self.aside, amounts)
         self._give(amounts)
         self.gpus.give(gpus)
 
@@ -270,6 +289,7 @@ class Claims:
     def settle(self, now: float) -> None:
         """Once after each event: whatever can go forward does."""
         self.crowd.look_at = None
+        self._unasked |= self.savings.settle(now)
         self._reserve_fitting(now)
         while self.reserved and self.workers.idle and self._find_worker(now):
             self._reserve_fitting(now)  # an actor that runs holds less than it asked for
@@ -304,11 +324,11 @@ class Claims:
         return sum(max(0, count - self.workers.preparing.get(env, 0)) for env, count in asked.items())
 
     def _reserve_fitting(self, now: float) -> None:
-        """By priority, then whose owner has least here, then in the order of arrival. Those that do not fit are
-        overtaken, so that no resource idles for them."""
+        """By priority, then what is for long, then whose owner has least here, then in the order of arrival. Leases
+        that do not fit are overtaken, so that no resource idles for them; what is for long takes what there is."""
         while self.waiting and not self.held_back:
             heads = [next(iter(queue.values())) for queue in self.waiting.values()]
-            fitting = [claim for claim in heads if self.fits_now(claim.needs, claim.where)]
+            fitting = [claim for claim in heads if self._fits(claim) or self.savings.takes(claim, now)]
             if not fitting:
                 return
             if not self.crowd.is_full:
@@ -318,7 +338,11 @@ class Claims:
 
     def _turn(self, claim: Claim) -> tuple[int, int, int, int]:
         """Whose turn it is of those that wait: the lowest."""
-        return self.crowd.turn(claim, self.shares.get(claim.owner, 0))
+        return self.crowd.turn(claim, self._share_of(claim.owner))
+
+    def _share_of(self, owner: ProcessId) -> int:
+        """What is for long goes before what any owner wants."""
+        return -1 if owner == _NOBODY else self.shares.get(owner, 0)
 
     def _crowds(self, claim: Claim) -> bool:
         """Whether a process would be started for this lease though there are many whose tasks wait."""
@@ -358,18 +382,47 @@ class Claims:
             self.reserved[claim.key] = claim
 
     def _leave(self, claim: Claim) -> None:
+        self.savings.waiting.pop(claim.key, None)
         self.reserved.pop(claim.key, None)
         queue = self.waiting.get(claim.queue)
         if queue is not None and queue.pop(claim.key, None) is not None and not queue:
             del self.waiting[claim.queue]
 
+    def lacks(self, claim: Claim) -> Resources:
+        """Of one that waits: what it has not saved up."""
+        return minus(claim.needs, claim.taken) if claim.taken else claim.needs
+
+    def _fits(self, claim: Claim) -> bool:
+        return self.fits_now(self.lacks(claim), claim.where)
+
+    def take(self, claim: Claim, amounts: Resources) -> None:
+        """They are there."""
+        claim.taken = plus(claim.taken, amounts)
+        self._take(amounts)
+        self._take_gpus(claim, amounts)
+
+    def untake(self, claim: Claim) -> None:
+        self._give(claim.taken)
+        self.gpus_of(claim.where)[0].give(claim.gpus)
+        claim.taken, claim.gpus = {}, {}
+
     def _reserve(self, claim: Claim, now: float) -> None:
+        """Or save up for it, if not all that it needs is there."""
+        lacks = self.lacks(claim)
+        if claim.lease is None and not self.fits_now(lacks, claim.where):
+            self.savings.take(claim, now)
+            return
+        if claim.bundle is not None:
+            self.take(claim, lacks)
+            self._leave(claim)
+            del self.all[claim.key]
+            self.aside = plus(self.aside, claim.taken)
+            self.on_saved(claim)
+            return
         self.move(claim, ClaimState.RESERVED, now)
         self.crowd.leased += self.crowd.counts(claim)
         self._share(claim, 1)
-        claim.taken = dict(claim.needs)
-        self._take(claim.taken)
-        self._take_gpus(claim, claim.needs)
+        self.take(claim, lacks)
 
     def _share(self, claim: Claim, more: int) -> None:
         if claim.lease is None:
@@ -381,9 +434,10 @@ class Claims:
             del self.shares[claim.owner]
 
     def _run(self, claim: Claim, worker: Worker, now: float) -> None:
-        pool, name = self._gpus_of(claim.where)
+        pool, name = self.gpus_of(claim.where)
         if claim.holds.get(name, 0) != claim.needs.get(name, 0):
             pool.give(claim.gpus)
+            claim.gpus = {}
             self._take_gpus(claim, claim.holds)
         threads = max(1, claim.assigned.get(CPU, 0) // UNIT)
         self.workers.take(worker, claim.key, threads, sorted(claim.gpus), now)
@@ -416,9 +470,13 @@ class Claims:
             if claim.reclaimed:
                 coming = plus(coming, claim.taken)
                 gpus.give(_own_gpus(claim))
-        queues = sorted(self.waiting.items(), key=lambda queue: (queue[0][0], self.shares.get(queue[0][1], 0)))
+        queues = sorted(self.waiting.items(), key=lambda queue: (queue[0][0], self._share_of(queue[0][1])))
+        room = self.savings.room() if self.savings.waiting else {}
         for key, waiting in [(key, waiting) for key, queue in queues for waiting in queue.values()]:
-            missing = _missing(waiting, coming, gpus)
+            if waiting.lease is None and not self.savings.may_come(waiting, now, room):
+                continue  # leases would come back in vain
+            lacks = self.lacks(waiting)
+            missing = _missing(lacks, coming, gpus)
             for claim in list(askable) if missing else ():
                 if claim.priority > waiting.priority or claim.queue == key:
                     continue
@@ -428,24 +486,24 @@ class Claims:
                     coming = plus(coming, claim.taken)
                     gpus.give(_own_gpus(claim))
                     asked.setdefault(claim.owner, []).append(LeaseId(claim.lease or b""))
-                    missing = _missing(waiting, coming, gpus)
+                    missing = _missing(lacks, coming, gpus)
                     if not missing:
                         break
             if not askable:
                 break
-            coming = minus(coming, waiting.needs)
-            if GPU in waiting.needs:
-                gpus.take(gpus.choose(waiting.needs[GPU]) or {})
+            coming = minus(coming, lacks)
+            if GPU in lacks:
+                gpus.take(gpus.choose(lacks[GPU]) or {})
         self.out.extend(Send(owner, ReclaimLeases(leases)) for owner, leases in asked.items())
 
     # ------------------------------------------------------------------ asked by others
     def fits_now(self, needs: Resources, where: Where = ()) -> bool:
         if not fits(needs, self.available):
             return False
-        pool, name = self._gpus_of(where)
+        pool, name = self.gpus_of(where)
         return pool.fits(needs.get(name, 0))
 
-    def _gpus_of(self, where: Where) -> tuple[Gpus, str]:
+    def gpus_of(self, where: Where) -> tuple[Gpus, str]:
         """From which it is given some, and the name under which it asks for them."""
         group = places.group_of(where)
         if group is None:
@@ -460,6 +518,9 @@ class Claims:
         total: Resources = {}
         for claim in self.actors.values():
             total = plus(total, claim.holds if claim.state is ClaimState.RUNNING else claim.needs)
+        for claim in self.savings.waiting.values():
+            if claim.bundle is not None:
+                total = plus(total, claim.needs)
         return total
 
     def waiting_count(self) -> int:
@@ -503,16 +564,14 @@ class Claims:
         number = self.placed_by[by] = self.placed_by.get(by, 0) + 1
         return number
 
-    def overdue(self, before: float) -> list[Claim]:
-        """Of the claims that may go elsewhere and have waited since before then: those that find no room as long as
-        the actors here live, and the younger half of the others, whose turn comes."""
-        for_life: Resources = {}
-        for claim in self.all.values():
-            if claim.actor is not None:
-                for_life = plus(for_life, claim.taken)
-        leaves = minus(self.totals, for_life)
+    def overdue(self, now: float, reoffer_s: float) -> list[Claim]:
+        """Of the claims that may go elsewhere and have waited for so long: those that find no room as long as the
+        actors and groups here live, and the younger half of the others, whose turn comes."""
+        leaves = self.savings.beside_what_lasts()
+        before = now - reoffer_s
         moving = [queue for queue in self.waiting.values() if not _stays(next(iter(queue.values())).where)]
         old = [claim for queue in moving for claim in queue.values() if claim.since < before]
+        old = [claim for claim in old if claim.lease is not None or not self.savings.hopes(claim, now)]
         old.sort(key=lambda claim: claim.arrival)
         stuck = [claim for claim in old if not fits(claim.needs, leaves)]
         rest = [claim for claim in old if fits(claim.needs, leaves)]
@@ -535,17 +594,17 @@ class Claims:
 
     def _take_gpus(self, claim: Claim, amounts: Resources) -> None:
         """They fit."""
-        pool, name = self._gpus_of(claim.where)
+        pool, name = self.gpus_of(claim.where)
         chosen = pool.choose(amounts.get(name, 0))
         assert chosen is not None, f"{claim} was reserved GPUs that are not there"
-        claim.gpus = chosen
+        claim.gpus = {**claim.gpus, **chosen}
         pool.take(chosen)
 
 
-def _missing(claim: Claim, coming: Resources, gpus: Gpus) -> list[str]:
-    """What it would still wait for with these."""
-    missing = short_of(claim.needs, coming)
-    if not gpus.fits(claim.needs.get(GPU, 0)):
+def _missing(lacks: Resources, coming: Resources, gpus: Gpus) -> list[str]:
+    """What who lacks this would still wait for with these."""
+    missing = short_of(lacks, coming)
+    if not gpus.fits(lacks.get(GPU, 0)):
         missing.append(GPU)  # enough of them perhaps, but in pieces
     return missing
 

@@ -44,6 +44,7 @@ class Drain:
         self.deadline = float("inf") if message.deadline_s is None else now + message.deadline_s
         self.why = message.why or "no reason was given"
         node = self.node
+        node.bundles.stop_gathering()
         node.send_on(
             [claim for claim in node.claims.all.values() if claim.worker is None and not group_of(claim.where)]
         )

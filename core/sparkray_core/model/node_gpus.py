@@ -49,6 +49,12 @@ class Gpus:
             chosen[untouched[whole]] = part
         return chosen
 
+    def part(self, amount: int) -> int:
+        """So much of it could be taken now, whole ones only if not all: pieces of several would not do."""
+        if self.choose(amount) is not None:
+            return amount
+        return min(amount // UNIT, self.free.count(UNIT)) * UNIT
+
     def fits(self, amount: int) -> bool:
         return amount <= 0 or self.choose(amount) is not None
 

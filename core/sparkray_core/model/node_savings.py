@@ -1,0 +1,94 @@
+"""What is to be held for long (an actor, a bundle of a placement group) takes what comes free bit by bit.
+
+Owners of a stream of tasks keep their leases, and are asked to give some back for whoever waits. They come back one
+after the other, as their tasks end. Who waits for one of them has it then; who waits for three would be overtaken again
+and again by leases that want one. So what lasts takes what there is and goes on waiting, before leases of the same
+priority: within the time that the longest task here still takes it has all, and less than that idles.
+
+Two things keep CPUs from idling longer. What could not have all of it while actors and groups that are here go on takes
+nothing. And an actor that has not got all within `save_s`, or four times what a lease took to come back lately, gives
+back what it has for as long, and may then save for twice as long. Of bundles the head decides this: a group waits
+for its slowest node, and all nodes are to begin and to end together (`groups`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sparkray_core.messages import Resources
+from sparkray_core.model.resources import fits, minus, plus
+
+if TYPE_CHECKING:
+    from sparkray_core.model.node_claims import Claim, Claims
+
+PATIENCE = 4  # times the mean time that a lease takes to come back
+
+
+class Savings:
+    def __init__(self, claims: Claims, save_s: float) -> None:
+        self.claims = claims
+        self.save_s = save_s
+        self.waiting: dict[bytes, Claim] = {}  # that may save
+
+    def add(self, claim: Claim) -> None:
+        if claim.lease is None:
+            self.waiting[claim.key] = claim
+
+    def takes(self, claim: Claim, now: float) -> bool:
+        """Whether there is something for it, though not all."""
+        return claim.lease is None and bool(self._part(claim)) and self.may_come(claim, now, self.room())
+
+    def take(self, claim: Claim, now: float) -> None:
+        if not claim.saves_until:
+            claim.saves_s = max(claim.saves_s, self._patience_s())
+            claim.saves_until = now + claim.saves_s if claim.bundle is None else float("inf")
+        self.claims.take(claim, self._part(claim))
+
+    def settle(self, now: float) -> bool:
+        """Once after each event. Whether one goes on after a rest: leases are to be asked back for it."""
+        begins = False
+        for claim in self.waiting.values():
+            if 0.0 < claim.saves_until <= now:
+                self.claims.untake(claim)
+                claim.saves_until, claim.rests_until = 0.0, now + claim.saves_s
+                claim.saves_s *= 2
+            elif 0.0 < claim.rests_until <= now:
+                claim.rests_until, begins = 0.0, True
+        return begins
+
+    def may_come(self, claim: Claim, now: float, room: Resources) -> bool:
+        """Whether it would have all it needs if leases were given back, and is not resting."""
+        return now >= claim.rests_until and fits(claim.needs, plus(room, claim.needs) if claim.taken else room)
+
+    def room(self) -> Resources:
+        """What is left for others to save up, beside what lasts and those that have begun to."""
+        left = self.beside_what_lasts()
+        for claim in self.waiting.values():
+            if claim.taken:
+                left = minus(left, claim.needs)
+        return left
+
+    def beside_what_lasts(self) -> Resources:
+        """What actors and groups that are here leave."""
+        left = minus(self.claims.totals, self.claims.aside)
+        for claim in self.claims.actors.values():
+            if claim.key not in self.waiting:
+                left = minus(left, plus(claim.taken, claim.lent))
+        return left
+
+    def hopes(self, claim: Claim, now: float) -> bool:
+        """Whether this node is still the place to wait at."""
+        if claim.bundle is not None or claim.taken:
+            return True
+        return now - claim.since < self._patience_s() and self.may_come(claim, now, self.room())
+
+    def _patience_s(self) -> float:
+        return max(self.save_s, PATIENCE * self.claims.mean_s)
+
+    def _part(self, claim: Claim) -> Resources:
+        available = self.claims.available
+        part = {name: min(amount, available.get(name, 0)) for name, amount in self.claims.lacks(claim).items()}
+        pool, gpu = self.claims.gpus_of(claim.where)
+        if part.get(gpu, 0) > 0:
+            part[gpu] = pool.part(self.claims.lacks(claim)[gpu])
+        return {name: amount for name, amount in part.items() if amount > 0}
