@@ -189,6 +189,4 @@ def test_a_task_that_cannot_reach_the_driver_says_what_to_look_at() -> None:
 
 def test_another_thread_can_wake_the_driver(rendezvous: Rendezvous) -> None:
     rendezvous.wake()
-    began = time.monotonic()
-    assert rendezvous.wait(5) == []
-    assert time.monotonic() - began < 1
+    assert rendezvous.wait(3600) == []

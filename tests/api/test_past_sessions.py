@@ -18,6 +18,7 @@ import pytest
 import sparkray as ray
 from sparkray.exceptions import ActorHandleNotFoundError, RayError, RaySystemError, UnknownOwnerError
 from sparkray_core.run import object_ref
+from tests.waiting import wait_until
 
 LIMIT_S = 20.0
 
@@ -245,14 +246,14 @@ def test_a_child_that_lives_on_does_not_hold_up_the_parents_shutdown() -> None:
         os.close(write)
         os.read(read, 1)  # until the parent has ended its session
         os._exit(0)
-    began = time.monotonic()
     ray.shutdown()
-    took = time.monotonic() - began
-    os.close(write)
-    os.close(read)
-    os.waitpid(pid, 0)
-    assert not os.path.exists(context["session_dir"])
-    assert took < 8, "the keeper waited for the child's copy of its pipe"
+    try:
+        gone = "the keeper has ended, whoever has a copy of its pipe"
+        wait_until(lambda: not os.path.exists(context["session_dir"]), gone)
+    finally:
+        os.close(write)
+        os.close(read)
+        os.waitpid(pid, 0)
 
 
 def _use_in_pool(_: int) -> str:

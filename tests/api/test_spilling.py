@@ -90,11 +90,9 @@ def test_large_results_of_tasks_are_spilled_and_restored(ray: Any) -> None:
     assert [int(ray.get(ref).sum()) for ref in refs] == [n * 8 * MIB for n in range(16)]
 
 
-def test_what_can_never_fit_is_refused_at_once(ray: Any) -> None:
-    begin = time.monotonic()
+def test_what_can_never_fit_is_refused(ray: Any) -> None:
     with pytest.raises(ObjectStoreFullError, match="can never fit"):
         ray.put(filled(1, 65))
-    assert time.monotonic() - begin < 2
 
 
 def test_a_store_full_of_what_is_being_read_says_so(ray: Any) -> None:

@@ -281,15 +281,22 @@ def test_async_generators_as_tasks(ray: Any) -> None:
     assert [ray.get(ref) for ref in ticks.remote(10)] == list(range(10))
 
 
-def test_ten_thousand_items_take_ten_times_as_long_as_a_thousand(ray: Any, count_to: Any) -> None:
+def test_ten_thousand_items_are_ten_times_as_much_work_as_a_thousand(ray: Any) -> None:
+    @ray.remote
+    def count_to(n: int) -> Iterator[float]:
+        begin = time.process_time()
+        yield from range(n)
+        yield time.process_time() - begin
+
     def seconds(n: int) -> float:
-        begin = time.perf_counter()
-        refs = list(count_to.remote(n))
-        assert ray.get(refs) == list(range(n))
-        return time.perf_counter() - begin
+        """Of a CPU, in this process and in the worker. What others do on this machine is not in them."""
+        begin = time.process_time()
+        *numbers, of_worker = ray.get(list(count_to.remote(n)))
+        assert numbers == list(range(n))
+        return float(time.process_time() - begin + of_worker)
 
     seconds(1000)
-    assert min(seconds(20_000) for _ in range(3)) < 60 * max(0.002, min(seconds(1000) for _ in range(3)))
+    assert min(seconds(10_000) for _ in range(2)) < 30 * max(0.002, min(seconds(1000) for _ in range(3)))
 
 
 # ------------------------------------------------------------------------------------------- letting go

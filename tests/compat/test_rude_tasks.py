@@ -247,13 +247,11 @@ def test_what_a_task_leaves_running_neither_holds_its_answer_nor_outlives_the_wo
 
     @ray.remote
     def leave_thread() -> int:
-        threading.Thread(target=time.sleep, args=(5,)).start()  # no daemon: an interpreter would wait for it
+        threading.Thread(target=time.sleep, args=(120,)).start()  # no daemon: an interpreter would wait for it
         return os.getpid()
 
-    begin = time.monotonic()
     child = ray.get(leave.remote(), timeout=30)
     worker = ray.get(leave_thread.remote(), timeout=30)
-    assert time.monotonic() - begin < 20
     assert psutil.pid_exists(worker)
     with contextlib.suppress(psutil.NoSuchProcess):  # its worker may have been one too many by now
         os.kill(psutil.Process(child).ppid(), signal.SIGKILL)

@@ -155,21 +155,17 @@ def test_end_tree_kills_what_does_not_listen() -> None:
     assert os.read(read, 1) == b"d"
     began = time.monotonic()
     processes.end_tree(children, grace=0.2)
-    took = time.monotonic() - began
+    assert time.monotonic() - began >= 0.2
     os.close(read)
     os.close(write)
 
-    assert 0.2 <= took < 2
     for pid in children:
         with pytest.raises(ChildProcessError):
             os.waitpid(pid, 0)
 
 
 def test_end_tree_of_the_obedient_does_not_wait() -> None:
-    child = sleeper()
-    began = time.monotonic()
-    processes.end_tree([child], grace=10)
-    assert time.monotonic() - began < 5
+    processes.end_tree([sleeper()], grace=3600)
 
 
 def test_end_tree_finds_adopted_grandchildren() -> None:

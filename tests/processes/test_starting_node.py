@@ -42,7 +42,7 @@ def config_of_a_head() -> NodeConfig:
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def head() -> Iterator[StartedNode]:
     with start_node(config_of_a_head()) as node:
         yield node
@@ -139,14 +139,15 @@ def test_children_that_end_together_are_all_buried_before_the_keeper_ends() -> N
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
-def test_a_node_whose_processes_die_together_ends(head: StartedNode) -> None:
-    children = processes.children_of(head.pid)
-    os.kill(head.pid, signal.SIGSTOP)
-    try:
-        for child in children:
-            os.kill(child, signal.SIGKILL)
-        wait_until(lambda: not processes.children_of(head.pid), "all are dead, and nobody has reaped them")
-    finally:
-        os.kill(head.pid, signal.SIGCONT)
+def test_a_node_whose_processes_die_together_ends() -> None:
+    with start_node(config_of_a_head()) as node:
+        children = processes.children_of(node.pid)
+        os.kill(node.pid, signal.SIGSTOP)
+        try:
+            for child in children:
+                os.kill(child, signal.SIGKILL)
+            wait_until(lambda: not processes.children_of(node.pid), "all are dead, and nobody has reaped them")
+        finally:
+            os.kill(node.pid, signal.SIGCONT)
 
-    wait_until(lambda: not head.is_running(), "the keeper has ended")
+        wait_until(lambda: not node.is_running(), "the keeper has ended")

@@ -187,10 +187,8 @@ def test_the_session_ends_with_its_head(ctx: RayContext, victim: str) -> None:
     refs = [slow_square.remote(number) for number in range(1000)]
     os.kill(head.jvm.pid if victim == "executor" else named(head, victim), signal.SIGKILL)
 
-    began = time.monotonic()
     with pytest.raises(RaySystemError, match="session ended"):
         sparkray.get(refs, timeout=60)
-    assert time.monotonic() - began < GONE_S
     for node in gone:
         wait_until(node.is_gone, f"{victim} killed: {node.report()}")
     assert not ctx.initialized

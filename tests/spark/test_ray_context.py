@@ -112,11 +112,9 @@ def test_fewer_nodes_than_executors_may_be_asked_for(cluster_sc: SparkContext) -
         assert sparkray.cluster_resources()["CPU"] == 3.0
 
 
-def test_more_nodes_than_executors_are_refused_at_once(cluster_sc: SparkContext) -> None:
-    began = time.monotonic()
+def test_more_nodes_than_executors_are_refused(cluster_sc: SparkContext) -> None:
     with pytest.raises(UnfitSpark, match=r"3 nodes .* Spark has 2 executors: so says the master, local-cluster"):
         context(cluster_sc, num_ray_nodes=3).init()
-    assert time.monotonic() - began < 2
 
 
 @contextmanager
