@@ -18,7 +18,7 @@ from sparkray_core.model.node_claims import Claims
 from sparkray_core.model.references import References
 from sparkray_core.testing.storm import CRASHES, DEADLY, LOSSY, ROUGH, Weather, run_storm
 
-MOST_SEEDS = 20  # in CI 30 are run in rough weather, and 4 in deadly
+MOST_SEEDS = 20  # in CI 20 are run in rough weather, and 4 in deadly
 
 
 def a_lease_that_takes_nothing(patch: pytest.MonkeyPatch) -> None:
