@@ -129,6 +129,82 @@ def test_a_call_held_up_by_the_one_before_it(ray: Any, busy: Any, gate: Any) -> 
     assert ray.get(ref, timeout=60) == 1
 
 
+def test_a_call_behind_one_that_runs_is_queued_on_the_worker(ray: Any, gate: Any, until: Any) -> None:
+    path = str(gate)
+
+    class Actor:
+        def holds(self) -> None:
+            while not os.path.exists(path):
+                time.sleep(0.01)
+
+        def call(self) -> int:
+            return 1
+
+    actor = ray.remote(Actor).options(num_cpus=0).remote()
+    first, second = actor.holds.remote(), actor.call.remote()
+    until(lambda: ray.explain(first).state == "RUNNING")
+    why = ray.explain(second)
+    assert (why.state, why.is_over) == ("QUEUED_ON_WORKER", False)
+    assert "behind" in why.sentence
+    assert "which runs holds" in why.sentence.replace("Actor.", "")
+    gate.touch()
+    assert ray.get(second, timeout=60) == 1
+
+
+def test_a_task_waits_for_a_worker_that_sets_up_its_environment(ray: Any, gate: Any, until: Any) -> None:
+    path = str(gate)
+
+    def set_up() -> None:
+        while not os.path.exists(path):
+            time.sleep(0.01)
+
+    @ray.remote(runtime_env={"worker_process_setup_hook": set_up})
+    def after() -> int:
+        return 1
+
+    ref = after.remote()
+    why = until(lambda: (found := ray.explain(ref)).state == "WAITS_FOR_WORKER" and found)
+    assert "has 1 CPU on node" in why.sentence
+    gate.touch()
+    assert ray.get(ref, timeout=60) == 1
+
+
+def test_of_what_nobody_knows_that_is_said(ray: Any) -> None:
+    group = ray.util.placement_group([{"CPU": 1}])
+    nowhere = type(group)(type(group.id)(bytes(len(group.id.binary()))), [])
+    ray.util.remove_placement_group(group)
+
+    why = ray.explain(nowhere)
+
+    assert (why.state, why.sentence) == ("UNKNOWN", "the head does not know it (yet, or any more)")
+
+
+def test_an_actor_that_is_restarted_says_why(ray: Any, gate: Any, tmp_path: Any, until: Any) -> None:
+    begun, path = tmp_path / "begun", str(gate)
+
+    class Actor:
+        def __init__(self, begun: str) -> None:
+            if os.path.exists(begun):
+                while not os.path.exists(path):
+                    time.sleep(0.01)
+            open(begun, "w").close()
+
+        def end(self) -> None:
+            os._exit(3)
+
+        def call(self) -> int:
+            return 1
+
+    actor = ray.remote(Actor).options(num_cpus=0, max_restarts=1, max_task_retries=1).remote(str(begun))
+    actor.end.options(max_task_retries=0).remote()
+    ref = actor.call.remote()
+    why = until(lambda: (found := ray.explain(actor)).state == "RESTARTING" and found)
+    assert "is restarted (1. time) because" in why.sentence
+    assert "exit code 3" in why.sentence
+    gate.touch()
+    assert ray.get(ref, timeout=60) == 1
+
+
 def test_a_borrowed_reference_is_explained_by_its_owner(ray: Any, busy: Any) -> None:
     class Asks:
         def ask(self, refs: Any) -> str:
