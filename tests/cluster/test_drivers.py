@@ -97,6 +97,37 @@ def test_actors_are_found_by_namespace_and_detached_ones_outlive_their_driver(
     """) == ["4"]
 
 
+@pytest.mark.slow
+def test_a_detached_actor_outlives_its_driver_and_then_the_gcs(head: str) -> None:
+    program("""
+        import sparkray as ray
+        ray.init(namespace="team")
+        class Counter:
+            def __init__(self):
+                self.count = 0
+            def add(self):
+                self.count += 1
+                return self.count
+        kept = ray.remote(Counter).options(name="kept", num_cpus=0, lifetime="detached").remote()
+        assert ray.get(kept.add.remote()) == 1
+    """)
+    (node,) = started_nodes()
+
+    def heads() -> list[psutil.Process]:
+        return [one for one in psutil.Process(node.keeper.pid).children() if one.name() == "sparkray-head"]
+
+    (first,) = heads()
+    first.kill()
+    wait_until(lambda: heads() not in ([], [first]), "another follows it", limit=LIMIT_S)
+
+    found = """
+        import sparkray as ray
+        ray.init(namespace="team")
+        print(ray.get(ray.get_actor("kept").add.remote()))
+    """
+    assert [program(found), program(found)] == [["2"], ["3"]]
+
+
 def test_a_detached_actor_that_nobody_else_could_find_is_warned_of(head: str, caplog: pytest.LogCaptureFixture) -> None:
     @sparkray.remote
     class Actor:
