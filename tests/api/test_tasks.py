@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 import weakref
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -177,6 +178,27 @@ def test_a_task_that_waits_for_one_that_was_pushed_behind_it(ray: Any) -> None:
         waiters.append(wait_for.remote(leaves[-3:]))
         leaves.append(leaf.remote())
     assert sum(ray.get(waiters, timeout=60)) == sum(min(i, 3) for i in range(20))
+
+
+@pytest.mark.needs_workers
+def test_what_was_pushed_behind_tasks_that_take_long_is_run_by_other_workers(ray: Any, tmp_path: Path) -> None:
+    gate = str(tmp_path / "gate")
+
+    @ray.remote
+    def work(waits: bool) -> int:
+        while waits and not os.path.exists(gate):
+            time.sleep(0.005)
+        return 1
+
+    ray.get([work.remote(False) for _ in range(500)])  # now many are pushed ahead to each of the four workers
+    refs = [work.remote(number in (0, 40, 80)) for number in range(200)]
+    long_ones, short_ones = [refs[0], refs[40], refs[80]], [ref for i, ref in enumerate(refs) if i not in (0, 40, 80)]
+
+    assert ray.wait(short_ones, num_returns=197, timeout=30)[1] == []
+
+    assert ray.wait(long_ones, num_returns=1, timeout=0)[0] == []
+    Path(gate).touch()
+    assert ray.get(long_ones, timeout=30) == [1, 1, 1]
 
 
 def test_a_result_with_references_inside_keeps_them_alive(ray: Any) -> None:
