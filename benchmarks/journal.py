@@ -2,6 +2,7 @@
 
     python benchmarks/journal.py               200 nodes, 2,000 actors
     python benchmarks/journal.py 1000 10000    so many nodes, and actors
+    python benchmarks/journal.py --shards      records of objects, in the head and in 1 and 2 shards at once
 
 The head's process but for its sockets: real frames over links in one process (as `tests/processes/test_journal.py` has
 them), with the journal in SQLite, in a Redis server on this host (where redis-server and the package redis are
@@ -21,17 +22,43 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from typing import Any
 
-from sparkray_core.ids import HEAD, ActorId, FunctionId, LeaseId, NodeId, ProcessId, raylet_of, task_id
-from sparkray_core.messages import ActorReady, CreateActor, Message, NodeBeat, RequestLeases
+from sparkray_core.ids import (
+    HEAD,
+    HEAD_NODE,
+    ActorId,
+    FunctionId,
+    LeaseId,
+    NodeId,
+    ProcessId,
+    object_id,
+    raylet_of,
+    task_id,
+)
+from sparkray_core.messages import (
+    ActorReady,
+    CreateActor,
+    ForgetRecords,
+    Message,
+    NodeBeat,
+    NodeTable,
+    RecordedTask,
+    RecordObjects,
+    RequestLeases,
+)
+from sparkray_core.model.head import Head
 from sparkray_core.model.link import Deliver, Link, LinkEffect, Transmit
 from sparkray_core.model.node_info import NodeInfo
 from sparkray_core.run.config import NodeConfig
 from sparkray_core.run.head_main import Master
 from sparkray_core.run.journal import Journal
+from sparkray_core.run.journalled import Journalled
 from sparkray_core.run.loop import Callback, Loop
 from sparkray_core.run.redis_tables import RedisTables
+from sparkray_core.run.shard_main import ShardShell
 from sparkray_core.run.tables import SqliteTables, Tables
 from sparkray_core.settings import Settings
 from sparkray_core.wire import codec
@@ -113,13 +140,23 @@ class Session:
         self.wire = Wire()
         self.loop = NoLoop()
         self.journal = NoJournal() if open_tables is None else Journal(open_tables)
-        self.master = Master(config, self.loop, self.wire, self.wire.address, self.journal)
+        self.master = self.make()
         self.master.begin()
-        head = self.master._head
-        head.limits = replace(head.limits, table_gap_s=3600)  # not a table for each node with each that joins
         self.names = [NodeId((number + 1).to_bytes(8, "big")) for number in range(nodes)]
         self.links = {node: Link(os.urandom(8), time.monotonic()) for node in self.names}
         self.spent = 0.0
+        self.join()
+
+    def make(self) -> Journalled[Any]:
+        return Master(self.config, self.loop, self.wire, self.wire.address, self.journal)
+
+    @property
+    def head(self) -> Head:
+        assert isinstance(self.master, Master)
+        return self.master._head
+
+    def join(self) -> None:
+        self.head.limits = replace(self.head.limits, table_gap_s=3600)  # not a table for each node with each that joins
         for number, node in enumerate(self.names):
             info = NodeInfo(node, f"tcp://{node.hex()}:1", "x", 1, {"CPU": 4000}, {}, 1 << 30, "/x")
             self.say(node, raylet_of(node), info.join())
@@ -159,7 +196,7 @@ class Session:
             if number % TURN == 0:
                 self.turn()
         self.turn()
-        for actor in list(self.master._head.actors.all.values()):
+        for actor in list(self.head.actors.all.values()):
             if actor.node is not None:
                 self.say(actor.node, ProcessId(actor.node + b"worker.."), ActorReady(actor.id, 0))
         self.turn()
@@ -186,6 +223,58 @@ class Session:
                 self.turn()
         self.turn()
         return 1e6 * self.spent / count
+
+    def records(self, count: int) -> float:
+        """Microseconds for each result of a task that is recorded, gets its value, and is freed."""
+        self.spent = 0.0
+        for number in range(count):
+            node = self.names[number % len(self.names)]
+            owner = ProcessId(node + b"\xff" * 8)
+            some = object_id(task_id(owner, number))
+            task: RecordedTask = (number, FunctionId(bytes(16)), bytes(300), [], [], 1, 3, {"CPU": 1000}, "", 0, 0, ())
+            driver = ProcessId(b"")
+            self.say(node, owner, RecordObjects(driver, [], [task], [(some, None, "")]))
+            self.say(node, owner, RecordObjects(driver, [], [], [(some, bytes(100), "")]))
+            self.say(node, owner, ForgetRecords([some]))
+            if number % (TURN // 3) == 0:
+                self.turn()
+        self.turn()
+        return 1e6 * self.spent / count
+
+
+class ShardSession(Session):
+    """The same nodes, and a shard in the head's place."""
+
+    def make(self) -> Journalled[Any]:
+        config = replace(self.config, head_address="memory://head")
+        return ShardShell(config, 0, self.loop, self.wire, self.wire.address, self.journal)
+
+    def join(self) -> None:
+        self.links[HEAD_NODE] = Link(os.urandom(8), time.monotonic())
+        table = [
+            NodeInfo(node, f"tcp://{node.hex()}:1", "x", 1, {"CPU": 4000}, {}, 1 << 30, "/x").as_dict()
+            for node in self.names
+        ]
+        self.say(HEAD_NODE, HEAD, NodeTable(table))
+        self.turn()
+
+
+def records_in(kind: str, nodes: int, folder: str) -> float:
+    """A second's worth, in a process of its own."""
+    path = os.path.join(folder, f"{os.getpid()}.sqlite")
+    session = (ShardSession if kind == "shard" else Session)(nodes, lambda: SqliteTables(path))
+    session.records(1000)
+    return 1e6 / statistics.median(session.records(3000) for _ in range(3))
+
+
+def compare_shards(nodes: int) -> int:
+    print(f"{nodes} nodes, {os.cpu_count()} cores; a journal in SQLite; of a result: recorded, with its value, freed")
+    with tempfile.TemporaryDirectory() as folder:
+        for kind, processes in (("head", 1), ("shard", 1), ("shard", 2)):
+            with ProcessPoolExecutor(processes) as pool:
+                rates = list(pool.map(records_in, [kind] * processes, [nodes] * processes, [folder] * processes))
+            print(f"{processes} x {kind:<6} {sum(rates):>8,.0f} results/s in all", flush=True)
+    return 0
 
 
 @contextlib.contextmanager
@@ -222,6 +311,8 @@ def goes_on(session: Session, open_tables: Callable[[], Tables]) -> str:
 
 
 def main() -> int:
+    if sys.argv[1:2] == ["--shards"]:
+        return compare_shards(200)
     nodes, actors = map(int, sys.argv[1:3] or ("200", "2000"))
     with tempfile.TemporaryDirectory() as folder, redis_at(folder) as url:
         kept: dict[str, Callable[[], Tables]] = {"SQLite": lambda: SqliteTables(os.path.join(folder, "gcs.sqlite"))}

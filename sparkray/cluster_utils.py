@@ -45,7 +45,7 @@ _INIT_ALONE: Mapping[str, Any] = {  # what `init` takes and a node does not
 }
 STORE_BYTES = 150 << 20  # Ray's, for nodes of a Cluster; memory is taken as it is written to
 _ENDS_NODE = frozenset({"all", "keeper", "raylet", "zygote"})  # without any of these a node cannot go on
-PARTS = (*sorted(_ENDS_NODE), "head", "schedulers", "workers")
+PARTS = (*sorted(_ENDS_NODE), "head", "schedulers", "shards", "workers")
 _KILL_LIMIT_S = 10.0
 _LOOK_S = 0.01
 
@@ -110,8 +110,9 @@ class ClusterNode:
     def pids(self, part: str = "all") -> list[int]:
         """
         Args:
-            part: "keeper", "raylet", "zygote", "workers"; "head" and "schedulers", of the first node; "all" of them,
-                in the order in which they can be ended without one of them taking notice of the end of another.
+            part: "keeper", "raylet", "zygote", "workers"; "head", "schedulers" and "shards", of the first node; "all"
+                of them, in the order in which they can be ended without one of them taking notice of the end of
+                another.
 
         Returns:
             Those that live.
@@ -126,7 +127,10 @@ class ClusterNode:
             schedulers = [child.pid for name, child in every if name == "scheduler"]
             if part == "schedulers":
                 return schedulers
-            children = {name: child for name, child in every if name != "scheduler"}
+            shards = [child.pid for name, child in every if name == "shard"]
+            if part == "shards":
+                return shards
+            children = {name: child for name, child in every if name not in ("scheduler", "shard")}
             if part == "keeper":
                 return [self.pid]
             workers = [worker.pid for worker in children["zygote"].children()] if "zygote" in children else []
@@ -136,7 +140,7 @@ class ClusterNode:
                 return [children[part].pid] if part in children else []
             first = [children[name].pid for name in ("raylet", "head") if name in children]
             last = [child.pid for child in children.values() if child.pid not in first]
-            return [*first, self.pid, *last, *schedulers, *workers]
+            return [*first, self.pid, *last, *schedulers, *shards, *workers]
         return []
 
     def send_signal(self, number: int, part: str = "all") -> list[int]:
@@ -445,16 +449,20 @@ class Cluster:
         return report
 
 
+_NAMES = {"shard": "sparkray-gcs-sh"}  # 15 characters are kept
+
+
 def _part(process: psutil.Process) -> str:
     """Which of a node's processes it is."""
     with contextlib.suppress(psutil.Error):
         title = " ".join(process.cmdline())
         for part, words in (
+            ("shard", "gcs shard"),
             ("raylet", "raylet"),
             ("head", "gcs"),
             ("zygote", "zygote"),
             ("scheduler", "scheduler"),
         ):
-            if process.name() == f"sparkray-{part}" or title.startswith(f"sparkray: {words}"):
+            if process.name() == _NAMES.get(part, f"sparkray-{part}") or title.startswith(f"sparkray: {words}"):
                 return part
     return f"process {process.pid}"

@@ -27,7 +27,10 @@ OBJECT_ID_BYTES = 28
 GROUP_ID_BYTES = 24
 HEAD_NODE = NodeId(b"\0gcs\0\0\0\0")
 SCHEDULERS = b"\0sch"  # their ids begin with it
+SHARDS = b"\0gsh"  # likewise; the number follows
 HEAD = ProcessId(HEAD_NODE + bytes(8))
+# To whom owners send records of objects that may outlive them. Which of the GCS's processes that is their raylet knows.
+RECORDS = ProcessId(HEAD_NODE + b"records\0")
 
 
 def new_node_id() -> NodeId:
@@ -37,6 +40,11 @@ def new_node_id() -> NodeId:
 def new_scheduler_id() -> NodeId:
     """Of a scheduler beside the head, which has links as nodes have, and none of their other parts."""
     return NodeId(SCHEDULERS + os.urandom(4))
+
+
+def shard_node(number: int) -> NodeId:
+    """Of a shard of the GCS, beside the head; the same in each of its lives."""
+    return NodeId(SHARDS + number.to_bytes(4, "big"))
 
 
 def new_process_id(node: NodeId) -> ProcessId:

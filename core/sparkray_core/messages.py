@@ -140,6 +140,37 @@ class SchedulerTable:
 
 
 @frozen
+class JoinShard:
+    """Shard of the GCS -> head, once. Answered by a `NodeTable`; from then on it hears of all nodes and all deaths."""
+
+    address: str  # tcp://host:port, where raylets reach it
+
+
+@frozen
+class ShardTable:
+    """Head -> every raylet that joins, before its first `NodeTable`, and to all when a shard has come."""
+
+    count: int  # of all there will be: by it raylets know whose records go where
+    shards: list[tuple[NodeId, str]]  # that have joined, and their addresses
+
+
+@frozen
+class CloseNode:
+    """Head -> every shard: this node is dead. An `EstateClosed` for each owner there, then `NodeClosed`, answer it;
+    what of its records comes later is not looked at."""
+
+    node: NodeId
+    why: str
+
+
+@frozen
+class NodeClosed:
+    """Shard -> head: you have all that I had of the owners on that node."""
+
+    node: NodeId
+
+
+@frozen
 class Loads:
     """Head -> scheduler: what nodes have reported since the last one."""
 
@@ -226,8 +257,9 @@ class ExplainNode:
 
 @frozen
 class ProcessGone:
-    """Raylet -> head -> every raylet -> its processes: what it borrowed is nobody's now. Nor is what it owned, unless
-    the head names an heir, which owns that from now on: whoever refers to it says so to the heir, and asks there."""
+    """Raylet -> head -> every raylet -> its processes, and to and from shards of the GCS: what it borrowed is nobody's
+    now. Nor is what it owned, unless the head names an heir, which owns that from now on: whoever refers to it says so
+    to the heir, and asks there."""
 
     process: ProcessId
     why: str  # exit status or signal, in words
@@ -668,7 +700,7 @@ class RecordObjects:
     """Owner that may die before those who borrow from it -> the GCS: what others borrow of mine, should I die.
 
     What is told of an object takes the place of what was told before. The GCS was counted in as a borrower of all
-    references inside these values and tasks. Of a dead owner's the head makes an `InheritObjects`.
+    references inside these values and tasks. Of a dead owner's are made an `EstateClosed` and an `InheritObjects`.
     """
 
     driver: ProcessId  # for whose job it works: the heir; empty: the one that started the session
@@ -690,6 +722,22 @@ class ForgetRecords:
     """Owner -> the GCS: these were freed."""
 
     objects: list[ObjectId]
+
+
+@frozen
+class EstateClosed:
+    """A shard of the GCS -> head: this owner died, and here is what it had recorded; nothing, if there is no object.
+
+    The head says to the shards who the heir is, or that there is none, with the `ProcessGone` that it tells all nodes.
+    Where the head keeps the records itself, it makes this for itself.
+    """
+
+    owner: ProcessId
+    why: str
+    driver: ProcessId  # as in `RecordObjects`
+    functions: list[tuple[FunctionId, str, bytes]]
+    tasks: list[RecordedTask]
+    objects: list[RecordedObject]
 
 
 @frozen
@@ -1132,6 +1180,11 @@ Message = (
     | ObjectMoved
     | RecordObjects
     | ForgetRecords
+    | JoinShard
+    | ShardTable
+    | CloseNode
+    | NodeClosed
+    | EstateClosed
     | InheritObjects
     | NameResults
     | JoinScheduler
@@ -1246,6 +1299,11 @@ MESSAGES: Mapping[int, type[Message]] = {
     252: Loads,
     253: SchedulerGone,
     254: PlaceLeases,
+    260: JoinShard,
+    261: ShardTable,
+    262: EstateClosed,
+    263: CloseNode,
+    264: NodeClosed,
     290: AskLane,
     291: LaneAt,
     244: ReplicateObject,

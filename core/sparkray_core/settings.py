@@ -300,6 +300,14 @@ class Settings:
         least=0,
         most=64,
     )
+    gcs_shards: int = _setting(
+        1,
+        "processes",
+        "that keep the GCS's records of objects which may outlive their owners, beside the head, on its node; 1: the "
+        "head does that itself. Each has a journal of its own, and if one dies, another goes on from that",
+        least=0,
+        most=64,
+    )
     gcs_storage: str | None = _setting(
         None,
         "URL",

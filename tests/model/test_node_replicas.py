@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sparkray_core.ids import HEAD, ProcessId, object_id, raylet_of, task_id
+from sparkray_core.ids import RECORDS, ProcessId, object_id, raylet_of, task_id
 from sparkray_core.messages import (
     STORED,
     AddBorrowers,
@@ -88,7 +88,7 @@ def test_a_raylet_that_inherits_answers_those_who_asked_before_and_frees_all_cop
 
     assert out == [Send(READER, ObjectReady(SOME, left))]
     kept.refs.flush(out)
-    assert out[1:] == [Send(HEAD, RecordObjects(ProcessId(b""), [], [], [(SOME, left, "")]))]
+    assert out[1:] == [Send(RECORDS, RecordObjects(ProcessId(b""), [], [], [(SOME, left, "")]))]
     out.clear()
     kept.refs.legacy.settle(0.0)
     kept.receive(READER, DropBorrowers([(SOME, READER)]))
@@ -97,7 +97,7 @@ def test_a_raylet_that_inherits_answers_those_who_asked_before_and_frees_all_cop
     kept.refs.legacy.settle(30.0)
     kept.refs.flush(out)
     assert out == [
-        Send(HEAD, ForgetRecords([SOME])),
+        Send(RECORDS, ForgetRecords([SOME])),
         Send(raylet("b"), FreeObjects([SOME])),
         Send(raylet("c"), FreeObjects([SOME])),
     ]

@@ -12,14 +12,14 @@ from sparkray_core.messages import (
     STORED,
     AddBorrowers,
     DropBorrowers,
+    EstateClosed,
     ForgetRecords,
-    InheritObjects,
     RecordedTask,
     RecordObjects,
     Value,
 )
 from sparkray_core.model.effects import Effect, Send
-from sparkray_core.model.records import NO_ROOM, OBJECT_BYTES, Records
+from sparkray_core.model.records import NO_ROOM, OBJECT_BYTES, Records, places_in, stored_in
 from sparkray_core.testing.builders import node_id, process_id
 
 OWNER, HEIR, OTHER = process_id(node_id("a"), "owner"), process_id(node_id("b"), "heir"), process_id(node_id("c"), "x")
@@ -50,6 +50,11 @@ class Bench:
         functions: list[tuple[FunctionId, str, bytes]] = [FUNCTION] if tasks else []
         self.records.record(OWNER, RecordObjects(ProcessId(b""), functions, tasks or [], list(objects)))
 
+    def dies(self, owner: ProcessId, heir: ProcessId | None, now: float) -> EstateClosed:
+        left = self.records.close(owner, "killed")
+        self.records.passes(owner, heir, now)
+        return left
+
     def forget(self, *objects: ObjectId) -> None:
         self.records.forget(OWNER, ForgetRecords(list(objects)))
 
@@ -65,10 +70,12 @@ def test_an_heir_gets_all_that_was_recorded_and_nodes_hear_what_may_lie_there(be
     objects = [(pending, None, ""), (small, b"2", ""), (stored, STORED_THERE, "")]
     bench.record(*objects, tasks=described)
 
-    kept = bench.records.owner_gone(OWNER, "killed", HEIR, 10.0)
+    left = bench.dies(OWNER, HEIR, 10.0)
 
-    assert kept == [stored]
-    assert bench.said() == [(HEIR, InheritObjects(OWNER, "killed", [FUNCTION], described, objects))]
+    assert left == EstateClosed(OWNER, "killed", ProcessId(b""), [FUNCTION], described, objects)
+    assert stored_in(left.objects) == [stored]
+    assert places_in(left.objects) == [node_id("c")]
+    assert bench.said() == []
     assert (bench.records.count, bench.records.bytes) == (0, 0)
 
 
@@ -76,7 +83,10 @@ def test_without_an_heir_nothing_is_kept_and_what_was_inside_is_let_go(bench: Be
     inner = some_object(7, OTHER)
     bench.record((some_object(1), (HOLDS, b"1", (inner,)), ""))
 
-    assert bench.records.owner_gone(OWNER, "killed", None, 10.0) == []
+    left = bench.records.close(OWNER, "killed")
+    assert len(left.objects) == 1
+    assert bench.said() == []
+    bench.records.passes(OWNER, None, 10.0)
 
     assert bench.said() == [(OTHER, DropBorrowers([(inner, HEAD)]))]
     assert (bench.records.count, bench.records.bytes) == (0, 0)
@@ -85,7 +95,7 @@ def test_without_an_heir_nothing_is_kept_and_what_was_inside_is_let_go(bench: Be
 def test_what_is_inside_is_held_until_the_heir_has_said_that_it_holds_it(bench: Bench) -> None:
     argument = some_object(7, OTHER)
     bench.record((some_object(1), None, ""), tasks=[task(1, argument)])
-    bench.records.owner_gone(OWNER, "killed", HEIR, 10.0)
+    bench.dies(OWNER, HEIR, 10.0)
     bench.said()
 
     bench.records.settle(39.0)
@@ -99,11 +109,10 @@ def test_an_argument_that_the_heir_owns_now_is_held_there_by_the_gcs_itself(benc
     argument = some_object(1)
     bench.record((argument, STORED_THERE, ""), (some_object(2), None, ""), tasks=[task(1), task(2, argument)])
 
-    bench.records.owner_gone(OWNER, "killed", HEIR, 10.0)
+    bench.dies(OWNER, HEIR, 10.0)
     bench.records.settle(40.0)
 
-    told = [(to, message) for to, message in bench.said() if not isinstance(message, InheritObjects)]
-    assert told == [(HEIR, AddBorrowers([(argument, HEAD)])), (HEIR, DropBorrowers([(argument, HEAD)]))]
+    assert bench.said() == [(HEIR, AddBorrowers([(argument, HEAD)])), (HEIR, DropBorrowers([(argument, HEAD)]))]
 
 
 def test_how_a_small_value_was_made_is_forgotten_with_its_coming(bench: Bench) -> None:
@@ -131,9 +140,8 @@ def test_beyond_the_limit_of_bytes_only_that_there_was_something_is_kept() -> No
     bench.record((some_object(1), None, ""), tasks=[task(1, payload=bytes(10_000))])
     bench.record((some_object(2), bytes(10_000), ""))
 
-    bench.records.owner_gone(OWNER, "killed", HEIR, 0.0)
+    told = bench.dies(OWNER, HEIR, 0.0)
 
-    (_, told), *_ = bench.said()
     assert told.tasks == []
     assert told.objects == [(some_object(1), None, NO_ROOM), (some_object(2), None, NO_ROOM)]
     assert (bench.records.count, bench.records.bytes) == (0, 0)
@@ -149,21 +157,23 @@ def test_beyond_the_limit_of_objects_nothing_is_kept_and_what_is_inside_is_let_g
     assert bench.records.count == 1
 
 
-def test_what_is_read_after_the_death_goes_on_to_the_heir(bench: Bench) -> None:
-    bench.record((some_object(1), b"1", ""))
-    bench.records.owner_gone(OWNER, "killed", HEIR, 0.0)
-    bench.said()
+def test_what_is_inside_of_closed_records_is_held_whoever_becomes_its_owner(bench: Bench) -> None:
+    inner = some_object(7, OTHER)
+    bench.record((some_object(1), (HOLDS, b"1", (inner,)), ""))
+    bench.records.close(OWNER, "killed")
 
-    bench.records.late(OWNER, RecordObjects(ProcessId(b""), [], [], [(some_object(2), b"2", "")]), "killed", 1.0)
+    bench.dies(OTHER, HEIR, 0.0)
 
-    assert bench.said() == [(HEIR, InheritObjects(OWNER, "killed", [], [], [(some_object(2), b"2", "")]))]
+    assert bench.said() == [(HEIR, AddBorrowers([(inner, HEAD)]))]
+    bench.records.passes(OWNER, None, 1.0)
+    assert bench.said() == [(HEIR, DropBorrowers([(inner, HEAD)]))]
 
 
 def test_the_end_of_an_heir_ends_its_inheritance(bench: Bench) -> None:
     bench.record((some_object(1), b"1", ""))
-    bench.records.owner_gone(OWNER, "killed", HEIR, 0.0)
+    bench.dies(OWNER, HEIR, 0.0)
     assert [told.process for told in bench.records.obituaries()] == [OWNER]
 
-    bench.records.owner_gone(HEIR, "done", None, 1.0)
+    bench.dies(HEIR, None, 1.0)
 
     assert bench.records.obituaries() == []

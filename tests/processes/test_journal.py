@@ -182,14 +182,14 @@ class World:
             loop.now = self.now
         try:
             self.master._peers._on_readable()
-            _ring(self.loop)
+            ring(self.loop)
             self.master.flush()
         except Killed:
             self.deaths += 1
             self._begin()
         for node in (self.a, self.b):
             node.peers._on_readable()
-            _ring(node.loop)
+            ring(node.loop)
             node.peers.flush()
 
     def until(self, done: Callable[[], Any], what: str) -> None:
@@ -221,7 +221,7 @@ class World:
         self.until(said, f"{kind.__name__} with {last}")
 
 
-def _ring(loop: HandLoop) -> None:
+def ring(loop: HandLoop) -> None:
     for timer in loop._timers:
         if timer.at <= loop.now:
             timer.at = float("inf")

@@ -16,6 +16,7 @@ from sparkray_core.testing.storm import (
     CALM,
     CANCELS,
     COPIES,
+    COPIES_IN_SHARDS,
     CRASHES,
     DEADLY,
     DEADLY_SCHEDULERS,
@@ -27,6 +28,7 @@ from sparkray_core.testing.storm import (
     ROUGH,
     ROUGH_SPARK,
     SCHEDULERS,
+    SHARDS,
     Weather,
     run_storm,
 )
@@ -84,6 +86,18 @@ def test_every_value_is_right_when_workers_die_that_own_what_others_hold(seed: i
 @pytest.mark.parametrize("seed", [1, *slow(0, 2, 3)])
 def test_what_owners_recorded_outlives_the_head_s_process_too(seed: int) -> None:
     run_storm(seed, replace(ORPHANS, head_deaths=4))
+
+
+@pytest.mark.parametrize("seed", [1, *slow(0, *range(2, 8))])
+def test_what_owners_recorded_outlives_shards_that_die_again_and_again(seed: int) -> None:
+    storm = run_storm(seed, SHARDS)
+    assert any(driver.owner.refs.legacy.mine for driver in storm.drivers), "no driver took anything over"
+
+
+@pytest.mark.parametrize("seed", slow(*range(4)))
+def test_copies_have_other_owners_while_shards_die(seed: int) -> None:
+    storm = run_storm(seed, COPIES_IN_SHARDS)
+    assert storm.lost, "no node died that owned anything"
 
 
 @pytest.mark.parametrize("seed", [4, 28, 31, *slow(*range(4), *range(5, 13))])

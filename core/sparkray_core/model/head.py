@@ -3,6 +3,7 @@
 head_nodes   nodes, what is free there, who does not reach whom
 head_leases  leases that are to be placed, and those that fit nowhere yet
 head_schedulers  other processes that place leases, if there are any
+head_shards  other processes that keep the records of objects, if there are any
 choosing     which node gets a lease or an actor
 groups       placement groups
 actors       their lives
@@ -32,14 +33,18 @@ from sparkray_core.messages import (
     DrainNode,
     EndActor,
     EndSession,
+    EstateClosed,
     ExplainNode,
     FindActor,
     ForgetRecords,
+    InheritObjects,
     JoinNode,
     JoinScheduler,
+    JoinShard,
     Message,
     NameActor,
     NodeBeat,
+    NodeClosed,
     NodeGone,
     NodeSaid,
     ProcessGone,
@@ -64,10 +69,11 @@ from sparkray_core.model.groups import Group, Groups
 from sparkray_core.model.head_leases import HeadLeases
 from sparkray_core.model.head_nodes import NodeRecord, Nodes
 from sparkray_core.model.head_schedulers import Schedulers
+from sparkray_core.model.head_shards import Shards
 from sparkray_core.model.jobs import Jobs
 from sparkray_core.model.limits import HeadLimits
 from sparkray_core.model.node_info import NodeInfo
-from sparkray_core.model.records import Records
+from sparkray_core.model.records import Records, places_in, stored_in
 
 EVENTS = 1_000  # of joins, deaths and the like that are remembered
 
@@ -108,7 +114,9 @@ class Head:
         self._now = 0.0
         self.jobs = Jobs(self.limits.remembered)
         self.records = Records(self.limits.record_bytes, self.limits.record_objects, self.limits.handover_s, self.out)
+        self.shards = Shards(self.limits, self.out)  # who has the records, if there are any
         self.gone: Recent[ProcessId, str] = Recent(self.limits.remembered)
+        self.bequeathed: Recent[ProcessId, None] = Recent(self.limits.remembered)  # of whose heirs was decided
         self.ended: str | None = None  # why the session ends, once it does
         self.stopped = False
         self.strays = 0  # messages that are not for a head; a bug of somebody's
@@ -221,13 +229,13 @@ class Head:
                 self.actors.end(message, now)
             case ProcessGone(process, why):
                 self._forget(process, why)
-                self._tell_nodes(self._bequeath(process, why, now))
+                if not self.shards.count:  # else the shard that has its records hears of it, too, and says what it had
+                    self._bequeath(self.records.close(process, why), now)
                 self._tell_schedulers(message)
             case RecordObjects():
-                if sender in self.gone:
-                    self.records.late(sender, message, self.gone.get(sender) or "", now)
-                else:
-                    self.records.record(sender, message)
+                self.records.record(sender, message)
+                if sender in self.gone:  # it was read only after its sender's death
+                    self._bequeath(self.records.close(sender, self.gone.get(sender) or ""), now)
             case ForgetRecords():
                 self.records.forget(sender, message)
             case NodeGone(node, why):
@@ -272,6 +280,8 @@ class Head:
         elif record.info.alive:
             record.heard = now
             self.out.extend(Send(raylet, told) for told in self.records.obituaries())
+            if self.shards.count:
+                self.out.append(Send(raylet, self.shards.table()))
             if self._table_due is None or self._table_due > now:  # else it gets it with all the others
                 self.out.append(Send(raylet, self.nodes.table()))
         else:
@@ -288,6 +298,13 @@ class Head:
                 self.leases.settled(placement.lease, record.info.node)
 
     def _bury(self, node: NodeId, why: str, now: float) -> None:
+        """At once; with shards, as soon as they have said what its owners had recorded."""
+        if self.ended is None and node != self.lives_for and self.shards.close(node, why, now):
+            self.nodes.drop_complaints(node)
+        else:
+            self._bury_now(node, why, now)
+
+    def _bury_now(self, node: NodeId, why: str, now: float) -> None:
         record = self.nodes.bury(node, why)
         planned = bool(record.info.draining)
         self._note("NODE", "INFO" if planned else "WARNING", f"{record.info} is gone: {why}")
@@ -299,10 +316,13 @@ class Head:
         record.unsettled.clear()
         self.jobs.node_gone(node, why)
         self.leases.forget(node=node)
+        for left in self.shards.bury(node):
+            self._bequeath(left, now)
         for owner in self.records.owners_on(node):
-            self._tell_nodes(self._bequeath(owner, f"its node is gone: {why}", now))
+            self._bequeath(self.records.close(owner, f"its node is gone: {why}"), now)
         self._tell_nodes(NodeGone(node, why, planned))
         self._tell_schedulers(NodeGone(node, why, planned))
+        self.shards.tell(NodeGone(node, why, planned))
         self.groups.node_gone(node, why)
         self.actors.node_gone(node, why, now, planned)
         self._no_job(f"its driver's node is gone: {why}")
@@ -322,6 +342,16 @@ class Head:
                     self.schedulers.tell_all_loads(scheduler)
                     self._tell_nodes(self.schedulers.table())
                     self._note("SCHEDULER", "INFO", f"scheduler {scheduler.hex()} joined")
+            case JoinShard(address) if self.ended is None:
+                if self.shards.joined(scheduler, address):
+                    self._send_owed_table()
+                    self.out.append(Send(sender, self.nodes.table()))
+                    self._tell_nodes(self.shards.table())
+            case EstateClosed() if scheduler in self.shards.all:
+                self._left(message, now)
+            case NodeClosed(node) if scheduler in self.shards.all:
+                if (closed := self.shards.closed(scheduler, node)) is not None:
+                    self._bury_now(node, closed, now)
             case NodeGone(node) if scheduler in self.schedulers.all and self.nodes.is_alive(node):
                 self._scheduler_lost(scheduler, f"it could not reach {self.nodes.all[node].info} any more")
             case _:
@@ -358,6 +388,7 @@ class Head:
     def _send_table(self, now: float) -> None:
         self._table_due, self._table_at = None, now
         self._tell_nodes(self.nodes.table())
+        self.shards.tell(self.nodes.table())
         if self.schedulers.all:
             self._tell_schedulers(self.nodes.table())
             self._tell_nodes(self.schedulers.table())
@@ -373,15 +404,36 @@ class Head:
         self.groups.forget_process(process)
         self._no_job(f"its driver is gone: {why}")
 
-    def _bequeath(self, owner: ProcessId, why: str, now: float) -> ProcessGone:
-        """What this process owned is its heir's, if there is one. Returns the word of its death."""
-        heir = None
-        if owner == raylet_of(node_of(owner)):
-            heir = next((raylet_of(n) for n in self.records.places_of(owner) if self.nodes.is_alive(n)), None)
-        elif self.records.has(owner):
-            heir = self.jobs.heir(self.records.driver_of(owner))
-        kept = self.records.owner_gone(owner, why, heir, now)
-        return ProcessGone(owner, why, heir, kept)
+    def _bequeath(self, left: EstateClosed, now: float) -> None:
+        """What this process had recorded is its heir's, if there is one. All nodes hear of its death and of the heir;
+        what comes later goes to the same."""
+        owner, why = left.owner, left.why
+        first = owner not in self.bequeathed
+        heir = self._heir_of(left) if first else self.records.heirs.get(owner)
+        if heir is not None:
+            self.out.append(Send(heir, InheritObjects(owner, why, left.functions, left.tasks, left.objects)))
+        self.records.passes(owner, heir, now)
+        self.shards.tell(ProcessGone(owner, why, heir))
+        if first:
+            self.bequeathed.remember(owner, None)
+            kept = stored_in(left.objects) if heir is not None else []
+            self._tell_nodes(ProcessGone(owner, why, heir, kept))
+
+    def _left(self, left: EstateClosed, now: float) -> None:
+        """A shard says what an owner had recorded that died: its raylet has told it so, or the owner's node is dead."""
+        node = node_of(left.owner)
+        if self.shards.left(node, left):
+            return
+        if left.owner not in self.gone and self.nodes.is_alive(node):  # what its raylet says comes by another way
+            self._forget(left.owner, left.why)
+            self._tell_schedulers(ProcessGone(left.owner, left.why))
+        self._bequeath(left, now)
+
+    def _heir_of(self, left: EstateClosed) -> ProcessId | None:
+        if left.owner == raylet_of(node_of(left.owner)):
+            places = (node for node in places_in(left.objects) if node not in self.shards.closing)
+            return next((raylet_of(node) for node in places if self.nodes.is_alive(node)), None)
+        return self.jobs.heir(left.driver) if left.objects else None
 
     def _send_owed_table(self) -> None:
         """Who is brought together by a placement must have heard of each other first."""
@@ -456,6 +508,8 @@ class Head:
             self._check(now)
         if self.nodes.judged_at is not None and now >= self.nodes.judged_at:
             self._judge(now)
+        for node, why in self.shards.overdue(now):
+            self._bury_now(node, why, now)
         if self._table_due is not None and now >= self._table_due:
             self._send_table(now)
         self.groups.settle(now)
@@ -471,6 +525,7 @@ class Head:
         wakes.append(self.leases.next_wake())
         wakes.append(self.records.next_wake())
         wakes.append(self.schedulers.next_wake())
+        wakes.append(self.shards.next_wake())
         self.out += self._alarm.ask(min(wake for wake in wakes if wake is not None))
 
     def _check(self, now: float) -> None:
@@ -499,6 +554,7 @@ class Head:
         self.ended, self._stop_at = why, now + self.limits.drain_s
         self._tell_nodes(EndSession(why))
         self._tell_schedulers(EndSession(why))
+        self.shards.tell(EndSession(why))
 
     def _answer(self, what: str) -> Any:
         if what == "nodes":

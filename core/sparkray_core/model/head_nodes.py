@@ -157,8 +157,12 @@ class Nodes:
         self._rows[node] = record.info.as_dict()
         record.on_the_way.clear()
         self.log.add(node)
-        self.complaints = {pair for pair in self.complaints if node not in pair}
+        self.drop_complaints(node)
         return record
+
+    def drop_complaints(self, node: NodeId) -> None:
+        """Those that it has part in: it is going."""
+        self.complaints = {pair for pair in self.complaints if node not in pair}
 
     def explain(self, node: NodeId, why: str) -> bool:
         """Whether it is a node that is gone; more is known of its end now."""

@@ -18,12 +18,14 @@ from sparkray_core.model.node_gpus import GPU, Gpus
 from sparkray_core.model.node_spills import Where
 from sparkray_core.model.node_workers import WorkerState
 from sparkray_core.model.owner import Owner
+from sparkray_core.model.records import Records
 from sparkray_core.model.references import ACTOR_INDEX
 from sparkray_core.model.resources import UNIT, is_cpu, minus, plus
 from sparkray_core.model.scheduler import Scheduler
+from sparkray_core.model.shard import Shard
 
 
-def check(model: Node | Head | Scheduler) -> None:
+def check(model: Node | Head | Scheduler | Shard) -> None:
     """
     Raises:
         AssertionError: a belief about the model does not hold; the sentence says which.
@@ -36,6 +38,9 @@ def check(model: Node | Head | Scheduler) -> None:
         check_nodes(model)
         check_actors(model)
         check_groups(model)
+        check_records(model.records)
+    elif isinstance(model, Shard):
+        check_records(model.records)
     else:
         check_claims(model)
         check_bundles(model)
@@ -246,6 +251,16 @@ def check_scheduler(scheduler: Scheduler) -> None:
         record = scheduler.nodes.all[placed.node]
         assert record.info.alive, f"lease {lease.hex()} is thought to wait on a dead node"
         assert any(placement.lease == lease for placement in record.unsettled.values())
+
+
+def check_records(records: Records) -> None:
+    estates = records.estates.values()
+    assert records.count == sum(len(estate.objects) for estate in estates), "records are counted otherwise"
+    assert records.bytes == sum(estate.bytes for estate in estates), "the bytes of records are counted otherwise"
+    for owner, estate in records.estates.items():
+        assert estate.objects, f"{owner.hex()} is kept, with no object"
+        results = {some for of_task in estate.results.values() for some in of_task}
+        assert results == set(estate.objects), f"the results of {owner.hex()} are not its objects"
 
 
 def check_groups(head: Head) -> None:

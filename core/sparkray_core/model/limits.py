@@ -94,5 +94,7 @@ class HeadLimits:
     remembered: int = 10_000  # dead actors, processes and nodes whose end can still be told
     record_bytes: int = 64 << 20  # of records of objects that are to outlive their owners; and how many objects
     record_objects: int = 100_000
+    shards: int = 0  # processes beside the head that keep these records, each so many; 0: it does itself
+    close_s: float = 10.0  # for so long at most a node's burial waits for what shards have of its owners
     handover_s: float = HANDOVER_S  # for so long the head holds what is inside of what it has passed on to an heir
     story_lines: int = 40  # kept of each actor

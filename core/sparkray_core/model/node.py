@@ -84,6 +84,7 @@ from sparkray_core.messages import (
     SchedulerGone,
     SchedulerTable,
     SealObjects,
+    ShardTable,
     StartActor,
     StopActor,
     TakeObject,
@@ -137,6 +138,7 @@ from sparkray_core.model.node_pulls import Pulls
 from sparkray_core.model.node_replicas import Replicas
 from sparkray_core.model.node_serves import Serves
 from sparkray_core.model.node_workers import Workers, WorkerState
+from sparkray_core.model.records import keeper_of
 from sparkray_core.model.resources import CPU, UNIT, fits, plus, show
 
 
@@ -153,6 +155,7 @@ class Node:
         self.table: dict[NodeId, NodeInfo] = {}  # the head's last word on who is alive
         self.peers: set[NodeId] = set()  # alive, and not this one
         self.schedulers: list[NodeId] = []  # beside the head
+        self.shards = 0  # processes beside the head that keep what owners record
         self.gone: Recent[ProcessId, str] = Recent(self.limits.remembered)
         self.heirs: dict[ProcessId, ProcessId] = {}  # of owners that died
         # Workers of this node that died, until the head says what becomes of what they owned; and who was to hear.
@@ -167,6 +170,7 @@ class Node:
         self.pulls = Pulls(self.me, self.store, self.limits, self.out)
         self.serves = Serves(self.store, self.pulls, self.limits, self.out)
         self.kept = Kept(self.me, self.limits.remembered, self.out)
+        self.kept.recorded.keeper = lambda: self.keeper_of(self.me)
         self.kept.refs.is_here = lambda process: process in self.processes
         self.store.name_of = self._name_of
         self.store.gone_owner = self._is_unowned
@@ -349,6 +353,10 @@ class Node:
             case SchedulerTable(schedulers):
                 if sender == HEAD:
                     self._learn_schedulers(schedulers)
+            case ShardTable(count, shards):
+                if sender == HEAD and 0 <= count < 1 << 16:
+                    self.shards = count
+                    self.out.extend(ConnectPeer(shard, address) for shard, address in shards)
             case NodeTable(nodes):
                 self._learn(nodes, now)
             case NodeGone(node, why, planned):
@@ -478,6 +486,12 @@ class Node:
                 self._free_objects_of(process, (), now)
             self._forget_owner(process, why, now)
             self.out.append(Send(HEAD, ProcessGone(process, why)))
+            if (keeper := self.keeper_of(process)) != HEAD:
+                self.out.append(Send(keeper, ProcessGone(process, why)))
+
+    def keeper_of(self, owner: ProcessId) -> ProcessId:
+        """Where what this process sends to `RECORDS` belongs."""
+        return keeper_of(owner, self.shards)
 
     def _forget_owner(self, process: ProcessId, why: str, now: float) -> None:
         if process in self.gone:

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from sparkray_core.ids import NodeId, ObjectId, ProcessId, raylet_of
+from sparkray_core.ids import HEAD, RECORDS, NodeId, ObjectId, ProcessId, raylet_of
 from sparkray_core.messages import ForgetRecords, ObjectTaken, RecordObjects, TakeObject
 from sparkray_core.model.effects import Effect, Send
 from sparkray_core.model.entries import Entry
 from sparkray_core.model.node_info import NodeInfo
-from sparkray_core.model.records import inside_value, keeper_of
+from sparkray_core.model.records import inside_value
 from sparkray_core.model.references import References
 
 
@@ -78,6 +78,7 @@ class Recorded:
     def __init__(self, refs: References) -> None:
         self.refs = refs
         self.driver = ProcessId(b"")
+        self.keeper: Callable[[], ProcessId] = lambda: RECORDS  # where it is kept; node.py knows
         self.shared: dict[ObjectId, Entry] = {}
         self._news: dict[ObjectId, Entry] = {}
         self._freed: list[ObjectId] = []
@@ -103,13 +104,12 @@ class Recorded:
         return bool(self._news or self._freed)
 
     def flush(self, effects: list[Effect]) -> None:
-        keeper = keeper_of(self.refs.me)
         if self._news:
             news, self._news = self._news, {}
             objects = [(some, entry.value, "") for some, entry in news.items() if entry.value is not None]
             inside = [one for _, value, _ in objects for one in inside_value(value)]
-            self.refs.count_in_all(inside, keeper, effects)
-            effects.append(Send(keeper, RecordObjects(self.driver, [], [], list(objects))))
+            self.refs.count_in_all(inside, HEAD, effects)
+            effects.append(Send(self.keeper(), RecordObjects(self.driver, [], [], list(objects))))
         if self._freed:
             freed, self._freed = self._freed, []
-            effects.append(Send(keeper, ForgetRecords(freed)))
+            effects.append(Send(self.keeper(), ForgetRecords(freed)))

@@ -2,24 +2,38 @@
 
     an owner records an object             from then on the GCS borrows what is inside it
     it frees the object                    the record goes, and lets go of that
-    it dies, and an heir is there          all its records go to the heir, and are kept here for `handover_s`: by then
-                                           the heir has told the owners of what is inside that it borrows it
-    it dies, and there is none             they go
+    it dies                                its records are closed, and whoever knows heirs gets them (`EstateClosed`)
+    there is an heir                       they are kept here for `handover_s`: by then it has told the owners of what
+                                           is inside that it borrows it
+    there is none                          they go
 
-Keyed by owner, and nothing else is looked at: who asks for an object's record asks `keeper_of` which process has it.
+Keyed by owner, and nothing else is looked at. The head has this machine, or each of its shards has: the head alone says
+who is whose heir.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from zlib import crc32
 
-from sparkray_core.ids import HEAD, FunctionId, NodeId, ObjectId, ProcessId, count_of, node_of, owner_of
+from sparkray_core.ids import (
+    HEAD,
+    FunctionId,
+    NodeId,
+    ObjectId,
+    ProcessId,
+    count_of,
+    node_of,
+    owner_of,
+    raylet_of,
+    shard_node,
+)
 from sparkray_core.messages import (
     HOLDS,
     AddBorrowers,
     DropBorrowers,
+    EstateClosed,
     ForgetRecords,
-    InheritObjects,
     ProcessGone,
     RecordedObject,
     RecordedTask,
@@ -41,12 +55,13 @@ OBJECT_BYTES = 300  # what a record costs beside its value; an entry in two tabl
 TASK_BYTES = 900
 
 
-def keeper_of(some: bytes) -> ProcessId:
-    """The GCS's process that keeps the records of this object, or of the owner whose id this is.
+def keeper_of(owner: ProcessId, shards: int) -> ProcessId:
+    """The GCS's process that keeps the records of this owner. All of one owner's are in one place.
 
-    All of one owner's are in one place. There is one process now; with several, it is chosen by the owner's id.
+    Args:
+        shards: how many there are beside the head; 0: the head has the records.
     """
-    return HEAD
+    return raylet_of(shard_node(crc32(owner) % shards)) if shards else HEAD
 
 
 @dataclass(slots=True)
@@ -70,6 +85,7 @@ class Records:
         self.bytes = 0
         self.count = 0
         self.estates: dict[ProcessId, Estate] = {}
+        self.closed: dict[ProcessId, list[Estate]] = {}  # of owners that died: not known yet to whom it goes
         self.heirs: dict[ProcessId, ProcessId] = {}  # of owners that died, with the heir alive
         self._passed_on: list[tuple[float, Estate]] = []  # until when they are kept for their heirs, oldest first
 
@@ -174,21 +190,6 @@ class Records:
         return self.heirs.get(owner, owner)
 
     # ------------------------------------------------------------------ deaths
-    def has(self, owner: ProcessId) -> bool:
-        return owner in self.estates
-
-    def driver_of(self, owner: ProcessId) -> ProcessId:
-        return self.estates[owner].driver
-
-    def places_of(self, owner: ProcessId) -> list[NodeId]:
-        """Nodes that have what it recorded, the one with most of it first."""
-        found: dict[NodeId, int] = {}
-        estate = self.estates.get(owner)
-        for _, value, _ in estate.objects.values() if estate is not None else ():
-            for node in place(value)[1] if value is not None and is_stored(value) else ():
-                found[node] = found.get(node, 0) + 1
-        return sorted(found, key=lambda node: (-found[node], node))
-
     def obituaries(self) -> list[ProcessGone]:
         """For a node that is new: of all owners that have living heirs."""
         return [ProcessGone(owner, "it ended", heir) for owner, heir in self.heirs.items()]
@@ -196,48 +197,44 @@ class Records:
     def owners_on(self, node: NodeId) -> list[ProcessId]:
         return [owner for owner in self.estates if node_of(owner) == node]
 
-    def owner_gone(self, owner: ProcessId, why: str, heir: ProcessId | None, now: float) -> list[ObjectId]:
-        """It died. Returns its objects that may lie in stores, for the heir; without one all is over."""
+    def close(self, owner: ProcessId, why: str) -> EstateClosed:
+        """It died: what it had recorded is here until it is known who its heir is, and that hears of it by this."""
+        estate = self.estates.pop(owner, None)
+        if estate is None:
+            return EstateClosed(owner, why, ProcessId(b""), [], [], [])
+        self.bytes -= estate.bytes
+        self.count -= len(estate.objects)
+        self.closed.setdefault(owner, []).append(estate)
+        functions = [(function, name, blob) for function, (name, blob) in estate.functions.items()]
+        return EstateClosed(
+            owner, why, estate.driver, functions, list(estate.tasks.values()), list(estate.objects.values())
+        )
+
+    def passes(self, owner: ProcessId, heir: ProcessId | None, now: float) -> None:
+        """It died, and what it had is its heir's, who has been told. None: nobody's."""
         for former, later in list(self.heirs.items()):
             if later == owner and heir is None:
                 del self.heirs[former]
             elif later == owner and heir is not None:
                 self.heirs[former] = heir
-        return self._pass_on(owner, why, heir, now)
-
-    def _pass_on(self, owner: ProcessId, why: str, heir: ProcessId | None, now: float) -> list[ObjectId]:
-        estate = self.estates.pop(owner, None)
-        if estate is None:
-            return []
-        self.bytes -= estate.bytes
-        self.count -= len(estate.objects)
+        estates = self.closed.pop(owner, [])
         if heir is None:
-            self._let_go(_inside(estate))
-            return []
-        self._inherit(owner, why, heir, estate, now)
-        return [some for some, value, _ in estate.objects.values() if value is not None and is_stored(value)]
-
-    def _inherit(self, owner: ProcessId, why: str, heir: ProcessId, estate: Estate, now: float) -> None:
+            for estate in estates:
+                self._let_go(_inside(estate))
+            return
         first = owner not in self.heirs
         self.heirs[owner] = heir
-        functions = [(function, name, blob) for function, (name, blob) in estate.functions.items()]
-        message = InheritObjects(owner, why, functions, list(estate.tasks.values()), list(estate.objects.values()))
-        self.out.append(Send(heir, message))
-        self._passed_on.append((now + self.handover_s, estate))
+        self._passed_on += [(now + self.handover_s, estate) for estate in estates]
         if first:
             self._say_what_is_borrowed(owner, heir)
 
     def _say_what_is_borrowed(self, owner: ProcessId, heir: ProcessId) -> None:
         """To the heir: of what it owns now the GCS holds what is inside these records."""
-        estates = [*self.estates.values(), *(estate for _, estate in self._passed_on)]
+        closed = [estate for estates in self.closed.values() for estate in estates]
+        estates = [*self.estates.values(), *closed, *(estate for _, estate in self._passed_on)]
         pairs = [(some, HEAD) for estate in estates for some in _inside(estate) if owner_of(some) == owner]
         if pairs:
             self.out.append(Send(heir, AddBorrowers(pairs)))
-
-    def late(self, owner: ProcessId, message: RecordObjects, why: str, now: float) -> None:
-        """What it had recorded before it died, and that was read only after."""
-        self.record(owner, message)
-        self._pass_on(owner, why, self.heirs.get(owner), now)
 
     def settle(self, now: float) -> None:
         while self._passed_on and self._passed_on[0][0] <= now:
@@ -245,6 +242,20 @@ class Records:
 
     def next_wake(self) -> float | None:
         return self._passed_on[0][0] if self._passed_on else None
+
+
+def stored_in(objects: list[RecordedObject]) -> list[ObjectId]:
+    """Those that may lie in stores."""
+    return [some for some, value, _ in objects if value is not None and is_stored(value)]
+
+
+def places_in(objects: list[RecordedObject]) -> list[NodeId]:
+    """Nodes that have these, the one with most of them first."""
+    found: dict[NodeId, int] = {}
+    for _, value, _ in objects:
+        for node in place(value)[1] if value is not None and is_stored(value) else ():
+            found[node] = found.get(node, 0) + 1
+    return sorted(found, key=lambda node: (-found[node], node))
 
 
 def inside_value(value: Value | None) -> list[ObjectId]:

@@ -6,7 +6,7 @@ costs nothing. The word is sent before the value that has the reference inside, 
 
 from __future__ import annotations
 
-from sparkray_core.ids import FunctionId, ObjectId, ProcessId, count_of
+from sparkray_core.ids import HEAD, RECORDS, FunctionId, ObjectId, ProcessId, count_of
 from sparkray_core.messages import ForgetRecords, RecordedTask, RecordObjects
 from sparkray_core.model.deliveries import Delivery
 from sparkray_core.model.effects import Effect, Send
@@ -20,7 +20,6 @@ from sparkray_core.model.records import (
     RUNS_ONCE,
     inside_task,
     inside_value,
-    keeper_of,
 )
 from sparkray_core.model.references import ACTOR_INDEX, References
 from sparkray_core.model.tasks import Task
@@ -72,7 +71,6 @@ class Sharing:
 
     def flush(self, effects: list[Effect]) -> None:
         """Counts the GCS in for what is inside; that may be own objects, which are told then, too."""
-        keeper = keeper_of(self.refs.me)
         while self._news:
             news, self._news = self._news, {}
             message = RecordObjects(self.driver, [], [], [])
@@ -83,8 +81,8 @@ class Sharing:
             inside = [one for task in message.tasks for one in inside_task(task)]
             inside += [one for _, value, _ in message.objects for one in inside_value(value)]
             if inside:
-                self.refs.count_in_all(inside, keeper, effects)
-            effects.append(Send(keeper, message))
+                self.refs.count_in_all(inside, HEAD, effects)
+            effects.append(Send(RECORDS, message))
         if self._freed:
             freed, self._freed = self._freed, []
             for some in freed:
@@ -92,7 +90,7 @@ class Sharing:
                 self._forget_task(count_of(some), some, needed=False)
             if not self._told:
                 self._functions.clear()
-            effects.append(Send(keeper, ForgetRecords(freed)))
+            effects.append(Send(RECORDS, ForgetRecords(freed)))
 
     def _tell(self, some: ObjectId, entry: Entry, message: RecordObjects) -> None:
         why = ""

@@ -17,12 +17,12 @@ _LAST_WORD = "ended"  # a file in the node's folder
 _TITLES = {"head": "gcs"}  # where users of Ray know a process by another name
 
 
-def begin(name: str, config: NodeConfig, keeper: int) -> None:
+def begin(name: str, config: NodeConfig, keeper: int, title: str = "") -> None:
     """Take the name, send output to the log of that name, and be ended when `keeper`, our parent, dies.
 
     The caller has set its handler for SIGTERM before, if it wants one: the signal may come during this call.
     """
-    processes.set_title(_TITLES.get(name, name), f"sparkray-{name}")
+    processes.set_title(title or _TITLES.get(name, name), f"sparkray-{name}")
     processes.redirect_output(config.new_log(name))
     logging.basicConfig(level=config.settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the driver

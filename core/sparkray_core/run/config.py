@@ -150,7 +150,7 @@ class NodeConfig:
         return replace(self.without_storage(), curve_public=None, curve_secret=None)
 
     def without_storage(self) -> NodeConfig:
-        """For all but the head: where that writes, with which password, is nobody else's affair."""
+        """For all but the head and its shards: where these write, with which password, is nobody else's affair."""
         if self.settings.gcs_storage is None:
             return self
         return replace(self, settings=replace(self.settings, gcs_storage=None))

@@ -23,17 +23,19 @@ import sys
 import time
 from collections.abc import Callable, Collection
 from dataclasses import replace
+from functools import partial
 from typing import Any, NoReturn
 
 from sparkray_core.run import child, folders, processes, published, zygote
 from sparkray_core.run.config import BadConfig, NodeConfig
 from sparkray_core.run.following import POLL_S, Follower
-from sparkray_core.run.keeping import NOTHING_TO_GO_ON_FROM, Watch, read_order, say
+from sparkray_core.run.keeping import NOTHING_TO_GO_ON_FROM, TOLD_TO_END, Watch, read_order, say
+from sparkray_core.run.limits import shards_of
 from sparkray_core.run.tie import Tie
 
 GRACE_S = 1.0  # from SIGTERM to SIGKILL
 HEAD_START_S = 10.0  # the head has only to bind a port
-HEAD_LIVES, HEAD_LIVES_S = 5, 60.0  # it may end so often within so many seconds, then the session ends
+HEAD_LIVES, HEAD_LIVES_S = 5, 60.0  # it, or a shard, may end so often within so many seconds, then the session ends
 SCHEDULER_LIVES = 5  # likewise, of all schedulers together and for each: then the session goes on with fewer
 JOIN_S = 30.0  # the raylet has to reach the head, which on another machine may be up a little later
 
@@ -80,8 +82,8 @@ class Keeper:
         self._lap_began = started
         self._laps: dict[str, float] = {}  # seconds of each phase of the start, for the ready line
         self._children: dict[int, str] = {}
-        self._fork_head: Callable[[], int] | None = None  # a further life; None: it must not end now
-        self._head_ends: list[float] = []  # of late
+        self._fork_again: dict[str, Callable[[], int]] = {}  # of head and shards; not there: it may not end
+        self._ends: dict[str, list[float]] = {}  # of these, of late
         self._fork_scheduler: Callable[[], int] | None = None
         self._scheduler_ends: list[float] = []  # of late
         self._follower: Follower | None = None
@@ -193,10 +195,38 @@ class Keeper:
         gc.enable()
         if config.is_head:
             again = replace(config, port=port)
-            self._fork_head = lambda: self._fork("head", head_main.main, again, self._lifeline, os.getpid(), None)
+            self._fork_again["head"] = partial(
+                self._fork, "head", head_main.main, again, self._lifeline, os.getpid(), None
+            )
+            self._start_shards(replace(config, port=0))
             self._start_schedulers(config.without_storage())
         published.publish(config, time.time())
         return facts | {"address": said["address"], "head_address": config.head_address}
+
+    def _start_shards(self, config: NodeConfig) -> None:
+        """What is for them waits in the raylets until they are there."""
+        shards = shards_of(config.settings)
+        if not shards:
+            return
+        from sparkray_core.run import shard_main
+
+        def fork(number: int, config: NodeConfig, tell: int | None = None, close: Collection[int] = ()) -> int:
+            name, args = shard_main.name_of(number), (config, number, self._lifeline, os.getpid(), tell)
+            return self._fork(name, shard_main.main, *args, close=close)
+
+        pipes = []
+        for number in range(shards):
+            hear, tell = os.pipe()
+            self._not_for_children.add(hear)
+            pipes.append((number, fork(number, config, tell), hear))
+            os.close(tell)
+        for number, pid, hear in pipes:
+            name = shard_main.name_of(number)
+            said = self._heard(name, pid, hear, HEAD_START_S)
+            self._not_for_children.discard(hear)
+            again = replace(config, port=int(said["address"].rpartition(":")[2]))
+            self._fork_again[name] = partial(fork, number, again)
+        self._lap("shards")
 
     def _start_schedulers(self, config: NodeConfig) -> None:
         """Nobody waits for them: the head does their work until they are there."""
@@ -216,7 +246,11 @@ class Keeper:
         hear, tell = os.pipe()
         pid = self._fork(name, main, *args, tell, close=(hear,))
         os.close(tell)
-        line = self._hear_line(hear, limit)
+        return self._heard(name, pid, hear, limit)
+
+    def _heard(self, name: str, pid: int, descriptor: int, limit: float) -> dict[str, Any]:
+        """The line that this child writes there once it is ready."""
+        line = self._hear_line(descriptor, limit)
         if line is None:
             raise Ended(f"the {name} was not ready after {limit:.0f} s")
         said: dict[str, Any] = json.loads(line)
@@ -287,10 +321,12 @@ class Keeper:
         # All that were reaped are forgotten before the first is told of: their pids may be others' from now on.
         ended = [(self._children.pop(pid, None), pid, code) for pid, code in processes.reap()]
         for name, pid, code in ended:
-            if name == "head" and self._fork_head is not None and code != 0:
-                self._begin_head_again(pid, code, self._fork_head)
+            if name in self._fork_again and code != 0:
+                self._begin_again(name, pid, code)
             elif name == "scheduler":
                 self._scheduler_ended(pid, code)
+            elif name in self._fork_again and name != "head":
+                pass  # a shard heard of the session's end before this node's raylet
             elif name is not None:  # not an adopted orphan
                 raise Ended(f"the {name} (pid {pid}) ended: {processes.exit_in_words(code)}", meant=code == 0)
         why = self._watch.tie.why_gone(readable)
@@ -310,19 +346,22 @@ class Keeper:
             return
         sys.stderr.write(f"{what}. Another, pid {self._fork_scheduler()}, takes its place\n")
 
-    def _begin_head_again(self, pid: int, code: int, fork_head: Callable[[], int]) -> None:
-        """
+    def _begin_again(self, name: str, pid: int, code: int) -> None:
+        """The head or a shard of the GCS was killed, or failed: another goes on.
+
         Raises:
             Ended: that would lead nowhere.
         """
-        what = f"the head (pid {pid}) ended: {processes.exit_in_words(code)}"
+        what = f"the {name} (pid {pid}) ended: {processes.exit_in_words(code)}"
+        if code == TOLD_TO_END:
+            raise Ended(f"{what}. It was told to", meant=True)
         if code == NOTHING_TO_GO_ON_FROM:
-            raise Ended(f"{what}. The one before it was lost, and so was what it had written down: see head.log")
+            raise Ended(f"{what}. The one before it was lost, and so was what it had written down: see {name}.log")
         now = time.monotonic()
-        self._head_ends = [at for at in self._head_ends if at > now - HEAD_LIVES_S] + [now]
-        if len(self._head_ends) >= HEAD_LIVES:
-            raise Ended(f"{what}. It ended {HEAD_LIVES} times within {HEAD_LIVES_S:.0f} s: see head.log")
-        pid = fork_head()
+        ends = self._ends[name] = [at for at in self._ends.get(name, ()) if at > now - HEAD_LIVES_S] + [now]
+        if len(ends) >= HEAD_LIVES:
+            raise Ended(f"{what}. It ended {HEAD_LIVES} times within {HEAD_LIVES_S:.0f} s: see {name}.log")
+        pid = self._fork_again[name]()
         sys.stderr.write(f"{what}. Another, pid {pid}, goes on in its place\n")
 
 

@@ -12,7 +12,8 @@ from typing import Any
 from sparkray_core.run.config import BadConfig
 from sparkray_core.run.tie import Tie
 
-NOTHING_TO_GO_ON_FROM = 3  # exit code of a head, of which another life would find nothing either
+NOTHING_TO_GO_ON_FROM = 3  # exit code of a head or shard, of which another life would find nothing either
+TOLD_TO_END = 5  # exit code of a shard that got SIGTERM while its session goes on
 TIE_POLL_S = 0.5  # where the system has no pidfd
 _LONGEST_LINE = 1 << 20  # bytes
 

@@ -21,7 +21,13 @@ def head_limits(settings: Settings) -> HeadLimits:
         node_timeout_s=settings.node_timeout_s,
         infeasible_grace_s=settings.infeasible_grace_s,
         driver_s=settings.start_limit_s,
+        shards=shards_of(settings),
     )
+
+
+def shards_of(settings: Settings) -> int:
+    """Processes beside the head; one alone would only be another place for the same."""
+    return settings.gcs_shards if settings.gcs_shards > 1 else 0
 
 
 def owner_limits(settings: Settings) -> OwnerLimits:

@@ -18,7 +18,7 @@ from hashlib import blake2b
 from math import inf
 from typing import Any
 
-from sparkray_core.ids import HEAD_NODE, NodeId
+from sparkray_core.ids import HEAD_NODE, SHARDS, NodeId
 from sparkray_core.model.link import ACK_DELAY_S, Deliver, Link, LinkEffect, PeerRestarted, PeerSilent, Transmit
 from sparkray_core.run.config import NodeConfig
 from sparkray_core.run.limits import peer_silence_s
@@ -302,7 +302,7 @@ def open_transport(config: NodeConfig, me: NodeId) -> tuple[Transport, str]:
     assert config.curve_public is not None
     assert config.curve_secret is not None
     keys = config.curve_public, config.curve_secret
-    port = config.port if me == HEAD_NODE else 0
+    port = config.port if me == HEAD_NODE or me.startswith(SHARDS) else 0
     # Raylets need not see who is gone: the head tells all of them.
     transport = ZmqTransport(me, os.urandom(8), keys, config.bind_host, port, notices=me == HEAD_NODE)
     bound = transport.address.rpartition(":")[2]

@@ -11,7 +11,7 @@ import signal
 import socket
 import time
 
-from sparkray_core.ids import HEAD, HEAD_NODE, NodeId, ProcessId, node_of, raylet_of
+from sparkray_core.ids import HEAD, HEAD_NODE, RECORDS, NodeId, ProcessId, node_of, raylet_of
 from sparkray_core.messages import (
     Answer,
     AskLane,
@@ -242,6 +242,8 @@ class Raylet:
             raise codec.BadFrame(f"{type(message).__name__} makes no sense: {error!r:.200}") from error
 
     def _deliver(self, sender: ProcessId, to: ProcessId, frame: bytes) -> None:
+        if to == RECORDS:
+            to = self._node.keeper_of(sender)
         if not self._perform.route(to, frame):
             self._handle(Undelivered(sender, to))
 

@@ -1,8 +1,9 @@
 """The head's tables in a Redis server, for whoever trusts that more than the disk of the head's node.
 
-One hash per session, so that a server without memory drops all of it or nothing. Whoever opens it becomes its writer,
-and its writer alone may commit: what a killed head had sent may still be on its way when the next one reads. A commit
-is a script, which a server runs as one, as MULTI and EXEC, but which can look at the writer first.
+One hash per session, and one more for each shard, so that a server without memory drops all of it or nothing. Whoever
+opens it becomes its writer, and its writer alone may commit: what a killed head had sent may still be on its way when
+the next one reads. A commit is a script, which a server runs as one, as MULTI and EXEC, but which can look at the
+writer first.
 
     sparkray:{SESSION}    writer -> 2    life:0 -> ...    snapshot:7 -> ...    journal:812 -> ...
 """
@@ -53,12 +54,17 @@ def without_password(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
-def key_of(session: str) -> str:
-    return f"sparkray:{{{session}}}"  # the braces: of a name, what a Redis Cluster chooses the place by
+def key_of(session: str, name: str = "gcs") -> str:
+    """
+    Args:
+        name: of the process whose tables they are.
+    """
+    key = f"sparkray:{{{session}}}"  # the braces: of a name, what a Redis Cluster chooses the place by
+    return key if name == "gcs" else f"{key}:{name}"
 
 
 class RedisTables:
-    def __init__(self, url: str, session: str, folder: str) -> None:
+    def __init__(self, url: str, session: str, folder: str, name: str = "gcs") -> None:
         """
         Args:
             url: as `redis.from_url` takes it, the password in it.
@@ -68,8 +74,8 @@ class RedisTables:
             TablesBroken: no server is there, or it does not let us in; or the package `redis` is not installed.
         """
         self._where = without_password(url)
-        self._stale = os.path.join(folder, "gcs.stale")
-        self._key = key_of(session)
+        self._stale = os.path.join(folder, f"{name}.stale")
+        self._key = key_of(session, name)
         self._keys: dict[str, set[int]] = {table: set() for table in TABLES}
         self._commits = 0
         try:

@@ -36,6 +36,7 @@ from sparkray_core.messages import (
     ProcessGone,
     PushCalls,
     PushTasks,
+    ShardTable,
     StartActor,
     StopActor,
     WorkerSetUp,
@@ -49,10 +50,11 @@ from sparkray_core.wire import hello
 from sparkray_core.wire.zmq_transport import ZmqTransport, new_session_keys
 
 _LENGTH = struct.Struct("!I")
-# Well-formed, these do what they say, which is to run code in a worker, or to end it, a node or the session.
+# Well-formed, these do what they say: run code in a worker, end it, a node or the session, or say who has records.
 _SPARED = {EndSession, NodeGone, ProcessGone, PushTasks, PushCalls, StartActor, StopActor, ExitWorker, WorkerSetUp} | {
     DrainNode,
     NodeDraining,
+    ShardTable,
 }
 _NUMBERS = [number for number, kind in MESSAGES.items() if kind not in _SPARED]
 _READ_S = 0.02

@@ -1,4 +1,5 @@
-"""The head's end and its going on, as `run/journal.py` and `run/head_main.py` have it: what it was told is replayed."""
+"""The head's end and its going on, or a shard's, as `run/journal.py` and `run/journalled.py` have it: what it was told
+is replayed."""
 
 from __future__ import annotations
 
@@ -8,23 +9,25 @@ from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Any
 
-from sparkray_core.ids import HEAD, NodeId, ProcessId, node_of
+from sparkray_core.ids import NodeId, ProcessId, node_of
 from sparkray_core.messages import Message
 from sparkray_core.model.effects import ConnectPeer, Effect, ForgetPeer, Send, SendFrom
 from sparkray_core.model.events import Event
 from sparkray_core.model.head import Head
 from sparkray_core.model.invariants import check
 from sparkray_core.model.link import Link
+from sparkray_core.model.shard import Shard
 from sparkray_core.wire import codec
 
 FACTS = 100  # after so many a snapshot is taken
 
 
 class HeadState:
-    """What a head's process has in its memory."""
+    """What a head's, or a shard's, process has in its memory."""
 
-    def __init__(self, head: Head, new_link: Callable[[NodeId, float], Link]) -> None:
-        self.head = head
+    def __init__(self, me: ProcessId, model: Head | Shard, new_link: Callable[[NodeId, float], Link]) -> None:
+        self.me = me
+        self.model = model
         self.links: dict[NodeId, Link] = {}
         self.forgotten: set[NodeId] = set()
         self.new_link = new_link
@@ -39,7 +42,7 @@ class HeadState:
         for effect in effects:
             match effect:
                 case Send(to, message):
-                    self._send(to, HEAD, message, now)
+                    self._send(to, self.me, message, now)
                 case SendFrom(to, sender, message):
                     self._send(to, sender, message, now)
                 case ConnectPeer(node):
@@ -59,8 +62,11 @@ class HeadState:
 class History:
     """Snapshot and facts after it."""
 
-    def __init__(self, new_head: Callable[[], Head], new_link: Callable[[NodeId, float], Link]) -> None:
-        self.new_head = new_head
+    def __init__(
+        self, me: ProcessId, new_model: Callable[[], Head | Shard], new_link: Callable[[NodeId, float], Link]
+    ) -> None:
+        self.me = me
+        self.new_model = new_model
         self.new_link = new_link
         self.snapshot = b""
         self.facts: list[tuple[Any, ...]] = []
@@ -68,29 +74,29 @@ class History:
     def note(self, *fact: Any) -> None:
         self.facts.append(fact)
 
-    def take_snapshot(self, head: Head, links: dict[NodeId, Link], forgotten: set[NodeId]) -> None:
+    def take_snapshot(self, model: object, links: dict[NodeId, Link], forgotten: set[NodeId]) -> None:
         if len(self.facts) >= FACTS:
-            self.snapshot = pickle.dumps((head, links, forgotten), 5)
+            self.snapshot = pickle.dumps((model, links, forgotten), 5)
             self.facts.clear()
 
     def again(self) -> HeadState:
         """What another process makes of it."""
-        state = HeadState(self.new_head(), self.new_link)
+        state = HeadState(self.me, self.new_model(), self.new_link)
         if self.snapshot:
-            state.head, state.links, state.forgotten = pickle.loads(self.snapshot)
+            state.model, state.links, state.forgotten = pickle.loads(self.snapshot)
         for kind, now, *fact in self.facts:
             getattr(self, f"_{kind}")(state, now, *fact)
         return state
 
     def _began(self, state: HeadState, now: float) -> None:
-        state.perform(state.head.start(now), now)
+        state.perform(state.model.start(now), now)
 
     def _resumed(self, state: HeadState, now: float) -> None:
-        state.perform(state.head.resume(now), now)
+        state.perform(state.model.resume(now), now)
 
     def _happened(self, state: HeadState, now: float, event: Event) -> None:
-        effects = state.head.handle(event, now)
-        check(state.head)  # as the life before did: it brings rankings up to date
+        effects = state.model.handle(event, now)
+        check(state.model)  # as the life before did: it brings rankings up to date
         state.perform(effects, now)
 
     def _linked(self, state: HeadState, now: float, node: NodeId) -> None:

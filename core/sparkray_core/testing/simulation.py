@@ -14,7 +14,18 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from random import Random
 
-from sparkray_core.ids import HEAD, HEAD_NODE, SCHEDULERS, NodeId, ObjectId, ProcessId, node_of, raylet_of
+from sparkray_core.ids import (
+    HEAD,
+    HEAD_NODE,
+    RECORDS,
+    SCHEDULERS,
+    SHARDS,
+    NodeId,
+    ObjectId,
+    ProcessId,
+    node_of,
+    raylet_of,
+)
 from sparkray_core.messages import DrainNode, EndSession, Message, NotHere, ObjectChunk
 from sparkray_core.model.effects import (
     ConnectPeer,
@@ -62,6 +73,7 @@ from sparkray_core.model.link import Deliver, Link, LinkEffect, PeerSilent, Tran
 from sparkray_core.model.node import Node
 from sparkray_core.model.node_info import NodeInfo
 from sparkray_core.model.scheduler import Scheduler
+from sparkray_core.model.shard import Shard
 from sparkray_core.store.allocator import Allocator
 from sparkray_core.testing.network import Conditions, Network
 from sparkray_core.testing.sim_core import HANDOVER_S, Leave, Ledger, Memory, ProcessEffect, SimProcess
@@ -80,9 +92,9 @@ LEFTOVER = 0xDD  # what a punched hole reads as
 
 
 class Host:
-    """Where one model lives: the head, a scheduler beside it, or a node with its processes and its segment."""
+    """Where one model lives: head, scheduler or shard, or a node with its processes and its segment."""
 
-    def __init__(self, node: NodeId, model: Head | Node | Scheduler) -> None:
+    def __init__(self, node: NodeId, model: Head | Node | Scheduler | Shard) -> None:
         self.node = node
         self.me = HEAD if node == HEAD_NODE else raylet_of(node)
         self.model = model
@@ -98,11 +110,13 @@ class Host:
         self.copies_busy = 0.0
         self.stopped = ""  # why, once it is
         self.mute = False  # what it sends does not leave it any more
-        self.history: History | None = None  # the head's
+        self.history: History | None = None  # the head's, and a shard's
         self.held: dict[NodeId, list[bytes]] = {}  # for nodes whose address is not known yet
 
     @property
     def name(self) -> str:
+        if self.node.startswith(SHARDS):
+            return f"shard {self.node[-1]}"
         return "head" if self.node == HEAD_NODE else self.node.decode().strip(".")
 
 
@@ -134,11 +148,11 @@ class Simulation:
         self._digest = hashlib.blake2b(digest_size=16)
         self._agenda: list[tuple[float, int, Callable[[], None]]] = []
         self._ties = 0
-        self._head_links: dict[NodeId, bytes] = {}  # incarnations
+        self._lasting_links: dict[tuple[NodeId, NodeId], bytes] = {}  # incarnations
         self._schedulers = 0  # so far
         self.head = Head("simulated", head_limits)
         host = Host(HEAD_NODE, self.head)
-        host.history = History(lambda: Head("simulated", head_limits), self._new_head_link)
+        host.history = History(HEAD, lambda: Head("simulated", head_limits), partial(self._new_lasting_link, HEAD_NODE))
         self._add(host)
         host.history.note("began", self.now)
         self._perform(host, self.head.start(self.now))
@@ -158,6 +172,21 @@ class Simulation:
         host = Host(node, model := Scheduler(node, "memory://", self.head.limits))
         self._add(host)
         self._link(host, HEAD_NODE)
+        self._perform(host, model.start(self.now))
+        return host
+
+    def add_shard(self, number: int) -> Host:
+        """One of those that the head's limits speak of."""
+
+        def make() -> Shard:
+            return Shard(number, "memory://", self.head.limits)
+
+        model = make()
+        host = Host(model.node, model)
+        host.history = History(host.me, make, partial(self._new_lasting_link, host.node))
+        self._add(host)
+        self._link(host, HEAD_NODE)
+        host.history.note("began", self.now)
         self._perform(host, model.start(self.now))
         return host
 
@@ -194,35 +223,36 @@ class Simulation:
         if self.head.ended is None and self.hosts[HEAD_NODE].stopped in ("", "killed"):
             self.add_scheduler()
 
-    def kill_head(self, seconds: float) -> None:
-        """What it did last does not leave it any more; so long after its end another goes on."""
-        host = self.hosts[HEAD_NODE]
+    def kill_for(self, host: Host, seconds: float) -> None:
+        """The head, or a shard: what it did last does not leave it any more; so long after its end another goes on."""
         if host.stopped or host.mute:
             return
-        self.note(host, "fault: the head is killed")
+        self.note(host, "fault: it is killed")
         host.mute = True
-        self.at(self.now + self.dice.uniform(0, 0.01), lambda: self._head_gone(host))
-        self.at(self.now + 0.01 + seconds, lambda: self._head_again(host))
+        self.at(self.now + self.dice.uniform(0, 0.01), lambda: self._gone_for_now(host))
+        self.at(self.now + 0.01 + seconds, lambda: self._again(host))
 
-    def _head_gone(self, host: Host) -> None:
+    def _gone_for_now(self, host: Host) -> None:
         host.stopped = host.stopped or "killed"
 
-    def _head_again(self, host: Host) -> None:
+    def _again(self, host: Host) -> None:
         host.mute = False
         if host.stopped != "killed":
             return
         assert host.history is not None
         state = host.history.again()
-        assert contents(state.head) == contents(host.model), "another head made something else of the same facts"
+        assert contents(state.model) == contents(host.model), "another made something else of the same facts"
         assert list(state.links) == list(host.links)
         for node, link in state.links.items():
             assert link.numbers == host.links[node].numbers, f"the link to {node!r} counts otherwise"
         host.stopped = ""
-        self.head = host.model = state.head
+        host.model = state.model
+        if isinstance(state.model, Head):
+            self.head = state.model
         host.links, host.forgotten, host.link_wakes = state.links, state.forgotten, {}
         self.note(host, "goes on")
         host.history.note("resumed", self.now)
-        self._perform(host, self.head.resume(self.now))
+        self._perform(host, state.model.resume(self.now))
         for node, link in list(host.links.items()):
             self._link_effects(host, node, link.resumed(self.now))
 
@@ -258,6 +288,10 @@ class Simulation:
     def live_schedulers(self) -> list[Host]:
         return [host for host in self.hosts.values() if not host.stopped and isinstance(host.model, Scheduler)]
 
+    def live_shards(self) -> list[Host]:
+        """Those included that are killed, and of which another goes on."""
+        return [one for one in self.hosts.values() if isinstance(one.model, Shard) and one.stopped in ("", "killed")]
+
     def note(self, host: Host, line: str) -> None:
         text = f"{self.now:.6f} {host.name} {line}"
         self._digest.update(text.encode() + b"\n")
@@ -284,7 +318,7 @@ class Simulation:
         check(host.model)
         self._perform(host, effects)
         if host.history is not None:
-            host.history.take_snapshot(self.head, host.links, host.forgotten)
+            host.history.take_snapshot(host.model, host.links, host.forgotten)
 
     def _perform(self, host: Host, effects: Sequence[Effect]) -> None:
         for effect in effects:
@@ -397,6 +431,9 @@ class Simulation:
         if host.stopped and not isinstance(message, EndSession):  # its last words still leave it
             return
         body = codec.encode(message)
+        if to == RECORDS:
+            assert isinstance(host.model, Node)
+            to = host.model.keeper_of(sender)
         if node_of(to) == host.node:
             self._hand_over(host, host.me, to, sender, body)
         elif node_of(to) in host.links:
@@ -458,7 +495,7 @@ class Simulation:
         if peer not in host.links:
             if host.history is not None:
                 host.history.note("linked", self.now, peer)
-                host.links[peer] = self._new_head_link(peer, self.now)
+                host.links[peer] = self._new_lasting_link(host.node, peer, self.now)
             else:
                 host.links[peer] = _new_link(self.dice.randbytes(8), self.now)
             self._wake_link(host, peer)
@@ -466,11 +503,11 @@ class Simulation:
                 self._link_effects(host, peer, host.links[peer].send([payload], self.now))
         return host.links[peer]
 
-    def _new_head_link(self, peer: NodeId, now: float) -> Link:
+    def _new_lasting_link(self, host: NodeId, peer: NodeId, now: float) -> Link:
         """The same in each life."""
-        if peer not in self._head_links:
-            self._head_links[peer] = self.dice.randbytes(8)
-        return _new_link(self._head_links[peer], now)
+        if (host, peer) not in self._lasting_links:
+            self._lasting_links[host, peer] = self.dice.randbytes(8)
+        return _new_link(self._lasting_links[host, peer], now)
 
     def _link_effects(self, host: Host, peer: NodeId, effects: Sequence[LinkEffect]) -> None:
         for effect in effects:

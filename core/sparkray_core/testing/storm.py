@@ -19,9 +19,12 @@ from sparkray_core.ids import HEAD, HEAD_NODE, NodeId, ProcessId
 from sparkray_core.messages import EndSession, Value
 from sparkray_core.model.entries import is_stored, place
 from sparkray_core.model.events import MemoryRead
+from sparkray_core.model.head import Head
 from sparkray_core.model.limits import HeadLimits, NodeLimits
 from sparkray_core.model.node import Node
+from sparkray_core.model.records import Records, keeper_of
 from sparkray_core.model.scheduler import Scheduler
+from sparkray_core.model.shard import Shard
 from sparkray_core.testing.builders import node_id, node_info, process_id
 from sparkray_core.testing.network import PERFECT, Conditions
 from sparkray_core.testing.sim_core import HANDOVER_S, SimCore
@@ -68,6 +71,8 @@ class Weather:
     orphans: int = 0  # deaths of workers that own what others hold: all has to be right
     schedulers: int = 0  # beside the head
     scheduler_deaths: int = 0  # of these, each of which another follows: all has to be right
+    shards: int = 0  # of the GCS, beside the head
+    shard_deaths: int = 0  # of these, each of which goes on: nobody may notice more than a pause
     cancels: bool = False  # drivers cancel some tasks, and wait for others with limits
     drains: int = 0  # of nodes without a driver: all has to be right, and nothing is made twice
 
@@ -85,6 +90,9 @@ LEAVING = Weather(PERFECT, 0, drains=5)
 # All places of a task are chosen by processes that die again and again; and while the head and nodes die, too.
 SCHEDULERS = Weather(LOSSY.conditions, 0, schedulers=2, scheduler_deaths=8)
 DEADLY_SCHEDULERS = replace(DEADLY, schedulers=3, scheduler_deaths=4, head_deaths=2)
+# What workers and nodes record that die lies in processes that die again and again, as the head does.
+SHARDS = replace(ORPHANS, shards=3, shard_deaths=8, head_deaths=2)
+COPIES_IN_SHARDS = replace(COPIES, shards=2, shard_deaths=4)
 ROUGH_SPARK = replace(ROUGH, spark=True)
 DEADLY_SPARK = replace(DEADLY, spark=True)
 
@@ -93,7 +101,8 @@ class Storm:
     def __init__(self, seed: int, weather: Weather) -> None:
         self.dice = Random(seed)
         self.weather = weather
-        self.sim = Simulation(seed, weather.conditions, NODE_LIMITS, HEAD_LIMITS, weather.bad_starts, weather.bad_disks)
+        limits = replace(HEAD_LIMITS, shards=weather.shards)
+        self.sim = Simulation(seed, weather.conditions, NODE_LIMITS, limits, weather.bad_starts, weather.bad_disks)
         self.oracle = Oracle(
             self.sim.ledger, harmed=weather.bad_starts > 0, kills=weather.deaths + weather.orphans + weather.losses > 0
         )
@@ -101,6 +110,8 @@ class Storm:
         self.nodes = [self._node(letter) for letter in "abcdef"[: self.dice.randint(few, 5)]]
         for _ in range(weather.schedulers):
             self.sim.add_scheduler()
+        for number in range(weather.shards):
+            self.sim.add_shard(number)
         self.drivers: list[SimDriver] = []
         self.lost = 0  # objects whose owners' nodes died
         self._spare = list("uvwxyz")  # names of nodes that come later
@@ -144,6 +155,8 @@ class Storm:
             sim.at(self.dice.uniform(0.0, 1.0 + WISHES_S), self._head_death)
         for _ in range(self.weather.scheduler_deaths):
             sim.at(self.dice.uniform(0.0, 1.0 + WISHES_S), self._scheduler_death)
+        for _ in range(self.weather.shard_deaths):
+            sim.at(self.dice.uniform(0.0, 1.0 + WISHES_S), self._shard_death)
         for _ in range(self.weather.drains):
             sim.at(1.0 + self.dice.uniform(0.2, WISHES_S), self._drain)
         sim.run(1.0 + WISHES_S)
@@ -270,7 +283,7 @@ class Storm:
         for host in self._without_drivers():
             assert isinstance(host.model, Node)
             kept = [some for some, entry in host.model.kept.refs.exported.items() if entry.owner == host.me]
-            estate = sim.head.records.estates.get(host.me)
+            estate = self._records_of(host.me).estates.get(host.me)
             known = estate.objects if estate is not None else {}
             values = [known[some][1] if some in known else None for some in kept]
             if kept and all(value is not None and _copies(value, live) > 1 for value in values):
@@ -284,7 +297,17 @@ class Storm:
             sim.at(sim.now + LOSS_LOOK_S, lambda: self._loss(looks - 1))
 
     def _head_death(self) -> None:
-        self.sim.kill_head(self.dice.choice([0.01, 0.1, 0.1, 1.0]))
+        self.sim.kill_for(self.sim.hosts[HEAD_NODE], self.dice.choice([0.01, 0.1, 0.1, 1.0]))
+
+    def _shard_death(self) -> None:
+        self.sim.kill_for(self.dice.choice(self.sim.live_shards()), self.dice.choice([0.01, 0.1, 0.1, 1.0]))
+
+    def _records_of(self, owner: ProcessId) -> Records:
+        """Where what it records lies."""
+        keeper = keeper_of(owner, self.weather.shards)
+        model = self.sim.hosts[_node_of(keeper)].model
+        assert isinstance(model, Head | Shard)
+        return model.records
 
     def _scheduler_death(self) -> None:
         sim, dice = self.sim, self.dice
@@ -351,6 +374,12 @@ class Storm:
             assert isinstance(scheduler, Scheduler)
             assert not scheduler.placed, f"{host.name} thinks that these wait: {scheduler.placed}"
         head = self.sim.head
+        for host in self.sim.live_shards():
+            shard = host.model
+            assert isinstance(shard, Shard)
+            assert not shard.records.estates, f"{host.name} keeps records: {shard.records.estates}"
+            assert not shard.records.closed, f"{host.name} waits for heirs: {shard.records.closed}"
+        assert not head.shards.closing, f"these are not buried: {list(head.shards.closing)}"
         if head.ended is None:
             assert not head.leases.hopeless
             assert not head.leases.placed_at, f"the head thinks that these wait: {head.leases.placed_at}"
@@ -369,10 +398,12 @@ class Storm:
             host = sim.hosts[_node_of(driver.id)]
             sim._relay(host, driver.id, HEAD, EndSession("the driver is done"))
         else:
-            sim.kill_host(head)
+            for host in [head, *sim.live_shards()]:  # their keeper ends them together
+                sim.kill_host(host)
         sim.run(sim.now + 30.0)
         assert head.stopped
         assert not sim.live_schedulers()
+        assert not sim.live_shards()
         assert not sim.live_nodes(), f"these nodes went on: {[host.name for host in sim.live_nodes()]}"
 
 
@@ -407,6 +438,7 @@ def main() -> None:
     parser.add_argument("--headless", action="store_true", help="the head dies again and again, and all is right")
     parser.add_argument("--orphans", action="store_true", help="workers die that own what others hold")
     parser.add_argument("--schedulers", action="store_true", help="schedulers beside the head die again and again")
+    parser.add_argument("--shards", action="store_true", help="as --orphans, with shards of the GCS that die")
     parser.add_argument("--copies", action="store_true", help="nodes die that own what was put with replicas=2")
     parser.add_argument("--shared", action="store_true", help="some nodes share a host")
     parser.add_argument("--leaving", action="store_true", help="nodes are drained, and nobody is to notice")
@@ -424,6 +456,7 @@ def main() -> None:
             "leaving": LEAVING,
             "orphans": ORPHANS,
             "schedulers": SCHEDULERS,
+            "shards": SHARDS,
             "copies": COPIES,
         }
         weather = next((its for name, its in chosen.items() if getattr(given, name)), ROUGH)
@@ -439,6 +472,7 @@ __all__ = [
     "CALM",
     "CANCELS",
     "COPIES",
+    "COPIES_IN_SHARDS",
     "CRASHES",
     "DEADLY",
     "DEADLY_SCHEDULERS",
@@ -450,6 +484,7 @@ __all__ = [
     "ROUGH",
     "ROUGH_SPARK",
     "SCHEDULERS",
+    "SHARDS",
     "Host",
     "Storm",
     "Weather",
