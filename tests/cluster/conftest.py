@@ -92,13 +92,17 @@ def elsewhere(tmp_path: Path) -> Iterator[dict[str, str]]:
         yield {"SPARKRAY_BASE_FOLDER": os.path.join(folder, "s")}
 
 
-@pytest.fixture
-def head(base_folder: Path) -> str:
+def start_head() -> str:
     """host:port of a session of two CPUs."""
     done = sparkray_command("start", "--head", "--num-cpus=2", "--port=0", "--object-store-memory=268435456")
     assert done.returncode == 0, done.stderr
     (line,) = [line for line in done.stdout.splitlines() if "listens at" in line]
     return line.rpartition(" ")[2].rstrip(".")
+
+
+@pytest.fixture
+def head(base_folder: Path) -> str:
+    return start_head()
 
 
 _LOOP = """

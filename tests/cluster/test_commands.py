@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from sparkray.cli import app
 from sparkray.node_command import started_nodes
-from tests.cluster.conftest import Driver, sparkray_command
+from tests.cluster.conftest import Driver, sparkray_command, start_head
 
 LIMIT_S = 30.0
 
@@ -38,29 +38,46 @@ def wait_for(look: Callable[[], Any], what: str) -> Any:
     return found
 
 
+PROGRAM = """
+    import os, sys, time, re
+    ray.init(namespace="team")
+    @ray.remote
+    class Counter:
+        def add(self, value):
+            print("adding", value)
+            print("trouble", file=sys.stderr)
+            return os.getpid()
+    @ray.remote
+    def nap(seconds):
+        time.sleep(seconds)
+    @ray.remote
+    def dig():
+        re.match("(a+)+b", "a" * 60)  # native code that holds the interpreter, for ever
+    counter = Counter.options(name="counter", num_cpus=1).remote()
+    pid = ray.get(counter.add.remote(7))
+    big = ray.put(b"x" * (5 << 20))
+"""
+
+
 @pytest.fixture
 def driver(head: str, drivers: Callable[..., Driver]) -> Driver:
     made = drivers()
-    made.do("""
-        import os, sys, time, re
-        ray.init(namespace="team")
-        @ray.remote
-        class Counter:
-            def add(self, value):
-                print("adding", value)
-                print("trouble", file=sys.stderr)
-                return os.getpid()
-        @ray.remote
-        def nap(seconds):
-            time.sleep(seconds)
-        @ray.remote
-        def dig():
-            re.match("(a+)+b", "a" * 60)  # native code that holds the interpreter, for ever
-        counter = Counter.options(name="counter", num_cpus=1).remote()
-        pid = ray.get(counter.add.remote(7))
-        big = ray.put(b"x" * (5 << 20))
-    """)
+    made.do(PROGRAM)
     return made
+
+
+@pytest.fixture(scope="module")
+def session(module_base_folder: Path) -> str:
+    return start_head()
+
+
+@pytest.fixture(scope="module")
+def lasting(session: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Driver]:
+    """A `driver` for all tests that only look."""
+    made = Driver(tmp_path_factory.mktemp("driver"))
+    made.do(PROGRAM)
+    yield made
+    made.end()
 
 
 def test_status_tells_nodes_use_demands_and_drivers(driver: Driver, head: str) -> None:
@@ -81,7 +98,7 @@ def test_status_tells_nodes_use_demands_and_drivers(driver: Driver, head: str) -
     assert len(told("list", "jobs")) == 1  # to look is no job
 
 
-def test_lists_and_summaries_have_what_the_driver_made(driver: Driver) -> None:
+def test_lists_and_summaries_have_what_the_driver_made(lasting: Driver) -> None:
     assert [node["state"] for node in told("list", "nodes")] == ["ALIVE"]
     (actor,) = told("list", "actors", "--filter", "state=ALIVE", "--filter", "class_name!=Other")
     assert (actor["name"], actor["ray_namespace"], actor["job_id"]) == ("counter", "team", "01000000")
@@ -90,7 +107,7 @@ def test_lists_and_summaries_have_what_the_driver_made(driver: Driver) -> None:
     assert max(row["object_size"] for row in told("list", "objects")) > 5 << 20
     assert actor["pid"] in [worker["pid"] for worker in told("list", "workers")]
     (job,) = told("list", "jobs")
-    assert (job["status"], job["driver_info"]["pid"]) == ("RUNNING", str(driver.process.pid))
+    assert (job["status"], job["driver_info"]["pid"]) == ("RUNNING", str(lasting.process.pid))
     assert told("summary", "actors")["cluster"]["total_actors"] == 1
     for kind in ("nodes", "actors", "tasks", "objects", "workers", "jobs"):
         assert "_id" in run("list", kind)
@@ -99,8 +116,8 @@ def test_lists_and_summaries_have_what_the_driver_made(driver: Driver) -> None:
         assert f"total_{kind}" in run("summary", kind)
 
 
-def test_groups_environments_and_events_are_listed_and_one_thing_is_told_of(driver: Driver) -> None:
-    driver.do("""
+def test_groups_environments_and_events_are_listed_and_one_thing_is_told_of(lasting: Driver) -> None:
+    lasting.do("""
         from sparkray.util import placement_group
         group = placement_group([{"CPU": 0.5}], name="mine")
         assert group.wait(30)
@@ -127,16 +144,16 @@ def test_groups_environments_and_events_are_listed_and_one_thing_is_told_of(driv
         assert "shows what there is" in run("get", kind, "00" * 24, code=1)
 
 
-def test_memory_names_the_holder(driver: Driver) -> None:
+def test_memory_names_the_holder(lasting: Driver) -> None:
     facts = told("memory")
     largest = facts["objects"][0]
-    assert (largest["pid"], largest["type"]) == (driver.process.pid, "DRIVER")
+    assert (largest["pid"], largest["type"]) == (lasting.process.pid, "DRIVER")
     assert facts["stores"][0]["used"] > 5 << 20
     assert re.search(r"\b5(\.0\d*)? MiB", run("memory"))  # beside the value, a page at most so that it lies well
     assert "--limit shows them" in run("memory", "--limit", "1") or len(facts["objects"]) == 1
 
 
-def test_logs_are_listed_and_shown_by_name_and_by_actor(driver: Driver) -> None:
+def test_logs_are_listed_and_shown_by_name_and_by_actor(lasting: Driver) -> None:
     (actor,) = told("list", "actors")
     names = {log["name"] for log in told("logs")}
     assert {"raylet.log", "head.log"} <= names
@@ -162,7 +179,7 @@ def test_stacks_show_where_sleepers_and_native_code_are(driver: Driver) -> None:
     assert "no driver or worker" in run("stack", "--pid", "1", code=1)
 
 
-def test_the_timeline_has_the_calls(driver: Driver, tmp_path: Path) -> None:
+def test_the_timeline_has_the_calls(lasting: Driver, tmp_path: Path) -> None:
     path = tmp_path / "trace.json"
     assert f"are in {path}" in run("timeline", str(path))
     assert "Counter.add" in {event["name"] for event in json.loads(path.read_text())}
@@ -181,14 +198,14 @@ def test_an_actor_is_killed_by_name_or_id(driver: Driver) -> None:
 
 
 def test_a_session_elsewhere_is_looked_into_with_its_key_and_nothing_is_left(
-    driver: Driver, head: str, elsewhere: dict[str, str], tmp_path: Path
+    lasting: Driver, session: str, elsewhere: dict[str, str], tmp_path: Path
 ) -> None:
     (node,) = started_nodes()
     key = tmp_path / "key"
     key.write_text(Path(node.key_file).read_text())
 
-    seen = sparkray_command("list", "actors", f"--address={head}", f"--key-file={key}", environment=elsewhere)
-    refused = sparkray_command("status", f"--address={head}", environment=elsewhere)
+    seen = sparkray_command("list", "actors", f"--address={session}", f"--key-file={key}", environment=elsewhere)
+    refused = sparkray_command("status", f"--address={session}", environment=elsewhere)
 
     assert seen.returncode == 0, seen.stderr
     assert "Counter" in seen.stdout
@@ -205,7 +222,7 @@ def test_without_a_session_every_command_says_so(base_folder: Path, words: list[
     assert "host:port" in run(*words, "--address", "nonsense", code=2)
 
 
-def test_a_wrong_command_line_is_told_so(driver: Driver) -> None:
+def test_a_wrong_command_line_is_told_so(lasting: Driver) -> None:
     for line in (
         "nonsense",
         "list nonsense",
