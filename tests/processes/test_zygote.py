@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import select
@@ -19,19 +20,21 @@ from sparkray_core.ids import NodeId, ProcessId, new_process_id
 from sparkray_core.run import folders, processes, zygote
 from sparkray_core.run.config import NodeConfig
 from sparkray_core.run.zygote_client import Exited, ZygoteClient, ZygoteGone
+from tests.waiting import wait_until
 
 NODE = NodeId(b"zygotest")
 LIMIT_S = 30.0
 
 
-def sleep(_: NodeConfig, __: ProcessId) -> None:
+def sleep(_: NodeConfig, __: ProcessId, be_wanted: Callable[[], None]) -> None:
+    be_wanted()
     time.sleep(60)
 
 
 class Started:
     """A zygote, and the raylet's end of it."""
 
-    def __init__(self, worker_main: Callable[[NodeConfig, ProcessId], None]) -> None:
+    def __init__(self, worker_main: zygote.WorkerMain) -> None:
         self.config = NodeConfig("zygote", NODE, bytes(32), True, None, {}, 1, base_folder=f"/tmp/zy{os.getpid()}")
         self.folder = folders.make_node_folder(self.config.base_folder, "zygote", NODE.hex()[:8])
         ours, its = socket.socketpair()
@@ -82,10 +85,11 @@ def run_zygote(stub: types.ModuleType, config: NodeConfig, raylet: socket.socket
 
 
 @pytest.fixture
-def start() -> Iterator[Callable[[Callable[[NodeConfig, ProcessId], None]], Started]]:
+def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[zygote.WorkerMain], Started]]:
     started: list[Started] = []
+    monkeypatch.setattr(zygote, "_SPARE_S", 0.01)
 
-    def begin(worker_main: Callable[[NodeConfig, ProcessId], None]) -> Started:
+    def begin(worker_main: zygote.WorkerMain) -> Started:
         started.append(Started(worker_main))
         return started[-1]
 
@@ -94,11 +98,44 @@ def start() -> Iterator[Callable[[Callable[[NodeConfig, ProcessId], None]], Star
         one.close()
 
 
-Start = Callable[[Callable[[NodeConfig, ProcessId], None]], Started]
+Start = Callable[[zygote.WorkerMain], Started]
+Wanted = Callable[[], None]
+
+
+def a_worker(number: int) -> ProcessId:
+    return ProcessId(NODE + number.to_bytes(8, "big"))
+
+
+def note_and_sleep(config: NodeConfig, process: ProcessId, be_wanted: Wanted) -> None:
+    """Say who has begun, and who is wanted; the last worker's end is that of a program."""
+
+    def note(what: str) -> None:
+        with open(os.path.join(config.folder, "noted"), "a") as file:
+            file.write(f"{what} {process[-1]} {os.getpid()}\n")
+
+    note("begun")
+    be_wanted()
+    note("wanted")
+    if process[-1] != 9:
+        time.sleep(60)
+
+
+def noted(one: Started, what: str, number: int) -> int:
+    """The pid of the worker of this number that has noted this."""
+    pids: list[int] = []
+
+    def find() -> bool:
+        with contextlib.suppress(FileNotFoundError), open(os.path.join(one.folder, "noted")) as file:
+            pids[:] = [int(line.split()[2]) for line in file if line.startswith(f"{what} {number} ")]
+        return bool(pids)
+
+    wait_until(find, f"worker {number} is {what}", LIMIT_S)
+    return pids[-1]
 
 
 def test_each_end_of_a_worker_is_told_in_words(start: Start) -> None:
-    def by_last_byte(_: NodeConfig, process: ProcessId) -> None:
+    def by_last_byte(_: NodeConfig, process: ProcessId, be_wanted: Wanted) -> None:
+        be_wanted()
         if process[-1] == 1:
             sys.exit(3)
         if process[-1] == 2:
@@ -134,7 +171,8 @@ def test_killing_a_worker_that_is_not_there_is_no_error(start: Start) -> None:
 
 @pytest.mark.parametrize("how", ["raylet's socket", "lifeline", "SIGTERM", "SIGKILL"])
 def test_workers_end_with_the_zygote_whatever_ends_it(start: Start, how: str) -> None:
-    def deaf(_: NodeConfig, __: ProcessId) -> None:
+    def deaf(_: NodeConfig, __: ProcessId, be_wanted: Wanted) -> None:
+        be_wanted()
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         time.sleep(3600)  # longer than a test may take: `wait_for_end` is not for their own end
 
@@ -155,6 +193,65 @@ def test_workers_end_with_the_zygote_whatever_ends_it(start: Start, how: str) ->
     one.wait_for_end()
 
 
+@pytest.mark.parametrize("how", ["raylet's socket", "lifeline", "SIGTERM", "SIGKILL"])
+def test_the_spare_worker_ends_with_the_zygote_too(start: Start, how: str) -> None:
+    one = start(note_and_sleep)
+    one.client.fork(a_worker(1))
+    noted(one, "begun", 2)
+    if how == "raylet's socket":
+        one.client.close()
+    elif how == "lifeline":
+        os.close(one.lifeline_end)
+        one.lifeline_end = os.dup(one.lifeline)
+    else:
+        os.kill(one.pid, signal.Signals[how])
+
+    one.wait_for_end()
+
+
+def test_the_next_worker_is_the_one_that_was_forked_ahead(start: Start) -> None:
+    one = start(note_and_sleep)
+    one.client.fork(a_worker(8))
+    spare = noted(one, "begun", 9)
+    assert not os.path.exists(one.config.log_path(f"worker-{a_worker(9)[8:].hex()}"))
+
+    one.client.fork(a_worker(9))
+
+    assert noted(one, "wanted", 9) == spare
+    assert one.exits(1) == [Exited(a_worker(9), "exit code 0")]
+    noted(one, "begun", 10)  # and another is
+    one.client.close()
+    one.wait_for_end()
+
+
+def test_a_spare_worker_that_was_killed_is_missed_by_nobody(start: Start) -> None:
+    one = start(note_and_sleep)
+    one.client.fork(a_worker(8))
+    spare = noted(one, "begun", 9)
+    os.kill(spare, signal.SIGKILL)
+    wait_until(lambda: not os.path.exists(f"/proc/{spare}"), "it was reaped", LIMIT_S)
+
+    one.client.fork(a_worker(9))
+
+    assert noted(one, "wanted", 9) != spare
+    assert one.exits(1) == [Exited(a_worker(9), "exit code 0")]
+    one.client.close()
+    one.wait_for_end()
+
+
+def test_a_spare_worker_of_another_id_than_is_wanted_ends(start: Start) -> None:
+    one = start(note_and_sleep)
+    one.client.fork(a_worker(1))
+    spare = noted(one, "begun", 2)
+
+    one.client.fork(a_worker(9))
+
+    assert one.exits(1) == [Exited(a_worker(9), "exit code 0")]
+    wait_until(lambda: not os.path.exists(f"/proc/{spare}"), "it was reaped", LIMIT_S)
+    one.client.close()
+    one.wait_for_end()
+
+
 def test_raylet_hears_that_the_zygote_is_gone(start: Start) -> None:
     one = start(sleep)
     os.kill(one.pid, signal.SIGKILL)
@@ -164,7 +261,8 @@ def test_raylet_hears_that_the_zygote_is_gone(start: Start) -> None:
 
 
 def test_what_a_worker_started_ends_with_it(start: Start) -> None:
-    def leave_a_child(_: NodeConfig, __: ProcessId) -> None:
+    def leave_a_child(_: NodeConfig, __: ProcessId, be_wanted: Wanted) -> None:
+        be_wanted()
         subprocess.Popen(["sleep", "60"]).returncode = 0
 
     one = start(leave_a_child)
@@ -175,7 +273,8 @@ def test_what_a_worker_started_ends_with_it(start: Start) -> None:
 
 
 def test_workers_draw_different_random_numbers(start: Start) -> None:
-    def draw(config: NodeConfig, _: ProcessId) -> None:
+    def draw(config: NodeConfig, _: ProcessId, be_wanted: Wanted) -> None:
+        be_wanted()
         import numpy
 
         with open(os.path.join(config.folder, "drawn"), "a") as file:
@@ -193,7 +292,8 @@ def test_workers_draw_different_random_numbers(start: Start) -> None:
 
 
 def test_worker_has_its_own_log_and_no_stdin(start: Start) -> None:
-    def speak(_: NodeConfig, __: ProcessId) -> None:
+    def speak(_: NodeConfig, __: ProcessId, be_wanted: Wanted) -> None:
+        be_wanted()
         print("to stdout", flush=False)  # noqa: T201
         print(repr(sys.stdin.read()), file=sys.stderr)  # noqa: T201
         os._exit(0)  # without flushing: lines are written as they end

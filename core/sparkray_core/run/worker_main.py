@@ -89,9 +89,14 @@ FLUSH_RESULTS = 256  # or until there are so many
 LAST_S = 0.002  # or so long, if one task is left: its owner has the time that this one takes to push more
 
 
-def main(config: NodeConfig, process: ProcessId) -> None:
-    """Serve until told to end. Never raises: the zygote's child has nobody to catch it."""
+def main(config: NodeConfig, process: ProcessId, be_wanted: Callable[[], None]) -> None:
+    """Serve until told to end. Never raises: the zygote's child has nobody to catch it.
+
+    Args:
+        be_wanted: returns when this worker is. What comes before it may be done ahead of need.
+    """
     core = Core(process, config.folder, config.token, "worker", config.settings)
+    be_wanted()
     core.namespace = config.namespace
     core.actor_lifetime = config.job.get("actor_lifetime")
     current_task.host = config.host

@@ -5,6 +5,11 @@ are records of one size each:
 
     raylet -> zygote    FORK or KILL, ProcessId
     zygote -> raylet    STARTED, ProcessId, pid | EXITED, ProcessId, code (-9: SIGKILL) | NOT_FORKED, ProcessId, errno
+
+One worker is forked ahead, the spare one, and begins as far as it can before anybody wants it: two thirds of what it
+takes until a worker can be given work. Nobody but the zygote knows of it until then. Its id is a guess, since it has to
+begin as somebody: the raylet counts its workers, so the next one's id is one more than the last one's. A wrong guess,
+or a spare worker that died, costs no more than a fork.
 """
 
 from __future__ import annotations
@@ -20,6 +25,7 @@ import socket
 import struct
 import sys
 from collections.abc import Callable
+from typing import NamedTuple
 
 from sparkray_core.ids import ProcessId
 from sparkray_core.run import child, processes, threads
@@ -40,6 +46,9 @@ REPORT = struct.Struct(">B16si")
 # both.
 HEAVY_IMPORTS = ("cloudpickle", "numpy", "pyarrow")
 _GRACE_S = 0.5  # from SIGTERM to SIGKILL; below the keeper's own grace, which ends the zygote
+# After the last worker that was asked for: it has begun by then, and whoever waited for it has the CPUs.
+_SPARE_S = 0.25
+WorkerMain = Callable[[NodeConfig, ProcessId, Callable[[], None]], None]
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +77,9 @@ def main(config: NodeConfig, raylet: socket.socket, lifeline: int, keeper: int) 
         poll.register(descriptor, select.POLLIN)
     try:
         while not told_to_end:
-            ready = {descriptor for descriptor, _ in poll.poll()}
+            ready = {descriptor for descriptor, _ in poll.poll(zygote.idle_ms)}
+            if not ready:
+                zygote.fork_spare()
             if wake in ready:
                 with contextlib.suppress(BlockingIOError):
                     os.read(wake, 4096)
@@ -79,7 +90,7 @@ def main(config: NodeConfig, raylet: socket.socket, lifeline: int, keeper: int) 
         zygote.end_workers()
 
 
-def _import_ahead(config: NodeConfig) -> Callable[[NodeConfig, ProcessId], None]:
+def _import_ahead(config: NodeConfig) -> WorkerMain:
     """Import what workers will need, from where the driver would import it, and return a worker's main function."""
     sys.path[:] = [*config.sys_path, *(entry for entry in sys.path if entry not in config.sys_path)]
     if config.cwd is not None:
@@ -115,7 +126,7 @@ class Zygote:
         config: NodeConfig,
         raylet: socket.socket,
         close: tuple[int, ...],
-        run_worker: Callable[[NodeConfig, ProcessId], None] | None,
+        run_worker: WorkerMain | None,
     ) -> None:
         """`run_worker`: what a forked worker runs; None where forking is not safe: then each is a fresh interpreter."""
         self._config = config
@@ -124,6 +135,13 @@ class Zygote:
         self._run_worker = run_worker
         self._pids: dict[ProcessId, int] = {}
         self._received = b""
+        self._next: ProcessId | None = None  # whom to fork ahead, once nothing else is to do
+        self._spare: _Spare | None = None
+
+    @property
+    def idle_ms(self) -> float | None:
+        """After so long without anything to do, `fork_spare` is due."""
+        return None if self._next is None else 1000 * _SPARE_S
 
     def answer(self) -> bool:
         """Carry out what the raylet asked for; False when it is gone."""
@@ -144,36 +162,88 @@ class Zygote:
     def report_ended(self) -> None:
         """Reap what has ended, with the processes that it started and left in its group."""
         for pid, code in processes.reap(groups=True):
+            if self._spare is not None and self._spare.pid == pid:
+                self._drop_spare()  # and no other, until one is asked for: what ended it might end that, too
+                continue
             worker = next((worker for worker, its_pid in self._pids.items() if its_pid == pid), None)
             if worker is not None:
                 del self._pids[worker]
                 self._report(EXITED, worker, code)
 
     def end_workers(self) -> None:
-        processes.end_tree(self._pids.values(), _GRACE_S, groups=True)
+        spare = [] if self._spare is None else [self._spare.pid]
+        processes.end_tree([*self._pids.values(), *spare], _GRACE_S, groups=True)
+
+    def fork_spare(self) -> None:
+        """The worker that will be asked for next, if one has been since the last spare one."""
+        worker, self._next = self._next, None
+        if worker is None:
+            return
+        read, write = os.pipe()
+        try:
+            pid = self._begin(worker, (read, write))
+        except OSError as error:
+            log.info("no worker is forked ahead: %s", error)
+            os.close(write)
+            return
+        finally:
+            os.close(read)
+        self._lead_group(pid)
+        self._spare = _Spare(worker, pid, write)
 
     def _fork(self, worker: ProcessId) -> None:
         try:
-            pid = self._begin(worker)
+            pid = self._take_spare(worker) or self._begin(worker)
         except OSError as error:  # no more processes, no more memory
             self._report(NOT_FORKED, worker, error.errno or 0)
             return
-        with contextlib.suppress(OSError):  # it does the same; whoever is first. It may even have ended.
-            os.setpgid(pid, pid)
+        self._lead_group(pid)
         self._pids[worker] = pid
         self._report(STARTED, worker, pid)
+        if self._spare is None and self._run_worker is not None:
+            self._next = _one_more(worker)
 
-    def _begin(self, worker: ProcessId) -> int:
+    @staticmethod
+    def _lead_group(pid: int) -> None:
+        with contextlib.suppress(OSError):  # it does the same; whoever is first. It may even have ended.
+            os.setpgid(pid, pid)
+
+    def _take_spare(self, worker: ProcessId) -> int:
+        """The pid of the one forked ahead, which is this worker from now on; 0: there is none."""
+        spare = self._spare
+        if spare is None:
+            return 0
+        wanted = False
+        if spare.worker == worker:
+            with contextlib.suppress(BrokenPipeError):  # it has ended; the signal is on its way
+                wanted = os.write(spare.tell, b"1") == 1
+        if not wanted:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(spare.pid, signal.SIGKILL)
+        self._drop_spare()
+        return spare.pid if wanted else 0
+
+    def _drop_spare(self) -> None:
+        assert self._spare is not None
+        os.close(self._spare.tell)
+        self._spare = None
+
+    def _begin(self, worker: ProcessId, wanted: tuple[int, int] | None = None) -> int:
+        """`wanted`: the ends of a pipe that says when it is, if it is forked ahead."""
         run_worker = self._run_worker
         if run_worker is None:
             return _spawn(self._config, worker)
+        close = [*self._close, *(() if self._spare is None else (self._spare.tell,))]
+        if wanted is not None:
+            close.append(wanted[1])
         return processes.fork(
             _be_worker,
             self._config,
             worker,
             os.getpid(),
             run_worker,
-            close=self._close,
+            None if wanted is None else wanted[0],
+            close=close,
             threads_are_known_harmless=True,
         )
 
@@ -182,19 +252,43 @@ class Zygote:
             self._raylet.sendall(REPORT.pack(kind, worker, number))
 
 
+class _Spare(NamedTuple):
+    """A worker that nobody has asked for yet."""
+
+    worker: ProcessId
+    pid: int
+    tell: int  # a byte written here tells it that it is wanted
+
+
+def _one_more(worker: ProcessId) -> ProcessId:
+    """Of the same node."""
+    return ProcessId(worker[:8] + ((int.from_bytes(worker[8:], "big") + 1) % (1 << 64)).to_bytes(8, "big"))
+
+
 def _be_worker(
-    config: NodeConfig, worker: ProcessId, zygote: int, run_worker: Callable[[NodeConfig, ProcessId], None]
+    config: NodeConfig, worker: ProcessId, zygote: int, run_worker: WorkerMain, wanted: int | None = None
 ) -> None:
+    """`wanted`: a pipe that has a byte when it is, or ends when it never will be; None: it is."""
     processes.die_with_parent(signal.SIGKILL, zygote)
     os.setpgid(0, 0)
-    processes.set_title("worker", "sparkray-worker")
-    processes.redirect_output(config.new_log(f"worker-{worker[8:].hex()}"))
+    if wanted is not None:
+        processes.set_title("spare worker", "sparkray-spare")
     logging.getLogger().handlers.clear()
     gc.enable()
     numpy_random = sys.modules.get("numpy.random")
     if numpy_random is not None:  # older numpy imports it itself: all workers would draw the same numbers
         numpy_random.seed()
-    run_worker(config, worker)
+
+    def be_wanted() -> None:
+        """Returns when it is. What it has done until then must not show outside: no file, no socket, no output."""
+        if wanted is not None:
+            if not os.read(wanted, 1):
+                os._exit(0)
+            os.close(wanted)
+        processes.set_title("worker", "sparkray-worker")
+        processes.redirect_output(config.new_log(f"worker-{worker[8:].hex()}"))
+
+    run_worker(config, worker, be_wanted)
 
 
 # ------------------------------------------------------------------------------------------ without fork
