@@ -12,6 +12,7 @@ import pytest
 
 import sparkray
 from sparkray.cluster_utils import Cluster
+from sparkray_core.ids import node_of
 from tests.cluster.conftest import program
 from tests.marks import slow
 from tests.waiting import is_running, wait_until
@@ -34,6 +35,11 @@ def where() -> str:
 
 def alive() -> set[str]:
     return {str(node["NodeID"]) for node in sparkray.nodes() if node["Alive"]}
+
+
+def connected_to(node: Any) -> bool:
+    """Whether this process has a connection to a process of that node."""
+    return any(node_of(process).hex() == node.node_id for process in list(sparkray.session.core()._connections))
 
 
 def test_a_node_that_ends_while_it_is_being_removed_by_force_is_removed(
@@ -84,6 +90,8 @@ def test_a_node_brings_what_it_was_given_runs_tasks_and_leaves(cluster: Cluster)
 @pytest.mark.parametrize("part", ["raylet", *slow("all", "keeper", "zygote")])
 def test_what_is_killed_is_gone_and_the_session_knows_at_once(cluster: Cluster, part: str) -> None:
     node = cluster.add_node(object_store_memory=STORE_BYTES)
+    assert sparkray.get(where.remote(), timeout=30) == node.node_id
+    assert connected_to(node)  # without its raylet and ours between: it is on this host
     pids = node.pids()
 
     cluster.kill(node, part)
@@ -92,6 +100,7 @@ def test_what_is_killed_is_gone_and_the_session_knows_at_once(cluster: Cluster, 
     (why,) = [one["DeathReasonMessage"] for one in sparkray.nodes() if one["NodeID"] == node.node_id]
     assert why
     assert "silent" not in why
+    wait_until(lambda: not connected_to(node), "this process has parted from its workers")
     wait_until(lambda: not any(map(is_running, pids)), f"all of the node ends without its {part}")
     assert cluster.remove_node(node).clean
     assert not Path(node.folder).exists()

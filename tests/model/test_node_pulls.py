@@ -26,7 +26,7 @@ from sparkray_core.messages import (
     UnpinObjects,
 )
 from sparkray_core.model.effects import CopyChunk, Effect, ForgetChunks, MapPeer, Send, SendChunk, WriteChunk
-from sparkray_core.model.events import ChunkCopied, ClockTicked, Event, LaneBroke, PeerMapped, Received
+from sparkray_core.model.events import ChunkCopied, ClockTicked, ConnectionLost, Event, LaneBroke, PeerMapped, Received
 from sparkray_core.model.invariants import check
 from sparkray_core.model.limits import NodeLimits
 from sparkray_core.model.node import Node
@@ -149,6 +149,7 @@ class Nodes:
             assert not node.serves.transfers
             assert not node.serves.waiting
             assert not node.serves.waves
+            assert not any(node.serves.unwritten.values())
 
 
 def _letter(node: NodeId) -> str:
@@ -416,3 +417,37 @@ def test_how_fast_objects_come_is_measured_and_told() -> None:
     effects = nodes.nodes[node_id("b")].handle(ClockTicked(), nodes.now)
     messages = [effect.message for effect in effects if isinstance(effect, Send)]
     assert [message.pull_bytes_s for message in messages if isinstance(message, NodeBeat)] == [pulls.bytes_s]
+
+
+def test_word_of_an_object_that_overtook_its_writers_waits_for_that() -> None:
+    """A worker tells an owner on its host where its result lies, and its raylet that it is there, over two sockets."""
+    nodes = Nodes("ab")
+    writer, some = process_id(node_id("a"), "d"), an_object(process_id(node_id("b"), "d"), 1)
+    nodes.say("a", AllocateObject(some, 3 * CHUNK))
+    answer = nodes.heard.pop()
+    nodes.segments[node_id("a")][answer.offset : answer.offset + 3 * CHUNK] = _content(3 * CHUNK)
+    nodes.read("b", some, "a")
+    nodes.deliver()
+    assert nodes.heard == []
+
+    nodes.event(node_id("a"), Received(writer, SealObjects([some])))
+    nodes.deliver()
+
+    assert nodes.value("b", some) == _content(3 * CHUNK)
+    assert ObjectPinned in [type(one) for one in nodes.heard]
+    nodes.check_that_nothing_is_left()
+
+
+def test_who_waits_for_a_writer_that_dies_hears_that_there_is_nothing() -> None:
+    nodes = Nodes("ab")
+    writer, some = process_id(node_id("a"), "d"), an_object(process_id(node_id("b"), "d"), 1)
+    nodes.say("a", AllocateObject(some, 3 * CHUNK))
+    nodes.heard.clear()
+    nodes.read("b", some, "a")
+    nodes.deliver()
+
+    nodes.event(node_id("a"), ConnectionLost(writer))
+    nodes.deliver()
+
+    assert [type(one) for one in nodes.heard] == [ObjectGone]
+    nodes.check_that_nothing_is_left()

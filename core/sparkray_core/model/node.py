@@ -274,6 +274,7 @@ class Node:
             case SealObjects(objects):
                 for some in objects:
                     self.store.seal(some, sender, now)
+                    self.serves.written(some, now)
             case PinObject(some, nodes):
                 self.pulls.read(sender, some, tuple(nodes), now)
             case UnpinObjects(objects):
@@ -479,6 +480,7 @@ class Node:
         role = self.processes.pop(process)
         for some in self.store.drop_process(process, now):
             self.pulls.look_elsewhere(some, now)
+        self.serves.writer_gone(now)
         if role != "guest":  # which owns nothing and borrows nothing
             if role == "worker":
                 self.unburied.setdefault(process, {})

@@ -3,6 +3,8 @@
     many want it at a time     the first few are served here; each later one is sent to one of those, and they to theirs
     it is being pulled here    what has come is served; who asks for more waits for that
     the puller is on this host it is told where the object lies, and reads it there
+    it is being written here   it is served when that has ended: word of it went straight to its owner, and overtook the
+                               writer's to us
 
 A server holds a pin for as long as a transfer is under way.
 """
@@ -36,6 +38,7 @@ class Serves:
         self.transfers: dict[tuple[ObjectId, ProcessId], Transfer] = {}
         self.waves: dict[ObjectId, list[NodeId]] = {}  # who has asked, in order, since it was first pulled at all
         self.waiting: dict[ObjectId, list[tuple[ProcessId, PullObject]]] = {}  # for what has not come here yet
+        self.unwritten: dict[ObjectId, list[tuple[ProcessId, PullObject]]] = {}  # who waits for its writer
         self.is_alive: Callable[[NodeId], bool] = lambda node: True  # node.py knows
         pulls.on_chunk = self._more_came
         pulls.on_end = self._pull_ended
@@ -45,6 +48,9 @@ class Serves:
         transfer = self.transfers.get((some, puller))
         stored = self.store.stored.get(some)
         pull = self.pulls.pulls.get(some) if stored is None else None
+        if stored is None and pull is None and self.store.is_written(some):
+            self.unwritten.setdefault(some, []).append((puller, message))
+            return
         if stored is None and (pull is None or pull.source == node_of(puller)):
             self.out.append(Send(puller, NotHere(some)))
             return
@@ -74,6 +80,15 @@ class Serves:
             self.out.append(SendSpilled(puller, some, stored.file.number, stored.at, first, length, stored.size))
         if first + length >= stored.size:
             self.end(some, puller, now)
+
+    def written(self, some: ObjectId, now: float) -> None:
+        """Or its writer is gone."""
+        for puller, message in self.unwritten.pop(some, ()):
+            self.serve(puller, message, now)
+
+    def writer_gone(self, now: float) -> None:
+        for some in list(self.unwritten):
+            self.written(some, now)
 
     def _sent_to(self, some: ObjectId, node: NodeId) -> NodeId | None:
         """Whom this one shall ask instead. None: us."""
@@ -122,6 +137,8 @@ class Serves:
         for some, puller in list(self.transfers):
             if node_of(puller) == node:
                 self.end(some, puller, now)
+        for some, waiting in list(self.unwritten.items()):
+            self.unwritten[some] = [one for one in waiting if node_of(one[0]) != node]
 
     def forget_stale(self, now: float) -> None:
         for (some, puller), transfer in list(self.transfers.items()):

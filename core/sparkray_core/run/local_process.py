@@ -3,7 +3,7 @@
 One lock guards the model and the connections. It is never held while user code runs: values are pickled before it is
 taken and unpickled after it was given back.
 
-    f.remote() --> pending --+                         +--> connection to a worker on this node (direct)
+    f.remote() --> pending --+                         +--> connection to a worker on this host (direct)
                              +--> Owner.submit/handle -+
     sockets ----> turn ------+     effects             +--> connection to the raylet (everything else)
 
@@ -22,12 +22,13 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from sparkray_core.ids import HEAD, ObjectId, ProcessId, node_of, raylet_of
+from sparkray_core.ids import HEAD, NodeId, ObjectId, ProcessId, node_of, raylet_of
 from sparkray_core.messages import (
     ActorChanged,
     EndSession,
     LeaseLost,
     Message,
+    NodeGone,
     PushCalls,
     PushTasks,
     Registered,
@@ -41,6 +42,7 @@ from sparkray_core.model.entries import Entry
 from sparkray_core.model.owner import Owner, Task
 from sparkray_core.run import object_ref
 from sparkray_core.run.limits import owner_limits
+from sparkray_core.run.near import Near, socket_path
 from sparkray_core.run.pins import Pins
 from sparkray_core.run.pump import Getter, Pump, now
 from sparkray_core.run.readiness import WRITE
@@ -59,7 +61,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_PUSHED = frozenset({PushTasks, PushCalls, SetGroup})  # what has to come in order, or quickly, to a worker of this node
+_PUSHED = frozenset({PushTasks, PushCalls, SetGroup})  # what has to come in order, or quickly, to a worker of this host
 BATCH = 64  # submissions after which the submitting thread hands them in itself
 # Has the objects of this number made again, and calls `made_again` then. Called with the lock held: it only takes note.
 Maker = Callable[[int], None]
@@ -104,7 +106,7 @@ class LocalProcess:
         self._by_fd: dict[int, Any] = {}
         self._others_until = 0.0  # something else than results of tasks came: who sent it may soon want more
         self._greeting: dict[hello.Handshake, None] = {}  # connected, but the token is still to come; oldest first
-        self._undirected: set[ProcessId] = set()  # on this node, but cannot be reached directly
+        self._near = Near(folder, self.node)
         self._unpins: deque[ObjectId] = deque()
         self.unhandled = Unhandled()
         self.pins = Pins(0)
@@ -155,12 +157,9 @@ class LocalProcess:
 
     def listen(self) -> None:
         """Let the processes of this node connect to us directly. Workers do, before they register."""
-        self._listener = hello.listen(self._path_of(self.me))
+        self._listener = hello.listen(socket_path(self.folder, self.me))
         self._by_fd[self._listener.fileno()] = self._listener
         self.pump.register(self._listener.fileno())
-
-    def _path_of(self, process: ProcessId) -> str:
-        return os.path.join(self.folder, f"{process[8:].hex()}.sock")
 
     def close(self, why: str = "sparkray.shutdown() was called") -> None:
         """Leave the session. Whatever still waits gets a `RaySystemError`."""
@@ -184,7 +183,7 @@ class LocalProcess:
         self.segment.close()
         if self._listener is not None:
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(self._path_of(self.me))
+                os.unlink(socket_path(self.folder, self.me))
 
     def abandon(self) -> None:
         """In a child that was forked from this process: give up the sockets, which the parent goes on with.
@@ -317,6 +316,8 @@ class LocalProcess:
             kind = type(message)
             if kind is not TaskResults:
                 self._others_until = now() + OTHERS_S
+                if kind is NodeGone:
+                    self._part_from(message.node)
             handler = handlers.get(kind)
             sender = ProcessId(frame[16:32])
             if (
@@ -341,7 +342,22 @@ class LocalProcess:
         """A worker that works for us died, perhaps. What it had said before counts: its connection is read first."""
         worker = self.owner.worker_lost(message)
         connection = self._connections.get(worker) if worker is not None else None
-        while connection is not None and connection is not self.raylet:
+        if connection is not None:
+            self._read_to_its_end(connection)
+        self._perform(self.owner.handle(sender, message, now()))
+
+    def _part_from(self, node: NodeId) -> None:
+        """It is dead, or will find out that it was given up. What its processes had told us before counts, no more."""
+        self._near.bury(node)
+        for process, connection in list(self._connections.items()):
+            if node_of(process) == node and connection is not self.raylet:
+                self._read_to_its_end(connection)
+                if self._connections.get(process) is connection:
+                    self._lose(connection, "its node is gone")
+
+    def _read_to_its_end(self, connection: Connection) -> None:
+        """Or to where there is nothing more for now."""
+        while connection is not self.raylet:
             try:
                 frames = connection.receive()
             except ConnectionLost as lost:
@@ -350,7 +366,6 @@ class LocalProcess:
             if not frames:
                 break
             self._handle(connection, frames)
-        self._perform(self.owner.handle(sender, message, now()))
 
     def _accept(self) -> None:
         for late in [shake for shake in self._greeting if shake.deadline <= now()]:
@@ -441,14 +456,15 @@ class LocalProcess:
             self.pump.want_write(connection.fileno(), wanted=True)
 
     def _route(self, to: ProcessId, message: Message) -> Connection:
-        """Straight to a worker of this node when work is pushed to it; by way of the raylet otherwise."""
-        if type(message) in _PUSHED and node_of(to) == self.node and to not in self._undirected:
+        """Straight to a worker of this host when work is pushed to it; by way of the raylet otherwise."""
+        path = self._near.path_of(to) if type(message) in _PUSHED else None
+        if path is not None:
             try:
-                connection = hello.connect(self._path_of(to), self.token, self.me, self.role, to)
+                connection = hello.connect(path, self.token, self.me, self.role, to)
             except ConnectionLost as lost:
                 # It died since; the raylet says so itself. Or it does not listen, then the raylet relays.
                 log.debug("no direct way: %s", lost)
-                self._undirected.add(to)
+                self._near.does_not_listen(to)
                 return self.raylet
             self._add(connection)
             return connection

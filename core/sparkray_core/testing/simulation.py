@@ -26,7 +26,17 @@ from sparkray_core.ids import (
     node_of,
     raylet_of,
 )
-from sparkray_core.messages import DrainNode, EndSession, Message, NotHere, ObjectChunk
+from sparkray_core.messages import (
+    DrainNode,
+    EndSession,
+    Message,
+    NodeGone,
+    NotHere,
+    ObjectChunk,
+    PushCalls,
+    PushTasks,
+    SetGroup,
+)
 from sparkray_core.model.effects import (
     ConnectPeer,
     CopyChunk,
@@ -83,6 +93,7 @@ from sparkray_core.wire import codec
 
 LINK_SILENCE_S = 4.0  # a little over the head's patience, so that both ways to notice a death are taken
 LINK_BEAT_S = 0.5
+PUSHED = (PushTasks, PushCalls, SetGroup)  # as in `run.local_process`
 LOCAL_DELAY_S = (0.00002, 0.0002)  # of a frame on a Unix socket
 FORK_S = (0.001, 0.02)
 SCHEDULER_AGAIN_S = 0.1  # from a scheduler's end to the start of the one that its keeper forks in its place
@@ -150,6 +161,9 @@ class Simulation:
         self._ties = 0
         self._lasting_links: dict[tuple[NodeId, NodeId], bytes] = {}  # incarnations
         self._schedulers = 0  # so far
+        self.shared_hosts = False  # owners speak straight to workers of nodes on their host
+        self._direct: dict[ProcessId, set[ProcessId]] = {}  # who has a connection to whom on another node
+        self._parted: dict[ProcessId, set[NodeId]] = {}  # the dead nodes that a process has heard of
         self.head = Head("simulated", head_limits)
         host = Host(HEAD_NODE, self.head)
         host.history = History(HEAD, lambda: Head("simulated", head_limits), partial(self._new_lasting_link, HEAD_NODE))
@@ -461,6 +475,8 @@ class Simulation:
             self._event(host, Received(sender, message))
         elif to in host.processes:
             process = host.processes[to]
+            if isinstance(message, NodeGone):
+                self._part(to, message.node)
             self.note(host, f"{process.id[8:].hex()} < {message}")
             self._process_effects(host, process, process.handle(sender, message, self.now))
         elif host.node != HEAD_NODE:
@@ -479,8 +495,43 @@ class Simulation:
                 self.kill_process(host, me, effect.why)
             elif node_of(effect.to) == host.node:
                 self._hand_over(host, me, effect.to, me, codec.encode(effect.message))
+            elif self._is_direct(host, me, effect.to, effect.message):
+                self._say(host, me, effect.to, codec.encode(effect.message))
             else:
                 self._relay(host, me, effect.to, effect.message)
+
+    # ------------------------------------------------------------------ beside the raylets, as `run.near`
+    def _is_direct(self, host: Host, me: ProcessId, to: ProcessId, message: Message) -> bool:
+        """Connected from the first work on that is pushed, until one of the two dies or hears that a node did."""
+        if to in self._direct.get(me, ()):
+            return True
+        other = self.hosts.get(node_of(to))
+        if not (self.shared_hosts and type(message) in PUSHED and other is not None and to in other.processes):
+            return False
+        assert isinstance(host.model, Node)
+        assert isinstance(other.model, Node)
+        if host.model.info.host != other.model.info.host or other.node in self._parted.get(me, ()):
+            return False
+        self._direct.setdefault(me, set()).add(to)
+        self._direct.setdefault(to, set()).add(me)
+        return True
+
+    def _say(self, host: Host, me: ProcessId, to: ProcessId, body: bytes) -> None:
+        """What a process wrote before its end arrives; what is written to one that has ended does not."""
+        other = self.hosts[node_of(to)]
+
+        def arrive() -> None:
+            if to in other.processes and host.node not in self._parted.get(to, ()):
+                self._arrived(other, to, me, body)
+
+        self.at(self._channel_time(host, me, to), arrive)
+
+    def _part(self, process: ProcessId, node: NodeId) -> None:
+        """It has heard that the node is dead."""
+        self._parted.setdefault(process, set()).add(node)
+        for other in [one for one in self._direct.get(process, ()) if node_of(one) == node]:
+            self._direct[process].discard(other)
+            self._direct[other].discard(process)
 
     def _relay(self, host: Host, me: ProcessId, to: ProcessId, message: Message) -> None:
         """By way of the own raylet, in order with what is for the raylet itself."""

@@ -65,7 +65,8 @@ class Weather:
     spark: bool = False  # some objects are blocks that Spark has written
     crashes: int = 0  # of workers that have several tasks ahead
     head_deaths: int = 0  # of the head's process, which goes on: nobody may notice more than a pause
-    shared_hosts: bool = False  # some nodes are on one host: they read each other's objects in place
+    # Some nodes are on one host: they read each other's objects in place, and owners speak straight to their workers.
+    shared_hosts: bool = False
     deaths: int = 0  # of nodes without a driver, while all that is made there may be made again: all has to be right
     losses: int = 0  # deaths of nodes that own what was put, once there are copies: all has to be right
     orphans: int = 0  # deaths of workers that own what others hold: all has to be right
@@ -103,6 +104,7 @@ class Storm:
         self.weather = weather
         limits = replace(HEAD_LIMITS, shards=weather.shards)
         self.sim = Simulation(seed, weather.conditions, NODE_LIMITS, limits, weather.bad_starts, weather.bad_disks)
+        self.sim.shared_hosts = weather.shared_hosts
         self.oracle = Oracle(
             self.sim.ledger, harmed=weather.bad_starts > 0, kills=weather.deaths + weather.orphans + weather.losses > 0
         )
