@@ -63,7 +63,7 @@ PARTS = {
     "locality": [
         Case("locality", (OURS, NETWORK, RIVAL), 3, 10, 1),
         Case("locality", (OURS, NETWORK, RIVAL), 3, 30, 1),
-        Case("locality", (OURS, NETWORK, RIVAL), 3, 100, 2),
+        Case("locality", (OURS, NETWORK, RIVAL), 1, 100, 2),  # 2.4 GB are written and read for it
     ],
     "nodes": [
         Case("single", (OURS, RIVAL), 5, 8000, 800, 1),

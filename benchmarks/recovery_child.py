@@ -98,9 +98,10 @@ def worker(given: Given) -> Facts:
     def one_pass(kill: bool) -> float:
         begun = time.perf_counter()
         refs = [step.remote() for _ in range(given.size)]
+        done, _ = ray.wait(refs, num_returns=given.size // 2, timeout=60)  # as one comes, the next is pushed
+        pid = ray.get(done[-1])
         if kill:
-            done, _ = ray.wait(refs, num_returns=given.size // 2, timeout=60)
-            os.kill(ray.get(done[-1]), signal.SIGKILL)  # it has a next one
+            os.kill(pid, signal.SIGKILL)  # it has a next one
         ray.get(refs)
         return microseconds(begun)
 
