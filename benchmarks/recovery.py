@@ -66,8 +66,8 @@ PARTS = {
         Case("locality", (OURS, NETWORK, RIVAL), 1, 100, 2),  # 2.4 GB are written and read for it
     ],
     "nodes": [
-        Case("single", (OURS, RIVAL), 5, 8000, 800, 1),
-        Case("eight", (OURS, RIVAL), 5, 8000, 800, 1),
+        Case("single", (OURS, RIVAL), 5, 32000, 3200, 1),
+        Case("eight", (OURS, RIVAL), 5, 32000, 3200, 1),
     ],
 }
 WRITTEN = {"worker": "a killed worker", "node": "a killed node", "silent": "a silent node", "gcs": "a killed GCS"}
