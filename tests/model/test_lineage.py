@@ -750,3 +750,21 @@ def test_a_generator_that_cannot_run_again_for_its_argument_s_sake_fails_what_is
 RAYLET_OF_NODE = raylet_of(NODE)
 REMOTE2 = ProcessId(b"node-3rd" + b"worker-9")
 REMOTE2_NODE = node_of(REMOTE2)
+
+
+def test_what_was_inside_of_a_lost_value_goes_with_it_though_it_lay_on_the_same_node(bench: Bench) -> None:
+    inner, outer = bench.task(), bench.task()
+    run(bench, inner, value=(STORED, 1000, (REMOTE2_NODE,)))
+    other = bench.task(refs=[inner.returns[0]])  # for whose sake it may be made again
+    run(bench, other, value=HERE)
+    run(bench, outer, value=(HOLDS, THERE, (inner.returns[0].id,)))
+    bench.hear(NodeGone(REMOTE2_NODE, "power cut"))
+    want(bench, inner)
+    end(bench, inner, THERE)  # so it is looked at behind what it is in
+    drop(bench, inner)
+    assert inner.returns[0].value == THERE
+
+    node_dies(bench)
+
+    assert inner.returns[0].value is None
+    check(bench, [outer, other])

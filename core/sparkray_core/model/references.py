@@ -539,6 +539,8 @@ class References:
             if process not in self.heirs:
                 self.process_gone(process, why, effects)
         for entry in list(self.stored.values()):
+            if entry.id not in self.stored:
+                continue  # it was inside of one before it, and went with that
             assert entry.value is not None
             size, nodes = place(entry.value)
             if node in nodes:

@@ -28,6 +28,7 @@ from sparkray_core.messages import (
     EndSession,
     LeaseLost,
     Message,
+    NameResults,
     NodeGone,
     PushCalls,
     PushTasks,
@@ -61,7 +62,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_PUSHED = frozenset({PushTasks, PushCalls, SetGroup})  # what has to come in order, or quickly, to a worker of this host
+# What has to come in order, or quickly, to a worker of this host.
+_PUSHED = frozenset({PushTasks, PushCalls, SetGroup, NameResults})
 BATCH = 64  # submissions after which the submitting thread hands them in itself
 # Has the objects of this number made again, and calls `made_again` then. Called with the lock held: it only takes note.
 Maker = Callable[[int], None]

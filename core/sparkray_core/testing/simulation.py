@@ -30,6 +30,7 @@ from sparkray_core.messages import (
     DrainNode,
     EndSession,
     Message,
+    NameResults,
     NodeGone,
     NotHere,
     ObjectChunk,
@@ -93,7 +94,7 @@ from sparkray_core.wire import codec
 
 LINK_SILENCE_S = 4.0  # a little over the head's patience, so that both ways to notice a death are taken
 LINK_BEAT_S = 0.5
-PUSHED = (PushTasks, PushCalls, SetGroup)  # as in `run.local_process`
+PUSHED = (PushTasks, PushCalls, SetGroup, NameResults)  # as in `run.local_process`
 LOCAL_DELAY_S = (0.00002, 0.0002)  # of a frame on a Unix socket
 FORK_S = (0.001, 0.02)
 SCHEDULER_AGAIN_S = 0.1  # from a scheduler's end to the start of the one that its keeper forks in its place
