@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from sparkray_core.ids import NodeId, ProcessId
+from sparkray_core.run import local_process
 from sparkray_core.run.near import Near
+from sparkray_core.testing import simulation
 
 HERE, BESIDE, FAR = (NodeId(name) for name in (b"node-one", b"twosided", b"far-away"))
 
@@ -27,3 +29,7 @@ def test_nodes_beside_this_one_are_near_until_they_are_buried(tmp_path: Path) ->
     assert near.path_of(worker(BESIDE, 2)) is not None
     near.bury(BESIDE)
     assert near.path_of(worker(BESIDE, 2)) is None
+
+
+def test_the_simulator_sends_by_the_same_ways() -> None:
+    assert set(simulation.PUSHED) == local_process._PUSHED
