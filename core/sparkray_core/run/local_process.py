@@ -318,7 +318,7 @@ class LocalProcess:
             kind = type(message)
             if kind is not TaskResults:
                 self._others_until = now() + OTHERS_S
-                if kind is NodeGone:
+                if isinstance(message, NodeGone):
                     self._part_from(message.node)
             handler = handlers.get(kind)
             sender = ProcessId(frame[16:32])
