@@ -16,10 +16,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.clusters import pytest_terminal_summary as pytest_terminal_summary  # a hook of this run, too
+# Hooks of this run, too.
+from tests.clusters import pytest_terminal_summary as pytest_terminal_summary
 from tests.left import Left, LeftBehind
+from tests.turns import pytest_collection_modifyitems as pytest_collection_modifyitems
+from tests.turns import pytest_xdist_make_scheduler as pytest_xdist_make_scheduler
 
-LIMIT_S = 5.0  # for what ends by itself once the test is over
+LIMIT_S = 20.0  # for what ends by itself once the test is over
 RUN_MARK = f"SPARKRAY_TEST_RUN={os.getpid()}-{time.time_ns()}"
 BASE_FOLDER = Path(f"/tmp/sparkray-{os.getuid()}-tests-{os.getpid()}")
 

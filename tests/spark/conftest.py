@@ -84,15 +84,24 @@ def remove_work_folder(application: str) -> None:
     shutil.rmtree(Path(str(pyspark.__file__)).parent / "work" / application, ignore_errors=True)
 
 
-# Where files run beside each other, those of one process come from all folders, and a JVM does not live through all
-# that other tests do to their process: then each file has its own.
-@pytest.fixture(scope="module" if "PYTEST_XDIST_WORKER" in os.environ else "session")
-def contexts() -> Iterator[Contexts]:
+_contexts = Contexts()
+
+
+# A JVM does not live through all that tests of other folders do to their process.
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(nextitem: pytest.Item | None) -> Iterator[None]:
+    try:
+        return (yield)
+    finally:
+        if nextitem is None or Path(__file__).parent not in nextitem.path.parents:
+            _contexts.end_jvm()
+
+
+@pytest.fixture(scope="session")
+def contexts() -> Contexts:
     os.environ["PYSPARK_PYTHON"] = sys.executable
     os.environ["SPARK_LOCAL_IP"] = "127.0.0.1"  # whatever this machine's name resolves to
-    made = Contexts()
-    yield made
-    made.end_jvm()
+    return _contexts
 
 
 @pytest.fixture(scope="module")

@@ -135,8 +135,3 @@ def test_an_executor_that_spark_brings_back_is_joined_again(cluster_sc: SparkCon
         ran_on = sparkray.get([where.remote(0.1) for _ in range(20)], timeout=START_S)
         assert new in ran_on
     assert ctx.last_stop.clean
-
-
-def test_what_is_no_number_of_nodes_is_told(cluster_sc: SparkContext) -> None:
-    with pytest.raises(ValueError, match="min_ray_nodes must be"):
-        context(cluster_sc, min_ray_nodes=0)

@@ -244,6 +244,11 @@ def test_what_cannot_be_is_told_at_once_and_nothing_is_left(
     assert not sparkray.is_initialized()
 
 
+def test_what_is_no_number_of_nodes_is_told(local_sc: SparkContext) -> None:
+    with pytest.raises(ValueError, match="min_ray_nodes must be"):
+        context(local_sc, elastic=True, min_ray_nodes=0)
+
+
 @pytest.mark.parametrize("given", [None, "local[2]", object()])
 def test_only_spark_will_do(given: Any) -> None:
     with pytest.raises(TypeError, match="takes a SparkContext or a SparkSession"):
