@@ -66,13 +66,15 @@ def two_busy_owners() -> Iterator[None]:
     def both_go_on(since: tuple[int, int]) -> bool:
         return mine.count() > since[0] and sparkray.get(other.count.remote(), timeout=60) > since[1]
 
-    wait_until(lambda: both_go_on((5, 5)), limit=60)
-    yield
-    since = mine.count(), sparkray.get(other.count.remote(), timeout=60)
-    wait_until(lambda: both_go_on(since), limit=60)
-    mine.stop()
-    sparkray.get(other.stop.remote(), timeout=60)
-    sparkray.kill(other)
+    try:
+        wait_until(lambda: both_go_on((5, 5)), limit=60)
+        yield
+        since = mine.count(), sparkray.get(other.count.remote(), timeout=60)
+        wait_until(lambda: both_go_on(since), limit=60)
+    finally:
+        mine.stop()
+        sparkray.get(other.stop.remote(), timeout=60)
+        sparkray.kill(other)
 
 
 @pytest.fixture(scope="module")
