@@ -16,7 +16,8 @@ from sparkray_core.model.lineage import LINEAGE_EVICTED, Lineage
 from sparkray_core.model.link import Link
 from sparkray_core.model.node_claims import Claims
 from sparkray_core.model.references import References
-from sparkray_core.testing.storm import CRASHES, DEADLY, LOSSY, ROUGH, Weather, run_storm
+from sparkray_core.testing.storm import run_storm
+from sparkray_core.testing.weather import CRASHES, DEADLY, LOSSY, ROUGH, Weather
 
 MOST_SEEDS = 20  # in CI 20 are run in rough weather, and 4 in deadly
 

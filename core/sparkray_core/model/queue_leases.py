@@ -133,17 +133,32 @@ class QueueLeases:
         Raises:
             AssertionError: a change was not noted.
         """
-        assert list(self.idle) == [lease for lease in self.idle if lease in self._all and lease.idle]
-        assert len(self.idle) == sum(lease.idle for lease in self._all), "an idle lease was not noted"
-        spent = {lease for lease in self._all if lease.idle and (lease.reclaimed or lease.left == 0)}
-        assert set(self.spent) == spent, "a spent lease was not noted"
-        assert self.busy == sum(bool(lease.inflight) for lease in self._all), "busy leases are miscounted"
-        assert self.loaded == sum(len(lease.inflight) > 1 for lease in self._all), "loaded leases are miscounted"
-        assert self.open == sum(lease.open for lease in self._all), "open leases are miscounted"
-        by_load = {lease: load for load, some in self._loads.items() for lease in some}
-        assert by_load == {lease: len(lease.inflight) for lease in self._all if lease.open}, "loads are out of date"
-        assert self.under_way == sum(len(lease.inflight) for lease in self._all), "tasks under way are miscounted"
-        waiting = {(due, lease) for due, _, lease in self._stuck}
+        idle = spent = busy = loaded = open_ones = under_way = 0
+        waiting: set[tuple[float, Lease]] | None = None
         for lease in self._all:
-            if len(lease.inflight) > 1 and not (lease.blocked or lease.stealing):
-                assert (lease.heard + lease.patience_s, lease) in waiting, "a lease could be stuck for ever"
+            load, is_open = len(lease.inflight), lease.open
+            if is_open:
+                open_ones += 1
+                assert lease in self._loads.get(load, ()), "loads are out of date"
+            if load:
+                busy += 1
+                under_way += load
+                if load > 1:
+                    loaded += 1
+                    if not (lease.blocked or lease.stealing):
+                        if waiting is None:
+                            waiting = {(due, other) for due, _, other in self._stuck}
+                        assert (lease.heard + lease.patience_s, lease) in waiting, "a lease could be stuck for ever"
+            elif not lease.blocked:
+                idle += 1
+                assert lease in self.idle, "an idle lease was not noted"
+                if lease.reclaimed or lease.left == 0:
+                    spent += 1
+                    assert lease in self.spent, "a spent lease was not noted"
+        assert len(self.idle) == idle, "a lease is thought to idle that does not"
+        assert len(self.spent) == spent, "a lease is thought to be spent that is not"
+        assert self.busy == busy, "busy leases are miscounted"
+        assert self.loaded == loaded, "loaded leases are miscounted"
+        assert self.open == open_ones, "open leases are miscounted"
+        assert sum(map(len, self._loads.values())) == open_ones, "loads are out of date"
+        assert self.under_way == under_way, "tasks under way are miscounted"

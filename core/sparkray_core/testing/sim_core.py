@@ -141,9 +141,10 @@ class Ref:
         self.core = core
         self.entry = entry
         self.actor = actor
-        core.living.add(self)
+        core.living[id(self)] = entry
 
     def __del__(self) -> None:
+        del self.core.living[id(self)]
         self.core.dropped.append(self.entry)
 
 
@@ -175,7 +176,7 @@ class SimCore:
         self.now = 0.0
         self.counter = itertools.count(1)
         self.pending: list[Task] = []
-        self.living: weakref.WeakSet[Ref] = weakref.WeakSet()
+        self.living: dict[int, Entry] = {}  # what each `Ref` that lives refers to, by the reference's `id`
         self.dropped: deque[Entry] = deque()
         self.streams: weakref.WeakSet[Any] = weakref.WeakSet()  # `sim_streams.SimGenerator`s in user code
         self.dropped_streams: deque[Stream] = deque()
@@ -196,9 +197,11 @@ class SimCore:
         return self.me
 
     def check(self) -> None:
-        unread = [entry for generator in self.streams for entry in generator.stream.unread()]
-        unread += [entry for stream in self.dropped_streams for entry in stream.unread()]
-        check_owner(self.owner, [*(ref.entry for ref in self.living), *unread])
+        held = [*self.living.values()]
+        if self.streams or self.dropped_streams:
+            held += [entry for generator in self.streams for entry in generator.stream.unread()]
+            held += [entry for stream in self.dropped_streams for entry in stream.unread()]
+        check_owner(self.owner, held)
 
     # ------------------------------------------------------------------ as a process
     def start(self, now: float) -> list[ProcessEffect]:

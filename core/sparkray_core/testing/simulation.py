@@ -141,11 +141,13 @@ class Simulation:
         head_limits: HeadLimits | None = None,
         bad_starts: float = 0.0,
         bad_disks: float = 0.0,
+        mortal_head: bool = True,
     ) -> None:
         """
         Args:
             bad_starts: share of workers that end before they register.
             bad_disks: share of files that cannot be written, and (a tenth of it) of reads that fail.
+            mortal_head: it may be killed for a while (`kill_for`), so its history is kept.
         """
         self.dice = Random(seed)
         self.network = Network(self.dice, conditions or Conditions())
@@ -156,7 +158,8 @@ class Simulation:
         self.steps = 0
         self.hosts: dict[NodeId, Host] = {}
         self.ledger = Ledger()
-        self.trace: list[str] | deque[str] | None = None  # set to a list to keep the lines
+        # The lines of the story go there; with a digest of all of them. None: nobody reads it, and it is not written.
+        self.trace: list[str] | deque[str] | None = None
         self._digest = hashlib.blake2b(digest_size=16)
         self._agenda: list[tuple[float, int, Callable[[], None]]] = []
         self._ties = 0
@@ -167,9 +170,11 @@ class Simulation:
         self._parted: dict[ProcessId, set[NodeId]] = {}  # the dead nodes that a process has heard of
         self.head = Head("simulated", head_limits)
         host = Host(HEAD_NODE, self.head)
-        host.history = History(HEAD, lambda: Head("simulated", head_limits), partial(self._new_lasting_link, HEAD_NODE))
         self._add(host)
-        host.history.note("began", self.now)
+        if mortal_head:
+            make, links = partial(Head, "simulated", head_limits), partial(self._new_lasting_link, HEAD_NODE)
+            host.history = History(HEAD, make, links)
+            host.history.note("began", self.now)
         self._perform(host, self.head.start(self.now))
 
     # ------------------------------------------------------------------ setting up, and faults
@@ -308,13 +313,13 @@ class Simulation:
         return [one for one in self.hosts.values() if isinstance(one.model, Shard) and one.stopped in ("", "killed")]
 
     def note(self, host: Host, line: str) -> None:
-        text = f"{self.now:.6f} {host.name} {line}"
-        self._digest.update(text.encode() + b"\n")
         if self.trace is not None:
+            text = f"{self.now:.6f} {host.name} {line}"
+            self._digest.update(text.encode() + b"\n")
             self.trace.append(text)
 
     def digest(self) -> str:
-        """Of everything that happened."""
+        """Of everything that happened, since `trace` was set."""
         return self._digest.hexdigest()
 
     def _add(self, host: Host) -> None:
@@ -327,9 +332,10 @@ class Simulation:
         if host.history is not None:
             host.history.note("happened", self.now, event)
         effects = host.model.handle(event, self.now)
-        self.note(host, f"< {event}")
-        for effect in effects:
-            self.note(host, f"    > {effect}")
+        if self.trace is not None:
+            self.note(host, f"< {event}")
+            for effect in effects:
+                self.note(host, f"    > {effect}")
         check(host.model)
         self._perform(host, effects)
         if host.history is not None:
@@ -478,16 +484,18 @@ class Simulation:
             process = host.processes[to]
             if isinstance(message, NodeGone):
                 self._part(to, message.node)
-            self.note(host, f"{process.id[8:].hex()} < {message}")
+            if self.trace is not None:
+                self.note(host, f"{process.id[8:].hex()} < {message}")
             self._process_effects(host, process, process.handle(sender, message, self.now))
         elif host.node != HEAD_NODE:
             self._event(host, Undelivered(sender, to))
 
     def _process_effects(self, host: Host, process: SimProcess, effects: Sequence[ProcessEffect]) -> None:
         me = process.id
-        for effect in effects:
-            if not isinstance(effect, WakeAt):
-                self.note(host, f"    {me[8:].hex()} > {effect}")
+        if self.trace is not None:
+            for effect in effects:
+                if not isinstance(effect, WakeAt):
+                    self.note(host, f"    {me[8:].hex()} > {effect}")
         process.check()
         for effect in effects:
             if isinstance(effect, WakeAt):
@@ -547,6 +555,7 @@ class Simulation:
         if peer not in host.links:
             if host.history is not None:
                 host.history.note("linked", self.now, peer)
+            if isinstance(host.model, Head | Shard):
                 host.links[peer] = self._new_lasting_link(host.node, peer, self.now)
             else:
                 host.links[peer] = _new_link(self.dice.randbytes(8), self.now)

@@ -4,15 +4,16 @@ did every get end?       with the value that follows from the arguments, or with
 did anything leak?       all resources back; no pins, objects, claims, actors; no owner keeps a lease or an entry
 does the session end?    every node stops
 
-Besides, each model is checked after each event (`model.invariants`), and a task that may run once runs once.
+Besides, each model is checked after each event (`model.invariants`), and a task that may run once runs once. What
+goes wrong is in `weather`; many seeds are run by `storms`.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections import deque
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from random import Random
 
 from sparkray_core.ids import HEAD, HEAD_NODE, NodeId, ProcessId
@@ -25,12 +26,12 @@ from sparkray_core.model.node import Node
 from sparkray_core.model.records import Records, keeper_of
 from sparkray_core.model.scheduler import Scheduler
 from sparkray_core.model.shard import Shard
-from sparkray_core.testing.builders import node_id, node_info, process_id
-from sparkray_core.testing.network import PERFECT, Conditions
+from sparkray_core.testing.builders import node_info, process_id
 from sparkray_core.testing.sim_core import HANDOVER_S, SimCore
 from sparkray_core.testing.sim_driver import Oracle, SimDriver
 from sparkray_core.testing.sim_spark import SimSpark
 from sparkray_core.testing.simulation import Host, Simulation
+from sparkray_core.testing.weather import Weather
 
 WISHES_S = 6.0  # within which things go wrong; user code begins in its first half
 CRASH_LOOKS, CRASH_LOOK_S = 2000, 0.0005  # how often, and after what time, a worker is looked for that has much to do
@@ -56,54 +57,15 @@ NODE_LIMITS = NodeLimits(
 HEAD_LIMITS = HeadLimits(infeasible_grace_s=2.0, handover_s=HANDOVER_S)
 
 
-@dataclass(frozen=True, slots=True)
-class Weather:
-    conditions: Conditions
-    faults: int  # things that go wrong: a worker or node killed, a link cut
-    bad_starts: float = 0.0
-    bad_disks: float = 0.0
-    spark: bool = False  # some objects are blocks that Spark has written
-    crashes: int = 0  # of workers that have several tasks ahead
-    head_deaths: int = 0  # of the head's process, which goes on: nobody may notice more than a pause
-    # Some nodes are on one host: they read each other's objects in place, and owners speak straight to their workers.
-    shared_hosts: bool = False
-    deaths: int = 0  # of nodes without a driver, while all that is made there may be made again: all has to be right
-    losses: int = 0  # deaths of nodes that own what was put, once there are copies: all has to be right
-    orphans: int = 0  # deaths of workers that own what others hold: all has to be right
-    schedulers: int = 0  # beside the head
-    scheduler_deaths: int = 0  # of these, each of which another follows: all has to be right
-    shards: int = 0  # of the GCS, beside the head
-    shard_deaths: int = 0  # of these, each of which goes on: nobody may notice more than a pause
-    cancels: bool = False  # drivers cancel some tasks, and wait for others with limits
-    drains: int = 0  # of nodes without a driver: all has to be right, and nothing is made twice
-
-
-CALM = Weather(PERFECT, 0)
-ROUGH = Weather(Conditions(), 6, bad_starts=0.05, bad_disks=0.05, cancels=True)
-CANCELS = Weather(PERFECT, 0, cancels=True)
-LOSSY = Weather(Conditions(), 0)
-CRASHES = Weather(PERFECT, 0, crashes=6)
-DEADLY = Weather(Conditions(), 0, deaths=5)
-HEADLESS = Weather(Conditions(), 0, head_deaths=8)
-ORPHANS = Weather(Conditions(), 0, orphans=8)
-COPIES = Weather(Conditions(), 0, losses=4)
-LEAVING = Weather(PERFECT, 0, drains=5)
-# All places of a task are chosen by processes that die again and again; and while the head and nodes die, too.
-SCHEDULERS = Weather(LOSSY.conditions, 0, schedulers=2, scheduler_deaths=8)
-DEADLY_SCHEDULERS = replace(DEADLY, schedulers=3, scheduler_deaths=4, head_deaths=2)
-# What workers and nodes record that die lies in processes that die again and again, as the head does.
-SHARDS = replace(ORPHANS, shards=3, shard_deaths=8, head_deaths=2)
-COPIES_IN_SHARDS = replace(COPIES, shards=2, shard_deaths=4)
-ROUGH_SPARK = replace(ROUGH, spark=True)
-DEADLY_SPARK = replace(DEADLY, spark=True)
-
-
 class Storm:
     def __init__(self, seed: int, weather: Weather) -> None:
+        self.seed = seed
         self.dice = Random(seed)
         self.weather = weather
-        limits = replace(HEAD_LIMITS, shards=weather.shards)
-        self.sim = Simulation(seed, weather.conditions, NODE_LIMITS, limits, weather.bad_starts, weather.bad_disks)
+        limits, mortal = replace(HEAD_LIMITS, shards=weather.shards), weather.head_deaths > 0 or weather.faults > 0
+        self.sim = Simulation(
+            seed, weather.conditions, NODE_LIMITS, limits, weather.bad_starts, weather.bad_disks, mortal
+        )
         self.sim.shared_hosts = weather.shared_hosts
         self.oracle = Oracle(
             self.sim.ledger, harmed=weather.bad_starts > 0, kills=weather.deaths + weather.orphans + weather.losses > 0
@@ -417,79 +379,52 @@ def _node_of(process: ProcessId) -> NodeId:
     return NodeId(process[:8])
 
 
-def run_storm(seed: int, weather: Weather) -> Storm:
-    """Raises what a check of the session raised, after the end of the session's story went to stderr."""
+def run_storm(seed: int, weather: Weather, told: bool = False) -> Storm:
+    """Raises what a check of the session raised, after the end of the session's story went to stderr.
+
+    Args:
+        told: the story is written, and its digest can be had. Else it is not before it is needed: a session that fails
+            is run again for it.
+    """
     storm = Storm(seed, weather)
-    story = storm.sim.trace = deque(maxlen=STORY_LINES)
-    try:
-        storm.run()
-    except Exception:
-        lines = "".join(f"    {line[:400]}\n" for line in story)
+    if told:
+        storm.sim.trace = deque(maxlen=STORY_LINES)
+    error = failure(storm)
+    if error is not None:
+        lines = "".join(f"    {line[:400]}\n" for line in storm.sim.trace or told_again(storm, error))
         sys.stderr.write(f"seed {seed} of {weather} went wrong; the last it did:\n{lines}")
-        raise
+        raise error
     return storm
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", nargs=2, type=int, metavar=("FIRST", "BEHIND"), required=True)
-    parser.add_argument("--calm", action="store_true", help="nothing goes wrong, so all has to be right")
-    parser.add_argument("--deadly", action="store_true", help="nodes die, and what was on them can be made again")
-    parser.add_argument("--lossy", action="store_true", help="but for a bad network nothing goes wrong")
-    parser.add_argument("--crashes", action="store_true", help="workers die that have several tasks ahead")
-    parser.add_argument("--headless", action="store_true", help="the head dies again and again, and all is right")
-    parser.add_argument("--orphans", action="store_true", help="workers die that own what others hold")
-    parser.add_argument("--schedulers", action="store_true", help="schedulers beside the head die again and again")
-    parser.add_argument("--shards", action="store_true", help="as --orphans, with shards of the GCS that die")
-    parser.add_argument("--copies", action="store_true", help="nodes die that own what was put with replicas=2")
-    parser.add_argument("--shared", action="store_true", help="some nodes share a host")
-    parser.add_argument("--leaving", action="store_true", help="nodes are drained, and nobody is to notice")
-    parser.add_argument("--cancels", action="store_true", help="tasks are cancelled, and all others are right")
-    parser.add_argument("--spark", action="store_true", help="some objects are blocks of Spark's")
-    given = parser.parse_args()
-    for seed in range(*given.seeds):
-        chosen = {
-            "calm": CALM,
-            "cancels": CANCELS,
-            "lossy": LOSSY,
-            "crashes": CRASHES,
-            "deadly": DEADLY,
-            "headless": HEADLESS,
-            "leaving": LEAVING,
-            "orphans": ORPHANS,
-            "schedulers": SCHEDULERS,
-            "shards": SHARDS,
-            "copies": COPIES,
-        }
-        weather = next((its for name, its in chosen.items() if getattr(given, name)), ROUGH)
-        storm = run_storm(seed, replace(weather, spark=given.spark, shared_hosts=given.shared))
-        sys.stdout.write(f"{seed}: {storm.sim.steps} steps, {storm.oracle.judged} values looked at\n")
+def failure(storm: Storm) -> Exception | None:
+    """What went wrong in a session that is run now."""
+    try:
+        storm.run()
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is what this session is run for
+        return error
+    return None
+
+
+def told_again(failed: Storm, error: Exception) -> Sequence[str]:
+    """The end of the story of a session that failed so.
+
+    Raises:
+        AssertionError: it went otherwise this time, so something that is no part of the seed decides, too.
+    """
+    storm = Storm(failed.seed, failed.weather)
+    story = storm.sim.trace = deque(maxlen=STORY_LINES)
+    again = failure(storm)
+    same = type(again) is type(error) and storm.sim.steps == failed.sim.steps
+    if not same:
+        raise AssertionError(
+            f"seed {failed.seed} failed after {failed.sim.steps} steps, and run again, after {storm.sim.steps}, with "
+            f"{again!r}: something that is no part of the seed decides, too"
+        ) from error
+    return story
 
 
 if __name__ == "__main__":
-    main()
+    from sparkray_core.testing.storms import main
 
-
-__all__ = [
-    "CALM",
-    "CANCELS",
-    "COPIES",
-    "COPIES_IN_SHARDS",
-    "CRASHES",
-    "DEADLY",
-    "DEADLY_SCHEDULERS",
-    "DEADLY_SPARK",
-    "HEADLESS",
-    "LEAVING",
-    "LOSSY",
-    "ORPHANS",
-    "ROUGH",
-    "ROUGH_SPARK",
-    "SCHEDULERS",
-    "SHARDS",
-    "Host",
-    "Storm",
-    "Weather",
-    "node_id",
-    "run_storm",
-]
+    sys.exit(main())
