@@ -115,6 +115,7 @@ class NodeBeat:
     bound: Resources = NOTHING  # by actors, waiting ones too, and by placement groups: for long
     others: dict[NodeId, tuple[int, int]] = NO_COUNTS  # the same two of the schedulers beside the head
     pull_bytes_s: float = 0.0  # running mean of how fast objects came from other hosts, bytes a second; 0: unknown
+    longer_s: float = 0.0  # beyond the usual time until the next one, seconds: there are many nodes
 
 
 @frozen

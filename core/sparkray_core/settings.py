@@ -276,7 +276,8 @@ class Settings:
         2.5,
         "seconds",
         "silence after which a node is given up, and what ran on it runs elsewhere; five beats: a busy machine may "
-        "miss some. One whose processes have ended is noticed at once",
+        "miss some. Of more than 1,000 nodes each beats less often, and may be silent for longer: 7 s at 10,000. One "
+        "whose processes have ended is noticed at once",
         least=1,
         most=3600,
     )

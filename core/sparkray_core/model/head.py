@@ -548,7 +548,8 @@ class Head:
             self.nodes.sign(node, now - seconds)
         for record in self.nodes.silent(now - self.limits.node_timeout_s):
             if record.info.node in ago:
-                self._bury(record.info.node, f"it was silent for {self.limits.node_timeout_s:g} s", now)
+                seconds = self.limits.node_timeout_s + record.longer_s
+                self._bury(record.info.node, f"it was silent for {seconds:g} s", now)
 
     def _end(self, why: str, now: float) -> None:
         self.ended, self._stop_at = why, now + self.limits.drain_s

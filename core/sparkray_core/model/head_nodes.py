@@ -39,6 +39,7 @@ class NodeRecord:
     pull_bytes_s: float = 0.0
     placed: int = 0  # placements sent so far
     on_the_way: deque[Placement] = field(default_factory=deque)  # not counted in its last beat
+    longer_s: float = 0.0  # that it may be silent beyond the usual: it beats less often
     unsettled: dict[int, Placement] = field(default_factory=dict)  # by number: not known to have a worker
     # (free, queued) with what is on the way counted in; None: to be summed up anew. Never changed in place.
     sums: tuple[Resources, int] | None = None
@@ -71,6 +72,7 @@ class NodeRecord:
         """Believe it, but for what was placed after it was sent. Returns what it settles."""
         news = (message.available, message.queued, message.task_s) != (self.reported, self.queued, self.task_s)
         self.reported, self.queued, self.task_s = message.available, message.queued, message.task_s
+        self.longer_s = message.longer_s
         while self.on_the_way and self.on_the_way[0].number <= message.placed:
             self.on_the_way.popleft()
             news = True
@@ -191,7 +193,8 @@ class Nodes:
         self.pull_bytes_s += (bytes_s - self.pull_bytes_s) * (0.2 if self.pull_bytes_s else 1.0)
 
     def silent(self, before: float) -> list[NodeRecord]:
-        return [record for record in self.alive() if record.heard < before]
+        """Who should have said something since then."""
+        return [record for record in self.alive() if record.heard + record.longer_s < before]
 
     def sign(self, node: NodeId, at: float) -> None:
         """Something came from it then."""

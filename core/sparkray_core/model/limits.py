@@ -15,6 +15,9 @@ PULL_BYTES_S = 2e8
 @dataclass(frozen=True, slots=True)
 class NodeLimits:
     beat_s: float = 0.5  # seconds between two beats; a fifth of the silence that kills a node
+    # That the head gets of all nodes together. Beyond a thousand nodes each beats less often, by their number: 50 us
+    # each are a tenth of the head's core, and who has died is told by connections that break, as a rule.
+    beats_per_s: float = 2000.0
     beat_gap_s: float = 0.1  # a change is told to the head early, but not more often than this
     warm_workers: int | None = Settings.prestart_workers  # forked at the start; None: one per whole CPU of the node
     keep_idle: int | None = Settings.idle_workers  # that are kept; None: as many as CPUs, or as were forked at first
@@ -67,6 +70,10 @@ class NodeLimits:
         """So many workers may be starting at once."""
         return self.starts_per_cpu * max(2, cpus)
 
+    def beat_after(self, nodes: int) -> float:
+        """Seconds between two beats of one of so many."""
+        return max(self.beat_s, nodes / self.beats_per_s)
+
     def kept(self, cpus: int) -> int:
         """Beyond these a worker that stays idle ends: a fork costs milliseconds, an idle worker tens of megabytes."""
         return max(cpus, self.prestarted(cpus)) if self.keep_idle is None else self.keep_idle
@@ -74,7 +81,8 @@ class NodeLimits:
 
 @dataclass(frozen=True, slots=True)
 class HeadLimits:
-    node_timeout_s: float = Settings.node_timeout_s  # silence that buries a node
+    # Silence that buries a node; one that beats less often may be silent for so much longer.
+    node_timeout_s: float = Settings.node_timeout_s
     check_s: float = 0.25  # between two looks at who is silent: with `node_timeout_s` under 3 s from death to burial
     table_gap_s: float = 0.05  # joins closer than this share a NodeTable: n nodes at once are not n * n tables
     # How long a request that no node could ever grant waits for one that could.

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import replace
+from math import ceil
 from typing import Any
 
 from sparkray_core.frozen import replaced
@@ -186,6 +187,7 @@ class Node:
         self.strays = 0  # messages that are not for a raylet; a bug of somebody's
         self._alarm = Alarm()
         self._beat_at = 0.0
+        self._promised = 0.0  # the head was told that a beat would come by then
         self._offer_at = 0.0
         self._told_of = -1  # claims.changes at the last beat
         self._told_at = 0.0
@@ -847,7 +849,9 @@ class Node:
     # ------------------------------------------------------------------ time, and what others are told
     def _beat(self, now: float) -> None:
         if now >= self._beat_at:
-            self._beat_at = now + self.limits.beat_s
+            pause = self.limits.beat_after(len(self.peers) + 1)
+            turn = pause / ceil(pause / self.limits.reoffer_s)  # what else is looked at with beats is not to wait for so long
+            self._beat_at = now + turn
             self.workers.kill_stuck(now)
             self.claims.settle(now)  # others are started in their place
             self.serves.forget_stale(now)
@@ -856,7 +860,8 @@ class Node:
             if now >= self._offer_at:
                 self._offer_at = now + self.limits.reoffer_s
                 self._offer_again(now)
-            self._tell_head(now)
+            if self._beat_at > self._promised + turn / 100:
+                self._tell_head(now)
         elif self.claims.changes != self._told_of:
             early = self._told_at + self.limits.beat_gap_s
             if now >= early:
@@ -875,6 +880,8 @@ class Node:
     def _tell_head(self, now: float) -> None:
         claims = self.claims
         self._told_of, self._told_at = claims.changes, now
+        pause = self.limits.beat_after(len(self.peers) + 1)
+        self._promised = now + pause
         bound = plus(claims.bound(), self.bundles.held()) if self.bundles.all else claims.bound()
         beat = NodeBeat(
             claims.available,
@@ -885,6 +892,7 @@ class Node:
             bound,
             claims.others(),
             self.pulls.bytes_s,
+            pause - self.limits.beat_s,
         )
         self.out.append(Send(HEAD, beat))
 

@@ -85,6 +85,7 @@ class TimedSession:
         self.cpus = nodes * cpus_per_node
         self.with_bytes = with_bytes
         self.node_limits = node_limits or NodeLimits()
+        self._beat_s = self.node_limits.beat_after(nodes)
         self.now = 0.0
         self.events = 0
         self.sent: dict[type[Message], int] = {}
@@ -109,7 +110,7 @@ class TimedSession:
             self._table[node] = info
             self._hosts[node] = host = Host(node, info)
             head.handle(Received(host.me, info.join()), 0.0)  # its answers are of the start, which is not timed
-            self.at(self.node_limits.beat_s * number / nodes, self._beat_of_idle, host)
+            self.at(self._beat_s * number / nodes, self._beat_of_idle, host)
         head.handle(ClockTicked(), 0.05)
         self._performed(self._head, head.start(0.0), 0.0)
 
@@ -180,8 +181,8 @@ class TimedSession:
     def _beat_of_idle(self, now: float, host: Host) -> None:
         if host.model is None:
             assert host.info is not None
-            self._transmit(host, host.me, HEAD, NodeBeat(host.info.resources, 0, 0.0), now)
-            self.at(now + self.node_limits.beat_s, self._beat_of_idle, host)
+            self._transmit(host, host.me, HEAD, NodeBeat(host.info.resources, 0, 0.0, longer_s=self._beat_s - self.node_limits.beat_s), now)
+            self.at(now + self._beat_s, self._beat_of_idle, host)
 
     def _receive(self, now: float, host: Host, sender: ProcessId, message: Any) -> None:
         if self.with_bytes:
