@@ -90,7 +90,15 @@ def test_same_arguments_print_the_same_but_for_times_of_this_machine(capsys: pyt
     same, other = (text.split("on this machine")[0] for text in printed)
     assert elsewhere.split("on this machine")[0] == same
     assert same != other
-    assert "1000 tasks, 5 nodes, 20 CPUs" in same
+    assert "1000 tasks of pareto:0.001:1.5 s, 5 nodes, 20 CPUs" in same
+
+
+def test_without_a_length_tasks_are_as_long_as_one_driver_needs_to_keep_all_cpus_busy(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert simulate.main(["--nodes", "60", "--cpus-per-node", "8", "--tasks", "960"]) == 0
+
+    assert capsys.readouterr().out.startswith("960 tasks of 0.03 s, 60 nodes, 480 CPUs\n")
 
 
 def test_facts_and_costs_are_read_and_written_as_json(tmp_path: Path) -> None:

@@ -850,7 +850,7 @@ class Node:
     def _beat(self, now: float) -> None:
         if now >= self._beat_at:
             pause = self.limits.beat_after(len(self.peers) + 1)
-            turn = pause / ceil(pause / self.limits.reoffer_s)  # what else is looked at with beats is not to wait for so long
+            turn = pause / ceil(pause / self.limits.reoffer_s)  # for what is looked at here besides
             self._beat_at = now + turn
             self.workers.kill_stuck(now)
             self.claims.settle(now)  # others are started in their place

@@ -1,6 +1,7 @@
 """How fast would it be? The real schedulers, on virtual time, at the size of a cluster that one does not have.
 
     python -m sparkray_core.testing.simulate --nodes 1000 --cpus-per-node 4 --tasks 1000000 --task-seconds 1
+    python -m sparkray_core.testing.simulate --nodes 10000 --tasks 10000000 --seed 7
     python -m sparkray_core.testing.simulate --nodes 3 --cpus-per-node 28 --tasks 10000 --task-seconds exponential:0.1
 
 But for the times on this machine's own clock, which come last, the same arguments print the same bytes. docs/scale.md
@@ -22,9 +23,10 @@ from time import perf_counter
 from typing import Any
 
 from sparkray_core.testing.costs import Costs, read_costs
-from sparkray_core.testing.timed import TimedSession
+from sparkray_core.testing.timed import COMPONENTS, HEAD_BEATS, OFFERS, RAYLET_BEATS, TimedSession
 
 PERCENTILES = (0.5, 0.9, 0.99)
+PACE = 16_000  # tasks a second that one driver can well deal with
 WINDOW = 1_000_000  # unanswered tasks of a driver: each takes about half a kilobyte of it
 
 
@@ -42,6 +44,7 @@ class Prediction:
     messages_per_task: dict[str, float]  # by name
     bytes_per_task: float | None  # of messages; only if they were encoded
     placed: int  # leases that the head placed
+    offered: int  # leases that waited so long that it placed them again
     granted: int  # leases that raylets granted
     busy: dict[str, float]  # share of the makespan that the busiest driver, raylet, worker, and the head, had to do
 
@@ -52,8 +55,11 @@ class Measurement:
 
     seconds: float  # of everything
     events: int
-    us_per_task: dict[str, float]  # microseconds in the models (with the codec, if it was asked for), by component
-    us_per_step: dict[str, float]  # microseconds of one event, by component
+    # CPU time in the models (with the codec, if it was asked for), in microseconds, by component; and beats apart
+    us_per_task: dict[str, float]
+    us_per_step: dict[str, float]  # of one event
+    us_per_node_second: dict[str, float]  # of beats, and what else comes with the clock, per node and virtual second
+    us_per_second: float  # of leases that waited so long that they were offered again, in all
     decisions_per_s: dict[str, float]  # leases placed by the head, granted by raylets, per second of their models' time
 
 
@@ -107,7 +113,8 @@ def run(
     finally:
         if collects:
             gc.enable()
-    return _predicted(session, task_seconds), _measured(session, len(task_seconds), perf_counter() - began)
+    prediction = _predicted(session, task_seconds)
+    return prediction, _measured(session, prediction, perf_counter() - began)
 
 
 def _predicted(session: TimedSession, task_seconds: Sequence[float]) -> Prediction:
@@ -135,19 +142,24 @@ def _predicted(session: TimedSession, task_seconds: Sequence[float]) -> Predicti
         },
         bytes_per_task=session.sent_bytes / tasks if session.with_bytes else None,
         placed=session.placed,
+        offered=session.offered,
         granted=session.granted,
         busy={name: seconds / makespan for name, seconds in busy.items()},
     )
 
 
-def _measured(session: TimedSession, tasks: int, seconds: float) -> Measurement:
+def _measured(session: TimedSession, prediction: Prediction, seconds: float) -> Measurement:
     measured = session.measured
+    per_task = {name: measured[name] for name in (*COMPONENTS, "worker")}
+    node_seconds = prediction.nodes * prediction.makespan
     decisions = {"head": (session.placed, measured["head"]), "raylet": (session.granted, measured["raylet"])}
     return Measurement(
         seconds=seconds,
         events=session.events,
-        us_per_task={name: one.seconds / tasks * 1e6 for name, one in measured.items()},
-        us_per_step={name: one.seconds / one.steps * 1e6 if one.steps else 0.0 for name, one in measured.items()},
+        us_per_task={name: one.seconds / prediction.tasks * 1e6 for name, one in per_task.items()},
+        us_per_step={name: one.seconds / one.steps * 1e6 for name, one in measured.items() if one.steps},
+        us_per_second=measured[OFFERS].seconds / prediction.makespan * 1e6,
+        us_per_node_second={name: measured[name].seconds / node_seconds * 1e6 for name in (RAYLET_BEATS, HEAD_BEATS)},
         decisions_per_s={name: count / one.seconds if one.seconds else 0.0 for name, (count, one) in decisions.items()},
     )
 
@@ -194,6 +206,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parse(argv)
     try:
         costs = read_costs(args.costs) if args.costs else Costs()
+        if args.task_seconds is None:
+            args.task_seconds = f"{max(0.01, args.nodes * args.cpus_per_node / args.drivers / PACE):g}"
         seconds = durations(args.task_seconds, args.tasks, args.seed)
         predicted, measured = run(
             seconds, args.nodes, args.cpus_per_node, costs, args.drivers, args.window, args.with_bytes
@@ -201,7 +215,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         sys.stderr.write(f"simulate: {error}\n")
         return 2
-    sys.stdout.write("\n".join([*_lines(predicted), "", *_own_lines(measured), ""]))
+    sys.stdout.write("\n".join([*_lines(predicted, args.task_seconds), "", *_own_lines(measured), ""]))
     if args.json:
         facts: dict[str, Any] = {"seed": args.seed, "task_seconds": args.task_seconds, "drivers": args.drivers}
         facts |= {"costs": asdict(costs), "predicted": asdict(predicted), "measured": asdict(measured)}
@@ -214,7 +228,11 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--nodes", type=int, default=10)
     parser.add_argument("--cpus-per-node", type=int, default=4)
     parser.add_argument("--tasks", type=int, default=100_000)
-    parser.add_argument("--task-seconds", default="0.01", help="0.01 | uniform:A:B | exponential:MEAN | pareto:MIN:EXP")
+    parser.add_argument(
+        "--task-seconds",
+        help="0.01 | uniform:A:B | exponential:MEAN | pareto:MIN:EXP; without it, as long as it takes for the drivers "
+        f"to keep all CPUs busy: CPUs / drivers / {PACE:,}, at least 0.01",
+    )
     parser.add_argument("--seed", type=int, default=1, help="of the durations")
     parser.add_argument("--drivers", type=int, default=1, help="that share the tasks out")
     parser.add_argument("--window", type=int, default=WINDOW, help="unanswered tasks that each may have at a time")
@@ -228,18 +246,18 @@ class _Raw(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFo
     """The docstring as it is, and defaults."""
 
 
-def _lines(one: Prediction) -> list[str]:
+def _lines(one: Prediction, seconds: str) -> list[str]:
     delays = "  ".join(f"{name} {seconds * 1e3:.3f}" for name, seconds in one.queueing.items())
     messages = sorted(one.messages_per_task.items(), key=lambda pair: -pair[1])
     lines = [
-        f"{one.tasks} tasks, {one.nodes} nodes, {one.cpus} CPUs",
+        f"{one.tasks} tasks of {seconds} s, {one.nodes} nodes, {one.cpus} CPUs",
         f"makespan             {one.makespan:.6f} s",
         f"throughput           {one.throughput:.1f} tasks/s",
         f"efficiency           {one.efficiency:.2%}",
         f"queueing delay, ms   {delays}",
         f"messages per task    {sum(one.messages_per_task.values()):.4f}",
         *(f"    {name:<20} {count:.6f}" for name, count in messages),
-        f"leases               {one.placed} placed by the head, {one.granted} granted by raylets",
+        f"leases               {one.placed} placed by the head, {one.offered} again, {one.granted} granted by raylets",
         f"busiest of its kind  {'  '.join(f'{name} {share:.1%}' for name, share in one.busy.items())}",
     ]
     if one.bytes_per_task is not None:
@@ -252,8 +270,10 @@ def _own_lines(one: Measurement) -> list[str]:
     return [
         "on this machine's own clock:",
         f"the simulation took  {one.seconds:.1f} s, {one.events} events, {one.events / one.seconds:,.0f} per second",
-        f"models, us per task  {'  '.join(f'{name} {us:.2f}' for name, us in one.us_per_task.items())}",
-        f"models, us per step  {'  '.join(f'{name} {us:.1f}' for name, us in one.us_per_step.items())}",
+        f"CPU us per task      {'  '.join(f'{name} {us:.2f}' for name, us in one.us_per_task.items() if us)}",
+        f"CPU us per step      {'  '.join(f'{name} {us:.1f}' for name, us in one.us_per_step.items())}",
+        f"per node and second  {'  '.join(f'{name} {us:.1f}' for name, us in one.us_per_node_second.items())}",
+        f"per second           {OFFERS} {one.us_per_second:.1f}",
         f"decisions per second {decisions}",
     ]
 

@@ -6,17 +6,18 @@ have to mend), no bytes unless asked for, and no invariants after each step; but
 `Costs` says, and what comes meanwhile waits. Each model's own time on this machine's clock is measured beside it.
 
 A process takes what comes in the order in which it comes. So a step is computed when its message arrives, for the
-moment at which the process will be free: one event per message, and none for the waiting.
+moment at which the process will be free: one event per message, and none for the waiting. Two hops have none of their
+own: from a process to its raylet, and from a raylet to a worker, if the frame is of another node. What they cause is
+computed some 50 us early, as it would be if nothing else came meanwhile.
 """
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable, Sequence
-from time import perf_counter
+from time import thread_time
 from typing import Any
 
-from sparkray_core.ids import HEAD, HEAD_NODE, NodeId, ProcessId, node_of, raylet_of
+from sparkray_core.ids import HEAD, HEAD_NODE, LeaseId, NodeId, ProcessId, node_of, raylet_of
 from sparkray_core.messages import (
     LeaseGranted,
     Message,
@@ -35,15 +36,20 @@ from sparkray_core.model.node import Node
 from sparkray_core.model.node_info import NodeInfo
 from sparkray_core.model.resources import from_floats
 from sparkray_core.store.allocator import Allocator
+from sparkray_core.testing.agenda import Agenda
 from sparkray_core.testing.costs import Costs
 from sparkray_core.testing.histogram import Histogram
-from sparkray_core.testing.timed_processes import Measured, TimedDriver, TimedWorker
+from sparkray_core.testing.measured import Measured
+from sparkray_core.testing.timed_processes import TimedDriver, TimedWorker
 from sparkray_core.wire import codec
 
 STORE_BYTES = 1 << 30
 STALL_S = 120.0  # of virtual time without a result, beyond the longest task: then something is lost
 _LOOK_EVERY = 1 << 14  # events between two looks at that
 _FOREVER = float("inf")
+COMPONENTS = ("owner", "raylet", "head")  # that schedule; what they do for tasks
+RAYLET_BEATS, HEAD_BEATS = "beats of raylets", "beats at the head"  # and what else comes with the clock
+OFFERS = "leases offered again"  # by the clock, too: what waits at a node for some seconds is placed anew
 
 
 class Host:
@@ -90,15 +96,16 @@ class TimedSession:
         self.events = 0
         self.sent: dict[type[Message], int] = {}
         self.sent_bytes = 0
-        self.measured = {name: Measured() for name in ("owner", "raylet", "head", "worker")}
-        self.placed = self.granted = 0  # leases: by the head, by raylets
+        self.measured = {name: Measured() for name in (*COMPONENTS, "worker", RAYLET_BEATS, HEAD_BEATS, OFFERS)}
+        self.placed = self.offered = self.granted = 0  # leases: by the head, by it once more, by raylets
+        self._offered: set[LeaseId] = set()  # again
         self.delays = Histogram()  # from a task's submission to its start
         self.started = 0  # tasks
         self.drivers: list[TimedDriver] = []
         self.unfinished = 0  # drivers
         self.processes: dict[ProcessId, TimedDriver | TimedWorker] = {}
-        self._agenda: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
-        self._ties = 0
+        self._agenda = Agenda()
+        self.at: Callable[..., None] = self._agenda.at
         self._head = Host(HEAD_NODE)
         self._head.model = head = Head("timed", head_limits)
         self._hosts: dict[NodeId, Host] = {HEAD_NODE: self._head}
@@ -139,12 +146,12 @@ class TimedSession:
         Raises:
             RuntimeError: nothing goes on any more, or a task did not run exactly once: a bug.
         """
-        agenda, pop = self._agenda, heapq.heappop
+        pop = self._agenda.pop
         longest = max((max(driver.seconds) for driver in self.drivers if len(driver.seconds)), default=0.0)
         answered, last = 0, 0.0
         while self.unfinished:
             for _ in range(_LOOK_EVERY):
-                self.now, _, do, args = pop(agenda)
+                self.now, _, do, args = pop()
                 do(self.now, *args)
                 self.events += 1
                 if not self.unfinished:
@@ -157,10 +164,6 @@ class TimedSession:
         wanted = sum(len(driver.seconds) for driver in self.drivers)
         if self.started != wanted:
             raise RuntimeError(f"{wanted} tasks were submitted, and {self.started} ran")
-
-    def at(self, when: float, do: Callable[..., None], *args: Any) -> None:
-        self._ties += 1
-        heapq.heappush(self._agenda, (when, self._ties, do, args))
 
     # ------------------------------------------------------------------ raylets and the head
     def _model(self, host: Host, now: float) -> Head | Node:
@@ -181,7 +184,13 @@ class TimedSession:
     def _beat_of_idle(self, now: float, host: Host) -> None:
         if host.model is None:
             assert host.info is not None
-            self._transmit(host, host.me, HEAD, NodeBeat(host.info.resources, 0, 0.0, longer_s=self._beat_s - self.node_limits.beat_s), now)
+            self._transmit(
+                host,
+                host.me,
+                HEAD,
+                NodeBeat(host.info.resources, 0, 0.0, longer_s=self._beat_s - self.node_limits.beat_s),
+                now,
+            )
             self.at(now + self._beat_s, self._beat_of_idle, host)
 
     def _receive(self, now: float, host: Host, sender: ProcessId, message: Any) -> None:
@@ -191,7 +200,9 @@ class TimedSession:
         leases = len(message.leases) if isinstance(message, RequestLeases | ReturnLeases) else 0
         if host is self._head:
             cost = costs.head_message_s + leases * costs.head_lease_s
-            self.placed += leases * isinstance(message, RequestLeases)
+            if isinstance(message, RequestLeases):
+                self.placed += leases * (not message.placed)
+                self.offered += leases * message.placed
         else:
             cost = costs.raylet_message_s + leases * costs.raylet_lease_s
         self._handle(host, Received(sender, message), now, cost)
@@ -204,12 +215,23 @@ class TimedSession:
     def _handle(self, host: Host, event: Event, now: float, cost: float) -> None:
         model = self._model(host, now)
         start = max(now, host.free_at)
-        began = perf_counter()
-        effects = model.handle(event, start)
-        self.measured["head" if host is self._head else "raylet"].add(perf_counter() - began)
+        effects = self._measured_of(host, event).step(model.handle, event, start)
         host.free_at = start + cost
         host.busy_s += cost
         self._performed(host, effects, host.free_at)
+
+    def _measured_of(self, host: Host, event: Event) -> Measured:
+        """What the clock brings, whether there are tasks or not, is apart."""
+        at_head = host is self._head
+        message = event.message if isinstance(event, Received) else None
+        if message is None or isinstance(message, NodeBeat):
+            return self.measured[HEAD_BEATS if at_head else RAYLET_BEATS]
+        if isinstance(message, RequestLeases) and message.placed:
+            if at_head:
+                self._offered.update(message.leases)
+            if message.leases[0] in self._offered:
+                return self.measured[OFFERS]
+        return self.measured["head" if at_head else "raylet"]
 
     def _performed(self, host: Host, effects: Sequence[Effect], now: float) -> None:
         for effect in effects:
@@ -241,12 +263,8 @@ class TimedSession:
             self._hand_over(host, sender, to, frame, now)
         elif relayed_by is not None or sender == host.me:
             self._transmit(host, sender, to, frame, now)
-        else:
-            self.at(now + self.costs.local_s, self._relay, host, sender, to, frame)
-
-    def _relay(self, now: float, host: Host, sender: ProcessId, to: ProcessId, frame: Any) -> None:
-        """A raylet passes on what a process of its node says to another node."""
-        self._transmit(host, sender, to, frame, self._passed_on(host, now))
+        else:  # by way of its raylet
+            self._transmit(host, sender, to, frame, self._passed_on(host, now + self.costs.local_s))
 
     def _passed_on(self, host: Host, now: float) -> float:
         host.free_at = max(now, host.free_at) + self.costs.raylet_relay_s
@@ -261,6 +279,10 @@ class TimedSession:
     def _landed(self, now: float, host: Host, sender: ProcessId, to: ProcessId, frame: Any) -> None:
         if to == host.me:
             self._receive(now, host, sender, frame)
+            return
+        process = self.processes.get(to)
+        if isinstance(process, TimedWorker):
+            process.receive(self._passed_on(host, now) + self.costs.local_s, sender, frame)
         else:
             self._hand_over(host, sender, to, frame, self._passed_on(host, now))
 
@@ -285,16 +307,16 @@ class TimedSession:
         return costs.frame_bytes
 
     def encoded(self, message: Message, who: str) -> bytes:
-        began = perf_counter()
+        began = thread_time()
         body = codec.encode(message)
-        self.measured[who].seconds += perf_counter() - began
+        self.measured[who].add(thread_time() - began)
         self.sent_bytes += len(body) + codec.ENVELOPE_BYTES
         return body
 
     def decoded(self, body: bytes, who: str) -> Message:
-        began = perf_counter()
+        began = thread_time()
         message = codec.decode(body)
-        self.measured[who].seconds += perf_counter() - began
+        self.measured[who].add(thread_time() - began)
         return message
 
     # ------------------------------------------------------------------ looked at afterwards

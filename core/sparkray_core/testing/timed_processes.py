@@ -5,7 +5,6 @@ from __future__ import annotations
 from array import array
 from collections import deque
 from collections.abc import Callable, Sequence
-from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from sparkray_core.ids import FunctionId, ProcessId, raylet_of
@@ -30,20 +29,6 @@ _VALUES: list[Any] = [b"\x80\x05N."]  # what each task returns
 _FOREVER = float("inf")
 
 
-class Measured:
-    """A kind of process: the steps of its model, and their time on this machine's clock."""
-
-    __slots__ = ("seconds", "steps")
-
-    def __init__(self) -> None:
-        self.steps = 0
-        self.seconds = 0.0
-
-    def add(self, seconds: float) -> None:
-        self.steps += 1
-        self.seconds += seconds
-
-
 class _WaitForAll:
     __slots__ = ("missing",)
 
@@ -66,6 +51,7 @@ class TimedDriver:
         self.seconds = seconds  # of the task with the number n at n - 1
         self.window = window if window is not None else len(seconds)
         self.owner = Owner(me)
+        self._measured = session.measured["owner"]
         self.shape = self.owner.leasing.shape(from_floats({"CPU": 1}), True)
         self.submitted = 0
         self.submitted_at = array("d", bytes(8 * len(seconds)))
@@ -99,7 +85,8 @@ class TimedDriver:
             at[number - 1] = start
             tasks.append(Task(number, _FUNCTION, _PAYLOAD, None, None, [Entry(me, number)], 3, shape))
         self.submitted += some
-        self._step(lambda: self.owner.submit(tasks, start), max(now, self.free_at), some * costs.driver_submit_s)
+        begins = max(now, self.free_at)
+        self._step(self.owner.submit, (tasks, start), begins, some * costs.driver_submit_s)
         self.session.at(self.free_at, self.submit)
 
     def _get_all(self) -> None:
@@ -121,7 +108,7 @@ class TimedDriver:
         start = max(now, self.free_at)
         if start > self.free_at + SPIN_S:
             start += costs.wake_s
-        self._step(lambda: self.owner.handle(sender, message, start), start, cost)
+        self._step(self.owner.handle, (sender, message, start), start, cost)
         if self._paused:
             self._paused = False
             session.at(self.free_at, self.submit)
@@ -130,12 +117,10 @@ class TimedDriver:
         if now == self._wake:
             self._wake = _FOREVER
             start = max(now, self.free_at)
-            self._step(lambda: self.owner.tick(start), start, 0.0)
+            self._step(self.owner.tick, (start,), start, 0.0)
 
-    def _step(self, do: Callable[[], list[Effect]], start: float, cost: float) -> None:
-        began = perf_counter()
-        effects = do()
-        self.session.measured["owner"].add(perf_counter() - began)
+    def _step(self, do: Callable[..., list[Effect]], args: tuple[Any, ...], start: float, cost: float) -> None:
+        effects = self._measured.step(do, *args)
         costs = self.session.costs
         self.busy_s -= start
         start += cost
@@ -219,14 +204,12 @@ class TimedWorker:
         if plan != self._plan:
             return
         session = self.session
-        began = perf_counter()
         for start, end, owner, task in self.planned:
             session.delays.add(start - owner.submitted_at[task[0] - 1])
             self.results.append((owner.me, (task[0], _VALUES, None)))
             self.busy_s += end - start
         session.started += len(self.planned)
         self.planned.clear()
-        session.measured["worker"].add(perf_counter() - began)
         queue = self.queue
         long = bool(queue) and queue[0][0].seconds[queue[0][1][0] - 1] > LOOK_S
         if not queue or long or self._leave(now, len(self.results)):
