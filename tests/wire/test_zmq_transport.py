@@ -280,6 +280,40 @@ def test_no_thread_and_no_descriptor_is_left_after_close(monkeypatch: pytest.Mon
     assert (process.num_threads(), process.num_fds()) == before
 
 
+def test_a_peer_costs_a_connection_once_there_is_something_to_say() -> None:
+    process = psutil.Process()
+    with on_loopback() as nodes:
+        a, b = nodes(A), nodes(B)
+        before = process.num_fds()
+        for number in range(100):
+            a.connect(NodeId(b"%08d" % number), f"tcp://127.0.0.1:{1 + number}")
+        a.connect(B, b.address)
+        assert process.num_fds() == before
+        a.send(B, b"x")
+        assert process.num_fds() > before
+        assert nodes.wait(b, 1) == [(A, b"x")]
+
+
+@pytest.mark.slow
+def test_there_may_be_more_peers_than_libzmq_has_sockets_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zmq_transport, "LINGER_MS", 0)
+    with on_loopback() as nodes:
+        a = nodes(A)
+        for number in range(zmq.Context.instance().max_sockets + 100):
+            peer = NodeId(b"%08d" % number)
+            a.connect(peer, "tcp://127.0.0.1:9")
+            assert a.send(peer, b"x")
+
+
+def test_a_peer_whose_address_is_none_is_not_reached_and_that_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    with on_loopback() as nodes:
+        a = nodes(A)
+        a.connect(B, "nowhere")
+
+        assert not a.send(B, b"x")
+        assert f"node {B.hex()} cannot be reached at nowhere" in caplog.text
+
+
 def test_a_last_word_arrives_although_its_sender_closes() -> None:
     with on_loopback() as nodes:
         a, b = nodes(A), nodes(B)

@@ -13,7 +13,9 @@ import heapq
 import logging
 import os
 import re
+import resource
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from hashlib import blake2b
 from math import inf
 from typing import Any
@@ -25,13 +27,14 @@ from sparkray_core.run.limits import peer_silence_s
 from sparkray_core.run.loop import Loop
 from sparkray_core.settings import Settings
 from sparkray_core.wire.transport import Transport
-from sparkray_core.wire.zmq_transport import BadAddress, ZmqTransport
+from sparkray_core.wire.zmq_transport import ZmqTransport
 
 _INTRODUCTION = b"sparkray lives at "  # no link packet begins so: those begin with 8 random bytes
 _HELD_FRAMES = 10_000  # for a node whose address is not known yet; more is a bug of whoever sends there
 
 _ADDRESS = re.compile(rb"(?:tcp|memory)://[A-Za-z0-9_.:\[\]-]{1,255}")
 INTRODUCED, ACCEPTED = "introduced", "accepted"  # what is noted
+_DESCRIPTORS = 50_000  # of a process that talks to very many nodes, if the system allows so many
 _HELD_NODES = 1_000  # unknown ones at once, for the same reason
 
 OnPayloads = Callable[[NodeId, "list[bytes]"], None]
@@ -196,11 +199,7 @@ class Peers:
         if not _ADDRESS.fullmatch(address):
             log.error("node %s says that it lives at %.60r, which is no address", node.hex(), address)
             return
-        try:
-            self.connect(node, address.decode("ascii"))
-        except BadAddress as error:
-            log.error("node %s cannot be answered: %s", node.hex(), error)
-            return
+        self.connect(node, address.decode("ascii"))
         if self._note is not None:
             self._note((INTRODUCED, node, address.decode("ascii")))
 
@@ -294,7 +293,7 @@ class Peers:
 
 
 def open_transport(config: NodeConfig, me: NodeId) -> tuple[Transport, str]:
-    """Over TCP; and where others reach it.
+    """Over TCP; and where others reach it. From now on this process may have more descriptors.
 
     Raises:
         CannotListen: the address cannot be bound.
@@ -302,6 +301,10 @@ def open_transport(config: NodeConfig, me: NodeId) -> tuple[Transport, str]:
     assert config.curve_public is not None
     assert config.curve_secret is not None
     keys = config.curve_public, config.curve_secret
+    with suppress(OSError, ValueError):  # each connection to another node takes two, and each from one takes one
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft < _DESCRIPTORS:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (min(_DESCRIPTORS, hard), hard))
     port = config.port if me == HEAD_NODE or me.startswith(SHARDS) else 0
     # Raylets need not see who is gone: the head tells all of them.
     transport = ZmqTransport(me, os.urandom(8), keys, config.bind_host, port, notices=me == HEAD_NODE)

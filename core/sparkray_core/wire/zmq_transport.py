@@ -1,4 +1,5 @@
-"""Packets between nodes over TCP: one ROUTER that hears everybody, one DEALER to each peer, all with CURVE.
+"""Packets between nodes over TCP: one ROUTER that hears everybody, one DEALER to each peer that there was something to
+say to, all with CURVE.
 
 The session has one key pair, which every node of it holds. A client must know the public key to be able to speak to the
 ROUTER at all, and must prove to own the same pair: libzmq asks the ZAP socket below, which is answered in the loop's
@@ -32,6 +33,8 @@ HANDSHAKE_MS = 10_000  # for a peer that connects and says nothing
 MAX_PACKET_BYTES = MAX_FRAME_BYTES + (1 << 20)  # a frame with the link's header
 TURN_PACKETS = 1000  # of one `receive`, so that other sockets have their turn
 
+MOST_SOCKETS = 16_000  # of a context; libzmq's own limit is 1,023, and each costs it some bytes ahead
+
 _ZAP_ADDRESS = "inproc://zeromq.zap.01"  # fixed by ZeroMQ RFC 27
 _DOMAIN = b"sparkray"
 
@@ -45,17 +48,6 @@ class CannotListen(OSError):
 
     def __str__(self) -> str:
         return f"cannot listen on {self.endpoint}: {self.why}. Name another port (0 takes a free one) or interface."
-
-
-class BadAddress(ValueError):
-    """What a peer said of itself is no address that one could connect to."""
-
-    def __init__(self, address: str, why: str) -> None:
-        super().__init__(address, why)
-        self.address, self.why = address, why
-
-    def __str__(self) -> str:
-        return f"{self.address!r} is no address: {self.why}"
 
 
 def new_session_keys() -> tuple[bytes, bytes]:
@@ -95,10 +87,12 @@ class ZmqTransport:
         self._public, self._secret = keys
         self._key = z85.decode(self._public)
         self._identity = node + incarnation
-        self._peers: dict[NodeId, tuple[str, zmq.Socket[bytes]]] = {}
+        self._peers: dict[NodeId, str] = {}  # where they are
+        self._dealers: dict[NodeId, zmq.Socket[bytes]] = {}
         self._refused: set[bytes] = set()
         self._more = False  # the last `receive` stopped at its turn's end
         self._context = zmq.Context()
+        self._context.set(zmq.MAX_SOCKETS, MOST_SOCKETS)
         self._authenticator = self._context.socket(zmq.REP)
         self._router = self._context.socket(zmq.ROUTER)
         endpoint = f"tcp://{host}:{port or '*'}"
@@ -136,42 +130,50 @@ class ZmqTransport:
         return self._address
 
     def connect(self, peer: NodeId, address: str) -> None:
-        known = self._peers.get(peer)
-        if known is not None and known[0] == address:
-            return
-        self.disconnect(peer)
-        try:
-            dealer = self._context.socket(zmq.DEALER)
-        except zmq.ZMQError as error:  # more than libzmq or the system gives us
-            raise BadAddress(address, zmq.strerror(error.errno or 0)) from None
-        self._configure(dealer)
-        dealer.routing_id = self._identity
-        dealer.curve_serverkey = self._public
-        dealer.reconnect_ivl = RECONNECT_MS
-        dealer.reconnect_ivl_max = RECONNECT_MAX_MS
-        try:
-            dealer.connect(address)
-        except zmq.ZMQError as error:
-            dealer.close(0)
-            raise BadAddress(address, zmq.strerror(error.errno or 0)) from None
-        self._peers[peer] = address, dealer
+        if self._peers.get(peer) != address:
+            self.disconnect(peer)
+            self._peers[peer] = address
 
     def disconnect(self, peer: NodeId) -> None:
-        known = self._peers.pop(peer, None)
-        if known is not None:
-            known[1].close()
+        if self._peers.pop(peer, None) is not None:
+            dealer = self._dealers.pop(peer, None)
+            if dealer is not None:
+                dealer.close()
             if self._breaks is not None:
                 self._breaks.forget(peer)
 
     def send(self, peer: NodeId, packet: bytes) -> bool:
-        known = self._peers.get(peer)
-        if known is None:
+        dealer = self._dealers.get(peer) or self._dealer(peer)
+        if dealer is None:
             return False
         try:
-            known[1].send(packet, zmq.DONTWAIT)
+            dealer.send(packet, zmq.DONTWAIT)
         except zmq.Again:
             return False
         return True
+
+    def _dealer(self, peer: NodeId) -> zmq.Socket[bytes] | None:
+        """A new one, for the first packet to this peer. (Most nodes never talk to most others.) None: there is no way
+        to it; a later packet tries again."""
+        address = self._peers.get(peer)
+        if address is None:
+            return None
+        dealer = None
+        try:
+            dealer = self._context.socket(zmq.DEALER)
+            self._configure(dealer)
+            dealer.routing_id = self._identity
+            dealer.curve_serverkey = self._public
+            dealer.reconnect_ivl = RECONNECT_MS
+            dealer.reconnect_ivl_max = RECONNECT_MAX_MS
+            dealer.connect(address)
+        except zmq.ZMQError as error:  # no address; or more sockets than libzmq or the system gives us
+            log.error("node %s cannot be reached at %s: %s", peer.hex(), address, zmq.strerror(error.errno or 0))
+            if dealer is not None:
+                dealer.close(0)
+            return None
+        self._dealers[peer] = dealer
+        return dealer
 
     def receive(self) -> list[tuple[NodeId, bytes]]:
         ready = self._descriptors.ready()
@@ -204,8 +206,7 @@ class ZmqTransport:
         return [] if self._breaks is None else [node for node in self._breaks.gone() if node in self._peers]
 
     def _address_of(self, peer: NodeId) -> str | None:
-        known = self._peers.get(peer)
-        return None if known is None else known[0]
+        return self._peers.get(peer)
 
     def pending(self) -> bool:
         return self._more
