@@ -120,7 +120,8 @@ class NodeBeat:
 
 @frozen
 class NodeTable:
-    """Head -> every raylet, whenever a node joined or left; raylets keep it for routing and for `nodes()`."""
+    """Head -> raylet that joined: all nodes. Head -> every raylet, whenever some joined or left: these, as links lose
+    nothing of what was said before. Raylets keep it for routing and for `nodes()`."""
 
     nodes: list[dict[str, Any]]  # NodeInfo.as_dict() of each, dead ones too, with "alive"
 

@@ -33,6 +33,7 @@ from sparkray_core.model.effects import ForgetPeer, LookForSigns, Send, SendFrom
 from sparkray_core.model.events import ClockTicked, PeerLost, PeersHeard, Received
 from sparkray_core.model.head import Head
 from sparkray_core.model.invariants import check
+from sparkray_core.model.limits import HeadLimits
 from sparkray_core.testing.builders import lease_id, node_id, node_info, process_id, raylet
 
 A, B, C = node_id("a"), node_id("b"), node_id("c")
@@ -74,6 +75,12 @@ def placed(effects: list[Any]) -> dict[ProcessId, int]:
             assert effect.message.placed
             counts[effect.to] = len(effect.message.leases)
     return counts
+
+
+def tables(effects: list[Any]) -> list[tuple[ProcessId, str]]:
+    """Who is told of which nodes."""
+    sent = [effect for effect in effects if isinstance(effect, Send) and isinstance(effect.message, NodeTable)]
+    return [(one.to, "".join(row["host"] for row in one.message.nodes)) for one in sent]
 
 
 def test_beat_that_crossed_a_placement_does_not_hide_it() -> None:
@@ -214,7 +221,7 @@ def test_what_a_driver_knows_of_a_node_s_end_is_in_the_table_from_then_on() -> N
     (sent,) = bench.event(ClockTicked())
 
     assert isinstance(sent.message, NodeTable)
-    assert [row["why"] for row in sent.message.nodes] == ["", "silent. Spark says so"]
+    assert [row["why"] for row in sent.message.nodes] == ["silent. Spark says so"]
 
 
 def test_buried_node_that_joins_again_is_told_so() -> None:
@@ -227,15 +234,34 @@ def test_buried_node_that_joins_again_is_told_so() -> None:
 def test_joins_close_together_share_a_table() -> None:
     bench = Bench(a=1)
     bench.now = 1.0
-    told = [effect.to for effect in bench.join("b", 1) if isinstance(effect, Send)]
+    told = tables(bench.join("b", 1))
     bench.now = 1.01
-    soon = [effect.to for effect in bench.join("c", 1) if isinstance(effect, Send)]
+    soon = tables(bench.join("c", 1))
+    soon += tables(bench.join("d", 1))
     bench.now = 1.05
-    later = [effect.to for effect in bench.event(ClockTicked())]
+    later = tables(bench.event(ClockTicked()))
 
-    assert told == [raylet("a"), raylet("b")]
-    assert soon == [raylet("c")]
-    assert later == [raylet("a"), raylet("b"), raylet("c")]
+    assert told == [(raylet("b"), "ab"), (raylet("a"), "b")]
+    assert soon == [(raylet("c"), "abc"), (raylet("d"), "abcd")]
+    assert later == [(raylet(letter), "cd") for letter in "abcd"]
+
+
+def test_after_a_death_only_that_is_told_and_nothing_twice() -> None:
+    bench = Bench(a=1, b=1, c=1)
+    bench.now = 1.0
+
+    told = tables(bench.event(PeerLost(B, "its end")))
+    bench.now = 2.0
+    joined = tables(bench.join("d", 1))
+
+    assert told == [(raylet("a"), "b"), (raylet("c"), "b")]
+    assert joined == [(raylet("d"), "abcd"), (raylet("a"), "d"), (raylet("c"), "d")]
+
+
+def test_of_many_nodes_tables_are_rarer() -> None:
+    limits = HeadLimits()
+
+    assert [limits.table_after(nodes) for nodes in (1, 200, 10_000)] == [0.05, 0.05, 2.5]
 
 
 def test_session_ends_when_the_last_node_has_gone() -> None:

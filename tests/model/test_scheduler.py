@@ -150,7 +150,7 @@ def test_ids_of_schedulers_are_no_node_s() -> None:
 # ---------------------------------------------------------------------------------- the head
 class HeadWorld:
     def __init__(self) -> None:
-        self.head = Head("s", HeadLimits(table_gap_s=0.0))
+        self.head = Head("s", HeadLimits(table_gap_s=0.0, tables_per_s=float("inf")))
         self.head.start(0.0)
         for letter in ("a", "b"):
             info = node_info(letter, CPU=2)

@@ -232,11 +232,15 @@ def always(tables: Tables) -> Callable[[], Tables]:
     return lambda: tables
 
 
+def known_nodes(node: Any) -> set[NodeId]:
+    return {row["node"] for one in node.got if isinstance(one, NodeTable) for row in one.nodes}
+
+
 def live(world: World) -> list[Any]:
     """One of each thing that a head answers for. What the driver came to know by it."""
     known: list[Any] = []
     world.hears(NodeTable)
-    world.until(lambda: len([one for one in world.a.got if isinstance(one, NodeTable)][-1].nodes) == 2, "two nodes")
+    world.until(lambda: len(known_nodes(world.a)) == 2, "two nodes")
     known.append(world.ask(RegisterJob(1, {"pid": 1})))
     known.append(world.ask(NameActor(2, NAME, ACTOR, "facts")))
     world.a.say(DRIVER, CreateActor(ACTOR, "Toy", FunctionId(b""), b"code", b"", None, {"CPU": 1000}, {}, 1))

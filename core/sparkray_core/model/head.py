@@ -123,6 +123,7 @@ class Head:
         self._stop_at = 0.0
         self._alarm = Alarm()
         self._check_at = 0.0
+        self._newcomer: NodeId | None = None  # it was told of all nodes with this event
         self._joined = False  # a node did, with this event: what fitted nowhere is looked at again
         self._table_due: float | None = None  # a NodeTable is owed to all from this time on
         self._table_at = float("-inf")  # when the last one went out
@@ -282,8 +283,8 @@ class Head:
             self.out.extend(Send(raylet, told) for told in self.records.obituaries())
             if self.shards.count:
                 self.out.append(Send(raylet, self.shards.table()))
-            if self._table_due is None or self._table_due > now:  # else it gets it with all the others
-                self.out.append(Send(raylet, self.nodes.table()))
+            self.out.append(Send(raylet, self.nodes.table()))
+            self._newcomer = info.node
         else:
             self.out.append(Send(raylet, NodeGone(info.node, record.info.why)))
 
@@ -383,18 +384,20 @@ class Head:
 
     def _owe_table(self, now: float) -> None:
         if self._table_due is None:
-            self._table_due = max(now, self._table_at + self.limits.table_gap_s)
+            self._table_due = max(now, self._table_at + self.limits.table_after(len(self.nodes.all)))
 
     def _send_table(self, now: float) -> None:
         self._table_due, self._table_at = None, now
-        self._tell_nodes(self.nodes.table())
-        self.shards.tell(self.nodes.table())
+        news = self.nodes.news()
+        self._tell_nodes(news, but=self._newcomer)
+        self.shards.tell(news)
         if self.schedulers.all:
-            self._tell_schedulers(self.nodes.table())
+            self._tell_schedulers(news)
             self._tell_nodes(self.schedulers.table())
 
-    def _tell_nodes(self, message: Message) -> None:
-        self.out.extend(Send(raylet_of(record.info.node), message) for record in self.nodes.alive())
+    def _tell_nodes(self, message: Message, but: NodeId | None = None) -> None:
+        nodes = (record.info.node for record in self.nodes.alive())
+        self.out.extend(Send(raylet_of(node), message) for node in nodes if node != but)
 
     def _forget(self, process: ProcessId, why: str) -> None:
         self.gone.remember(process, why)
@@ -519,6 +522,7 @@ class Head:
         self.leases.try_hopeless(now, self._joined or self.groups.changed)
         self.actors.settle(now, self._joined or self.groups.changed)
         self._joined = self.groups.changed = False
+        self._newcomer = None
         wakes = [self._check_at, self._table_due, self.nodes.judged_at, self.actors.next_wake(now)]
         wakes.append(self.groups.retry_at)
         wakes.append(self.draining.next_wake())

@@ -124,6 +124,7 @@ class Nodes:
         self.log = ChangeLog()  # of what placement looks at
         self.pull_bytes_s = 0.0  # running mean of what nodes report; 0: none has measured it yet
         self._rows: dict[NodeId, dict[str, Any]] = {}  # of the table; each is made once, a table with every join
+        self._news: dict[NodeId, None] = {}  # whose rows have changed since all were told
 
     def alive(self) -> Iterator[NodeRecord]:
         return (record for record in self.all.values() if record.info.alive)
@@ -144,19 +145,19 @@ class Nodes:
         self.all[info.node] = record
         self.log.most += 16
         self.log.add(info.node)
-        self._rows[info.node] = info.as_dict()
+        self._note_row(info)
         return True
 
     def changed(self, info: NodeInfo) -> None:
         """More is known of it, or something else."""
         self.all[info.node].info = info
-        self._rows[info.node] = info.as_dict()
+        self._note_row(info)
         self.log.add(info.node)
 
     def bury(self, node: NodeId, why: str) -> NodeRecord:
         record = self.all[node]
         record.info = replace(record.info, alive=False, why=why)
-        self._rows[node] = record.info.as_dict()
+        self._note_row(record.info)
         record.on_the_way.clear()
         self.log.add(node)
         self.drop_complaints(node)
@@ -172,11 +173,21 @@ class Nodes:
         if record is None or record.info.alive:
             return False
         record.info = replace(record.info, why=f"{record.info.why}. {why}")
-        self._rows[node] = record.info.as_dict()
+        self._note_row(record.info)
         return True
 
+    def _note_row(self, info: NodeInfo) -> None:
+        self._rows[info.node] = info.as_dict()
+        self._news[info.node] = None
+
     def table(self) -> NodeTable:
+        """For who knows nothing yet."""
         return NodeTable(list(self._rows.values()))
+
+    def news(self) -> NodeTable:
+        """What is new since the last time, for all others."""
+        news, self._news = self._news, {}
+        return NodeTable([self._rows[node] for node in news])
 
     def available(self) -> Resources:
         """What is free on all live nodes together, by their last beats. (A node's CPU may be below zero for a moment:

@@ -85,6 +85,7 @@ class HeadLimits:
     node_timeout_s: float = Settings.node_timeout_s
     check_s: float = 0.25  # between two looks at who is silent: with `node_timeout_s` under 3 s from death to burial
     table_gap_s: float = 0.05  # joins closer than this share a NodeTable: n nodes at once are not n * n tables
+    tables_per_s: float = 4000.0  # that leave the head at most, one to each node: a fifth of its core
     # How long a request that no node could ever grant waits for one that could.
     infeasible_grace_s: float = Settings.infeasible_grace_s
     complaint_s: float = 1.0  # complaints about broken links are gathered for so long: then it shows whose fault it is
@@ -106,3 +107,7 @@ class HeadLimits:
     close_s: float = 10.0  # for so long at most a node's burial waits for what shards have of its owners
     handover_s: float = HANDOVER_S  # for so long the head holds what is inside of what it has passed on to an heir
     story_lines: int = 40  # kept of each actor
+
+    def table_after(self, nodes: int) -> float:
+        """Seconds between two tables for all of so many nodes."""
+        return max(self.table_gap_s, nodes / self.tables_per_s)
