@@ -2,31 +2,43 @@
 
     python benchmarks/scaling.py                          10 to 10,000 nodes, each with the same work for a CPU
     python benchmarks/scaling.py --nodes 10 100 --rounds 5
+    python benchmarks/scaling.py --alone                  the owner alone, which takes a minute or two
 
 Simulated (`sparkray_core.testing.simulate`): the time is the models' own, CPU time of this machine, so that what else
 runs on it matters little, but for the caches. Each round has a session of every size, the small ones several times;
-the medians are shown. The table of nodes is counted as it is encoded. docs/scale.md says what came out.
+the medians are shown. In the simulator all models share one core's caches: between two steps of the owner raylets have
+theirs, the more the more nodes there are. So the owner is measured alone, too, as a driver has its core to itself: it
+gets its leases and its answers, and nothing else happens. The table of nodes is counted as it is encoded.
+docs/scale.md says what came out.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import statistics
 from array import array
+from collections import deque
+from typing import Any
 
-from sparkray_core.ids import NodeId
-from sparkray_core.messages import NodeTable
-from sparkray_core.model.effects import Send
+from sparkray_core.ids import FunctionId, LeaseId, NodeId, ProcessId, node_of, raylet_of
+from sparkray_core.messages import LeaseGranted, NodeTable, PushTasks, RequestLeases, TaskResults
+from sparkray_core.model.effects import Effect, Send, WakeAt
+from sparkray_core.model.entries import Entry
 from sparkray_core.model.events import ClockTicked, Received
 from sparkray_core.model.head import Head
 from sparkray_core.model.limits import NodeLimits
 from sparkray_core.model.node_info import NodeInfo
+from sparkray_core.model.owner import Function, Owner, Task
 from sparkray_core.model.resources import from_floats
 from sparkray_core.testing import simulate
+from sparkray_core.testing.measured import Measured, OwnShare
 from sparkray_core.testing.timed import COMPONENTS, HEAD_BEATS, RAYLET_BEATS
 from sparkray_core.wire import codec
 
 CPUS = 4  # of each node
+BATCH = 64  # tasks that are submitted together, as in run.local_process
+SUBMIT_S = 8e-6  # between two of them
 COLUMNS = (*COMPONENTS, RAYLET_BEATS, HEAD_BEATS)
 
 
@@ -36,6 +48,60 @@ def measure(nodes: int, per_cpu: int, seconds: float) -> tuple[list[float], floa
     costs = measured.us_per_task | measured.us_per_node_second
     messages = sum(count for name, count in prediction.messages_per_task.items() if name != "NodeBeat")
     return [costs[column] for column in COLUMNS], messages
+
+
+def owner_alone(nodes: int, per_cpu: int, seconds: float) -> float:
+    """Microseconds per task of an owner with a lease on each CPU, whose tasks are answered as they end."""
+    me = ProcessId(NodeId(bytes(7) + b"\1") + b"driver..")
+    owner, measured, share = Owner(me), Measured(), OwnShare()
+    shape = owner.leasing.shape(from_floats({"CPU": 1}), True)
+    function, payload = Function(FunctionId(b"f" * 16), "f", b"pickle"), bytes(42)
+    values: list[Any] = [b"\x80\x05N."]
+    workers = [
+        ProcessId((1 + number // CPUS).to_bytes(8, "big") + (1 + number).to_bytes(8, "big"))
+        for number in range(nodes * CPUS)
+    ]
+    free = list(reversed(workers))
+    busy_until = dict.fromkeys(workers, 0.0)
+    asked: deque[LeaseId] = deque()
+    ends: deque[tuple[float, ProcessId, int]] = deque()  # of tasks: all take as long, so they end as they began
+    now, wake = 0.0, float("inf")
+
+    def perform(effects: list[Effect]) -> None:
+        nonlocal wake
+        for effect in effects:
+            if isinstance(effect, WakeAt):
+                wake = min(wake, effect.at)
+            elif isinstance(effect, Send) and isinstance(effect.message, RequestLeases):
+                asked.extend(effect.message.leases)
+            elif isinstance(effect, Send) and isinstance(effect.message, PushTasks):
+                for task in effect.message.tasks:
+                    busy_until[effect.to] = max(now, busy_until[effect.to]) + seconds
+                    ends.append((busy_until[effect.to], effect.to, task[0]))
+
+    count = nodes * CPUS * per_cpu
+    for first in range(1, count + 1, BATCH):
+        numbers = range(first, min(first + BATCH, count + 1))
+        tasks = [Task(n, function, payload, None, None, [Entry(me, n)], 3, shape) for n in numbers]
+        perform(measured.step(owner.submit, tasks, now))
+        now += len(tasks) * SUBMIT_S
+        while asked and free:
+            worker = free.pop()
+            granted = LeaseGranted(asked.popleft(), worker)
+            perform(measured.step(owner.handle, raylet_of(node_of(worker)), granted, now))
+    while ends:
+        end, worker, number = ends.popleft()
+        now = max(now, end)
+        if wake <= now:
+            wake = float("inf")
+            perform(measured.step(owner.tick, now))
+        perform(measured.step(owner.handle, worker, TaskResults([(number, values, None)], seconds), now))
+        while asked and free:
+            worker = free.pop()
+            granted = LeaseGranted(asked.popleft(), worker)
+            perform(measured.step(owner.handle, raylet_of(node_of(worker)), granted, now))
+    assert not owner.book.tasks, f"{len(owner.book.tasks)} tasks were not answered"
+    return measured.seconds * share.so_far() / count * 1e6
 
 
 def tell_of_a_join(nodes: int) -> tuple[int, int, int]:
@@ -68,21 +134,31 @@ def main() -> None:
     parser.add_argument("--per-cpu", type=int, default=10, help="tasks for each CPU")
     parser.add_argument("--task-seconds", type=float, default=2.5)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--alone", action="store_true", help="the owner alone, and no sessions")
     args = parser.parse_args()
+    gc.disable()  # as the simulator has it: what the models leave behind has no cycles
+    if args.alone:
+        for nodes in args.nodes:
+            times = [owner_alone(nodes, args.per_cpu, args.task_seconds) for _ in range(max(1, min(30, 3000 // nodes)))]
+            print(f"{nodes:>6,} nodes: {statistics.median(times):.1f} us per task, least {min(times):.1f}", flush=True)
+        return
     found: dict[int, list[list[float]]] = {nodes: [] for nodes in args.nodes}
+    alone: dict[int, list[float]] = {nodes: [] for nodes in args.nodes}
     messages: dict[int, float] = {}
     for _ in range(args.rounds):
         for nodes in args.nodes:
             for _ in range(max(1, min(10, 1000 // nodes))):
                 costs, messages[nodes] = measure(nodes, args.per_cpu, args.task_seconds)
                 found[nodes].append(costs)
+                alone[nodes].append(owner_alone(nodes, args.per_cpu, args.task_seconds))
     print(f"{CPUS} CPUs a node, {args.per_cpu} tasks of {args.task_seconds:g} s for each CPU. us of CPU time:\n")
-    print("| nodes | tasks | sessions | per task: " + " | ".join(COMPONENTS) + " | messages", end="")
-    print(" | per node and second: raylet, beats | head, beats |\n|" + 8 * "---:|")
+    print("| nodes | tasks | sessions | per task: owner alone | " + " | ".join(COMPONENTS) + " | messages", end="")
+    print(" | per node and second: raylet, beats | head, beats |\n|" + 9 * "---:|")
     for nodes, all_costs in found.items():
         medians = [statistics.median(column) for column in zip(*all_costs, strict=True)]
         shown = [f"{us:.1f}" for us in medians]
         shown.insert(len(COMPONENTS), f"{messages[nodes]:.2f}")
+        shown.insert(0, f"{statistics.median(alone[nodes]):.1f}")
         print(f"| {nodes:,} | {nodes * CPUS * args.per_cpu:,} | {len(all_costs)} | {' | '.join(shown)} |")
     print("\nA node joins:\n")
     print("| nodes | seconds between two beats of one | bytes told to it | to each other node | in all |")

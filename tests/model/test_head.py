@@ -79,8 +79,8 @@ def placed(effects: list[Any]) -> dict[ProcessId, int]:
 
 def tables(effects: list[Any]) -> list[tuple[ProcessId, str]]:
     """Who is told of which nodes."""
-    sent = [effect for effect in effects if isinstance(effect, Send) and isinstance(effect.message, NodeTable)]
-    return [(one.to, "".join(row["host"] for row in one.message.nodes)) for one in sent]
+    sends = [(effect.to, effect.message) for effect in effects if isinstance(effect, Send)]
+    return [(to, "".join(row["host"] for row in told.nodes)) for to, told in sends if isinstance(told, NodeTable)]
 
 
 def test_beat_that_crossed_a_placement_does_not_hide_it() -> None:

@@ -299,7 +299,7 @@ def test_there_may_be_more_peers_than_libzmq_has_sockets_by_default(monkeypatch:
     monkeypatch.setattr(zmq_transport, "LINGER_MS", 0)
     with on_loopback() as nodes:
         a = nodes(A)
-        for number in range(zmq.Context.instance().max_sockets + 100):
+        for number in range(1_123):
             peer = NodeId(b"%08d" % number)
             a.connect(peer, "tcp://127.0.0.1:9")
             assert a.send(peer, b"x")

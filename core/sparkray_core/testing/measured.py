@@ -3,46 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from time import thread_time
+from time import perf_counter, thread_time
 from typing import ParamSpec, TypeVar
 
-_ALL = 5_000  # so many steps are timed one by one ...
-_EACH = 17  # ... and then each seventeenth, which stands for all of these: to ask for the time takes as long as a step
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 
-def _clock_s() -> float:
-    """What is measured of nothing."""
-    spans = []
-    for _ in range(200):
-        began = thread_time()
-        spans.append(thread_time() - began)
-    return sorted(spans)[len(spans) // 2]
-
-
 class Measured:
-    """Steps of one kind of process, and their CPU time: what others do meanwhile on a busy machine is not in it."""
+    """Steps of one kind of process, and their time by the clock on the wall."""
 
-    __slots__ = ("_nothing_s", "seconds", "steps")
+    __slots__ = ("seconds", "steps")
 
     def __init__(self) -> None:
         self.steps = 0
         self.seconds = 0.0
-        self._nothing_s = _clock_s()
 
     def step(self, do: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        self.steps += 1
-        weight = 1
-        if self.steps > _ALL:
-            if self.steps % _EACH:
-                return do(*args, **kwargs)
-            weight = _EACH
-        began = thread_time()
+        began = perf_counter()
         done = do(*args, **kwargs)
-        self.seconds += max(0.0, thread_time() - began - self._nothing_s) * weight
+        self.seconds += perf_counter() - began
+        self.steps += 1
         return done
 
     def add(self, seconds: float) -> None:
         """Beside the steps."""
         self.seconds += seconds
+
+
+class OwnShare:
+    """Of the time that passes, what this thread had a processor for.
+
+    On a busy machine that is little, and steps are interrupted as often as their time has it: this share of their time
+    by the clock is CPU time. (To ask for CPU time around each step is a system call, which costs as much as a step, and
+    after which the step begins with other people's caches.)
+    """
+
+    def __init__(self) -> None:
+        self._began = perf_counter(), thread_time()
+
+    def so_far(self) -> float:
+        wall, own = self._began
+        passed = perf_counter() - wall
+        return min(1.0, (thread_time() - own) / passed) if passed else 1.0

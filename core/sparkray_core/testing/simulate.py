@@ -23,6 +23,7 @@ from time import perf_counter
 from typing import Any
 
 from sparkray_core.testing.costs import Costs, read_costs
+from sparkray_core.testing.measured import OwnShare
 from sparkray_core.testing.timed import COMPONENTS, HEAD_BEATS, OFFERS, RAYLET_BEATS, TimedSession
 
 PERCENTILES = (0.5, 0.9, 0.99)
@@ -104,8 +105,9 @@ def run(
     began = perf_counter()
     session = TimedSession(nodes, cpus_per_node, costs, with_bytes=with_bytes)
     for number in range(drivers):
-        share = task_seconds[len(task_seconds) * number // drivers : len(task_seconds) * (number + 1) // drivers]
-        session.add_driver(share, nodes * number // drivers, window)
+        some = task_seconds[len(task_seconds) * number // drivers : len(task_seconds) * (number + 1) // drivers]
+        session.add_driver(some, nodes * number // drivers, window)
+    share = OwnShare()
     collects = gc.isenabled()
     gc.disable()  # what the models leave behind has no cycles, and there is very much of it
     try:
@@ -114,7 +116,7 @@ def run(
         if collects:
             gc.enable()
     prediction = _predicted(session, task_seconds)
-    return prediction, _measured(session, prediction, perf_counter() - began)
+    return prediction, _measured(session, prediction, perf_counter() - began, share.so_far())
 
 
 def _predicted(session: TimedSession, task_seconds: Sequence[float]) -> Prediction:
@@ -148,8 +150,10 @@ def _predicted(session: TimedSession, task_seconds: Sequence[float]) -> Predicti
     )
 
 
-def _measured(session: TimedSession, prediction: Prediction, seconds: float) -> Measurement:
+def _measured(session: TimedSession, prediction: Prediction, seconds: float, share: float) -> Measurement:
     measured = session.measured
+    for one in measured.values():
+        one.seconds *= share
     per_task = {name: measured[name] for name in (*COMPONENTS, "worker")}
     node_seconds = prediction.nodes * prediction.makespan
     decisions = {"head": (session.placed, measured["head"]), "raylet": (session.granted, measured["raylet"])}

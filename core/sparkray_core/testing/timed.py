@@ -14,7 +14,7 @@ computed some 50 us early, as it would be if nothing else came meanwhile.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from time import thread_time
+from time import perf_counter
 from typing import Any
 
 from sparkray_core.ids import HEAD, HEAD_NODE, LeaseId, NodeId, ProcessId, node_of, raylet_of
@@ -307,16 +307,16 @@ class TimedSession:
         return costs.frame_bytes
 
     def encoded(self, message: Message, who: str) -> bytes:
-        began = thread_time()
+        began = perf_counter()
         body = codec.encode(message)
-        self.measured[who].add(thread_time() - began)
+        self.measured[who].add(perf_counter() - began)
         self.sent_bytes += len(body) + codec.ENVELOPE_BYTES
         return body
 
     def decoded(self, body: bytes, who: str) -> Message:
-        began = thread_time()
+        began = perf_counter()
         message = codec.decode(body)
-        self.measured[who].add(thread_time() - began)
+        self.measured[who].add(perf_counter() - began)
         return message
 
     # ------------------------------------------------------------------ looked at afterwards
