@@ -187,7 +187,7 @@ class ActorClass(Generic[T]):
                 entry.pins += 1
                 here.owner.refs.export(entry)
             actor, effects = here.owner.calls.create(count, message, waited)
-            actor.ordered = facts.ordered
+            actor.ordered, actor.serial = facts.ordered, facts.serial
             actor.entry.contained = kept or None
             actor.entry.pins += detached  # for good
             here._perform(effects)

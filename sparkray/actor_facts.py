@@ -62,15 +62,16 @@ class MethodFacts:
 class ActorFacts:
     """Of one class with its options."""
 
-    __slots__ = ("_known", "_methods", "class_name", "most_pending", "ordered", "wired")
+    __slots__ = ("_known", "_methods", "class_name", "most_pending", "ordered", "serial", "wired")
 
     def __init__(self, wired: bytes) -> None:
         self.wired = wired
         self.class_name: str
         self.most_pending: int  # calls under way from one process; 0: without limit
         self.ordered: bool  # a call that waits for its arguments holds up those behind it
+        self.serial: bool  # it works on one call at a time
         self._methods: dict[str, _Wired]
-        self.class_name, self._methods, self.most_pending, self.ordered = pickle.loads(wired)
+        self.class_name, self._methods, self.most_pending, self.ordered, self.serial = pickle.loads(wired)
         self._known: dict[str, MethodFacts] = {}  # methods that were called here
 
     def method(self, name: str) -> MethodFacts:
@@ -124,8 +125,9 @@ def facts_of(cls: type, options: Options) -> tuple[ActorFacts, dict[str, str]]:
             groups[name] = marked["concurrency_group"]
     methods.update(_BUILT_IN)
     most_pending = max(0, options.max_pending_calls or 0)
-    ordered = not _is_unordered(cls, options)
-    return read_facts(pickle.dumps((cls.__name__, methods, most_pending, ordered))), groups
+    serial = not _works_on_several(cls, options)
+    ordered = not _is_unordered(cls, options, serial)
+    return read_facts(pickle.dumps((cls.__name__, methods, most_pending, ordered, serial))), groups
 
 
 def pack_retried(options: Options) -> bytes:
@@ -164,19 +166,23 @@ def _signature(cls: type, name: str, function: Any) -> Signature:
     return Signature.of(function, skip_first=True) if inspect.isfunction(static) else Signature(None)
 
 
-def _is_unordered(cls: type, options: Options) -> bool:
+def _works_on_several(cls: type, options: Options) -> bool:
+    """Whether it is async or threaded."""
+    methods = (getattr(cls, name, None) for name in dir(cls))
+    several = any(inspect.iscoroutinefunction(one) or inspect.isasyncgenfunction(one) for one in methods)
+    return several or bool(options.concurrency_groups) or (options.max_concurrency or 1) > 1
+
+
+def _is_unordered(cls: type, options: Options, serial: bool) -> bool:
     """Whether calls overtake one that waits for its arguments.
 
     Raises:
         ValueError: the options want an order that actors of several calls at once do not have.
     """
-    methods = (getattr(cls, name, None) for name in dir(cls))
-    several = any(inspect.iscoroutinefunction(one) or inspect.isasyncgenfunction(one) for one in methods)
-    several = several or bool(options.concurrency_groups) or (options.max_concurrency or 1) > 1
     wanted = options.allow_out_of_order_execution
-    if several and wanted is False:
+    if not serial and wanted is False:
         raise ValueError(
             f"{cls.__name__} works on several calls at once (it is async or threaded), so they do not run in order: "
             f"allow_out_of_order_execution=False cannot be kept"
         )
-    return several if wanted is None else wanted
+    return not serial if wanted is None else wanted

@@ -137,7 +137,7 @@ def _known(here: Core, entry_id: bytes, facts: ActorFacts) -> ActorHandle[Any]:
     if known is None:
         entry.held = True
         actor, effects = here.owner.calls.known(entry)
-        actor.ordered = facts.ordered
+        actor.ordered, actor.serial = facts.ordered, facts.serial
         here._perform(effects)
         known = new_handle(actor, facts)
     return known

@@ -655,6 +655,39 @@ def test_an_actor_that_waits_for_what_it_had_made_itself_is_not_left_to_wait_for
     assert answer.value[1] == "ObjectLostError"
 
 
+def readied(effects: Sequence[Effect]) -> list[object]:
+    found = [e.message.value for e in effects if isinstance(e, Send) and isinstance(e.message, ObjectReady)]
+    return [value[1] if isinstance(value, tuple) else value for value in found]
+
+
+@pytest.mark.parametrize("serial", [True, False])
+def test_so_it_is_with_one_whose_calls_may_overtake_each_other_but_not_with_one_that_has_room_for_another(
+    bench: Bench, actor: Actor, serial: bool
+) -> None:
+    task = call(bench, actor, retries=-1)
+    actor.ordered, actor.serial = False, serial
+    some = bench.owner.refs.export(task.returns[0])
+
+    effects = bench.hear(ObjectMissing(some, [OTHER_NODE]), REMOTE)
+
+    assert (readied(effects), calls_in(effects)) == ((["ObjectLostError"], []) if serial else ([], [task.count]))
+
+
+def test_an_actor_that_asks_for_what_it_had_made_itself_and_is_lost_does_not_wait_for_ever(
+    bench: Bench, actor: Actor
+) -> None:
+    task = call(bench, actor, retries=-1)
+    some = bench.owner.refs.export(task.returns[0])
+    node_dies(bench)
+
+    effects = bench.hear(AskObjects([some]), REMOTE)
+
+    assert (readied(effects), calls_in(effects)) == (["ObjectLostError"], [])
+    assert calls_in(bench.hear(AskObjects([some]), SECOND)) == [task.count]
+    assert readied(bench.hear(AskObjects([some]), REMOTE)) == ["ObjectLostError"]
+    assert readied(bench.done(task, worker=REMOTE, value=b"again")) == [b"again"]
+
+
 # ---------------------------------------------------------------------------------- streams
 def streaming(bench: Bench, retries: int = 3, refs: list[Entry] | None = None) -> tuple[Task, Stream]:
     task = bench.task(retries=retries, refs=refs)

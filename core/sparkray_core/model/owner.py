@@ -440,7 +440,13 @@ class Owner:
 
     # ------------------------------------------------------------------ objects of and for others
     def _on_ask(self, sender: ProcessId, message: AskObjects, now: float, effects: list[Effect]) -> None:
-        self.refs.asked(sender, message.objects, effects)
+        refs = self.refs
+        for some in message.objects:
+            entry = refs.exported.get(some)
+            if entry is not None and entry.value is None and (why := self._would_wait_for_itself(sender, entry)):
+                effects.append(Send(sender, ObjectReady(some, why)))
+            else:
+                refs.asked(sender, (some,), effects)
 
     def _on_ready(self, sender: ProcessId, message: ObjectReady, now: float, effects: list[Effect]) -> None:
         entry = self.refs.exported.get(message.object)
@@ -450,17 +456,22 @@ class Owner:
             self.refs.decline(message.value)  # it was let go of, or its owner's end has overtaken its words
 
     def _on_missing(self, sender: ProcessId, message: ObjectMissing, now: float, effects: list[Effect]) -> None:
-        why = None
         entry = self.refs.exported.get(message.object)
-        record = self.lineage.records.get(entry.count) if entry is not None else None
-        actor = record.task.actor if record is not None and record.task is not None else None
-        if actor is not None and actor.ordered and actor.worker == sender:
-            sentence = (
-                f"object {message.object.hex()} is lost, and the actor that would make it again is the one that waits "
-                f"for it: let it keep in its own state what it needs again"
-            )
-            why = (FAILED, "ObjectLostError", sentence, message.object.hex())
+        why = self._would_wait_for_itself(sender, entry) if entry is not None else None
         self.refs.missing_for(sender, message, why, effects)
+
+    def _would_wait_for_itself(self, reader: ProcessId, entry: Entry) -> Value | None:
+        """If what is lost would be made again by the actor that reads it, and it has no room for a second call: what
+        that actor is told instead."""
+        record = self.lineage.records.get(entry.count) if entry.owner == self.me else None
+        actor = record.task.actor if record is not None and record.task is not None and record.closed else None
+        if actor is None or not actor.serial or actor.worker != reader:
+            return None
+        sentence = (
+            f"object {entry.id.hex()} is lost, and the actor that would make it again is the one that waits for it: "
+            f"let it keep in its own state what it needs again"
+        )
+        return (FAILED, "ObjectLostError", sentence, entry.id.hex())
 
     # ------------------------------------------------------------------ deaths
     def _on_process_gone(self, sender: ProcessId, message: ProcessGone, now: float, effects: list[Effect]) -> None:

@@ -299,6 +299,7 @@ class Actor:
         "node",
         "ordered",
         "queue",
+        "serial",
         "state",
         "waiting",
         "why",
@@ -315,6 +316,7 @@ class Actor:
         self.queue: deque[Task] = deque()  # in the order of the calls; the first may wait for its arguments
         self.inflight: dict[int, Task] = {}
         self.ordered = True  # a call that waits for its arguments holds up those behind it
+        self.serial = True  # it works on one call at a time
         self.waiting: dict[int, Task] = {}  # not ordered: calls that wait for their arguments
         self.why = ""
         self.error: Value | None = None
