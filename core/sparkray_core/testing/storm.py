@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from random import Random
 
-from sparkray_core.ids import HEAD, HEAD_NODE, NodeId, ProcessId
-from sparkray_core.messages import EndSession, Value
+from sparkray_core.ids import HEAD, HEAD_NODE, NodeId, ObjectId, ProcessId, owner_of
+from sparkray_core.messages import EndSession
 from sparkray_core.model.entries import is_stored, place
 from sparkray_core.model.events import MemoryRead
 from sparkray_core.model.head import Head
@@ -247,10 +247,8 @@ class Storm:
         for host in self._without_drivers():
             assert isinstance(host.model, Node)
             kept = [some for some, entry in host.model.kept.refs.exported.items() if entry.owner == host.me]
-            estate = self._records_of(host.me).estates.get(host.me)
-            known = estate.objects if estate is not None else {}
-            values = [known[some][1] if some in known else None for some in kept]
-            if kept and all(value is not None and _copies(value, live) > 1 for value in values):
+            there = [some for some in host.model.store.stored if owner_of(some)[8:] == host.me[8:]]  # of any raylet
+            if kept and all(self._copies(some, live) > 1 for some in dict.fromkeys([*kept, *there])):
                 sim.note(host, f"loss: the node is killed, and owned {len(kept)} objects")
                 sim.kill_host(host, noticed=self.dice.random() < 0.5)
                 self.lost += len(kept)
@@ -259,6 +257,14 @@ class Storm:
                 return
         if looks:
             sim.at(sim.now + LOSS_LOOK_S, lambda: self._loss(looks - 1))
+
+    def _copies(self, some: ObjectId, live: set[NodeId]) -> int:
+        """On living nodes, by the GCS's records: a copy that its owner's heir would not know of is none."""
+        shards = [host.model.records for host in self.sim.live_shards() if isinstance(host.model, Shard)]
+        estates = [estate for records in [self.sim.head.records, *shards] for estate in records.estates.values()]
+        known = [estate.objects.get(some) for estate in estates]
+        places = [place(it[1])[1] for it in known if it is not None and it[1] is not None and is_stored(it[1])]
+        return max((len(live.intersection(nodes)) for nodes in places), default=0)
 
     def _head_death(self) -> None:
         self.sim.kill_for(self.sim.hosts[HEAD_NODE], self.dice.choice([0.01, 0.1, 0.1, 1.0]))
@@ -369,10 +375,6 @@ class Storm:
         assert not sim.live_schedulers()
         assert not sim.live_shards()
         assert not sim.live_nodes(), f"these nodes went on: {[host.name for host in sim.live_nodes()]}"
-
-
-def _copies(value: Value, live: set[NodeId]) -> int:
-    return len(live.intersection(place(value)[1])) if is_stored(value) else 0
 
 
 def _node_of(process: ProcessId) -> NodeId:
