@@ -690,6 +690,23 @@ class DropBorrowers:
 
 
 @frozen
+class CheckBorrowed:
+    """Owner -> a process that it counts as a borrower: one died that had lent you some of these. How often were you
+    counted in? Answered by `BorrowedCounts`."""
+
+    round: int
+    objects: list[ObjectId]
+
+
+@frozen
+class BorrowedCounts:
+    """Borrower -> owner, behind all that it has let go of by then."""
+
+    round: int
+    counts: list[tuple[ObjectId, int]]
+
+
+@frozen
 class AdoptObject:
     """Worker -> its raylet: I have put this under an id of yours. You own it now, and I am its first borrower."""
 
@@ -1195,6 +1212,8 @@ Message = (
     | SchedulerGone
     | PlaceLeases
     | ReplicateObject
+    | CheckBorrowed
+    | BorrowedCounts
 )
 
 # Numbers are never used twice, not even after a message is gone.
@@ -1306,6 +1325,8 @@ MESSAGES: Mapping[int, type[Message]] = {
     262: EstateClosed,
     263: CloseNode,
     264: NodeClosed,
+    270: CheckBorrowed,
+    271: BorrowedCounts,
     290: AskLane,
     291: LaneAt,
     244: ReplicateObject,

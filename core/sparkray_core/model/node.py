@@ -41,7 +41,9 @@ from sparkray_core.messages import (
     Answer,
     Ask,
     AskObjects,
+    BorrowedCounts,
     BundlesReserved,
+    CheckBorrowed,
     CommitBundles,
     CopyMade,
     DropBorrowers,
@@ -234,8 +236,7 @@ class Node:
             case PeersHeard():
                 self.strays += 1  # the head's
         if self.ended is None:
-            if (legacy := self.kept.refs.legacy).busy:
-                legacy.settle(now)
+            self.kept.settle(now)
             self._flush_kept(now)
             self.store.settle(now)
             self.replicas.settle()
@@ -302,7 +303,7 @@ class Node:
                 self.pulls.not_here(sender, some, now)
             case AdoptObject() | AskObjects() | AddBorrowers() | DropBorrowers() | CopyMade() | ObjectMissing():
                 self.kept.receive(sender, message)
-            case ObjectMoved():
+            case ObjectMoved() | CheckBorrowed() | BorrowedCounts():
                 self.kept.receive(sender, message)
             case ObjectPinned(some) | ObjectGone(some) if sender == self.me:
                 self.drain.arrived(some, isinstance(message, ObjectPinned), now)
@@ -874,8 +875,8 @@ class Node:
             self.out += self._alarm.ask(room_until)
         if self.claims.crowd.look_at is not None:
             self.out += self._alarm.ask(self.claims.crowd.look_at)
-        if (handed_over := self.kept.refs.legacy.next_wake()) is not None:
-            self.out += self._alarm.ask(handed_over)
+        for at in self.kept.wakes():
+            self.out += self._alarm.ask(at)
 
     def _tell_head(self, now: float) -> None:
         claims = self.claims

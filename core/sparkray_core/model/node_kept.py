@@ -16,6 +16,8 @@ from sparkray_core.messages import (
     AddBorrowers,
     AdoptObject,
     AskObjects,
+    BorrowedCounts,
+    CheckBorrowed,
     CopyMade,
     DropBorrowers,
     InheritObjects,
@@ -31,7 +33,17 @@ from sparkray_core.model.node_replicas import Recorded
 from sparkray_core.model.references import References, freed, lost_for_good
 
 _NUMBER_BITS = 32  # of a worker's counter within the count of an id that it gives for its raylet
-Message = AdoptObject | AskObjects | AddBorrowers | DropBorrowers | CopyMade | ObjectMissing | ObjectMoved
+Message = (
+    AdoptObject
+    | AskObjects
+    | AddBorrowers
+    | DropBorrowers
+    | CopyMade
+    | ObjectMissing
+    | ObjectMoved
+    | CheckBorrowed
+    | BorrowedCounts
+)
 
 
 def kept_count(worker: ProcessId, count: int) -> int | None:
@@ -79,9 +91,13 @@ class Kept:
             case AskObjects(objects):
                 self.refs.asked(sender, objects, self.out)
             case AddBorrowers(pairs):
-                self.refs.counted(pairs, 1)
+                self.refs.counted(sender, pairs, 1)
             case DropBorrowers(pairs):
-                self.refs.counted(pairs, -1)
+                self.refs.counted(sender, pairs, -1)
+            case CheckBorrowed():
+                self.refs.check_borrowed(sender, message, self.out)
+            case BorrowedCounts():
+                self.refs.recounted(sender, message)
             case CopyMade():
                 self.refs.copied(message)
             case ObjectMoved():
@@ -97,6 +113,17 @@ class Kept:
             self.refs.exported[some] = entry
         self.refs.count_in(entry, maker)
         self.refs.settle(entry, value, self.out)
+
+    def settle(self, now: float) -> None:
+        """What time alone does."""
+        legacy, recount = self.refs.legacy, self.refs.recount
+        if legacy.busy:
+            legacy.settle(now)
+        if recount.at is not None:
+            recount.settle(now, legacy.handover_s, self.out)
+
+    def wakes(self) -> list[float]:
+        return [at for at in (self.refs.legacy.next_wake(), self.refs.recount.at) if at is not None]
 
     def record(self, some: ObjectId) -> None:
         """There are to be copies of it elsewhere: should this node die, another raylet is to own it."""

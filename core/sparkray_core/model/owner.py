@@ -21,9 +21,11 @@ from sparkray_core.messages import (
     ActorChanged,
     AddBorrowers,
     AskObjects,
+    BorrowedCounts,
     CallRetried,
     CancelMaker,
     CancelTask,
+    CheckBorrowed,
     CopyMade,
     DropBorrowers,
     EndSession,
@@ -85,7 +87,7 @@ class Owner:
         self.inheriting = Inheriting(self.book, self.leasing)
         # A driver's end is that of its job.
         self.sharing = Sharing(self.refs, self.book.tasks, self.lineage) if keeper is not None else None
-        self._legacy_wake: float | None = None  # asked for since the last tick
+        self._deaths_wake: float | None = None  # asked for since the last tick
         self.ended: str | None = None  # why the session is over
         self._runnable = self.book.runnable
 
@@ -299,7 +301,7 @@ class Owner:
     def tick(self, now: float) -> list[Effect]:
         """Time went by: idle leases go back, loaded ones are relieved."""
         self.leasing.ticked()
-        self._legacy_wake = None
+        self._deaths_wake = None
         return self._dispatch(now, [])
 
     def _dispatch(self, now: float, effects: list[Effect]) -> list[Effect]:
@@ -311,17 +313,19 @@ class Owner:
             self.leasing.dispatch(now, effects)
             self.calls.dispatch(effects)
             # Perhaps a call failed, and with it what waited for its result; or arguments got lost since they came.
-        if self.refs.heirs and self.refs.legacy.busy:
-            self._settle_legacy(now, effects)
+        if self.refs.recount.at is not None or (self.refs.heirs and self.refs.legacy.busy):
+            self._settle_deaths(now, effects)
         self.refs.flush(effects)
         return effects
 
-    def _settle_legacy(self, now: float, effects: list[Effect]) -> None:
-        legacy = self.refs.legacy
+    def _settle_deaths(self, now: float, effects: list[Effect]) -> None:
+        """What time alone does for those who are left."""
+        legacy, recount = self.refs.legacy, self.refs.recount
         legacy.settle(now)
-        wake = legacy.next_wake()
-        if wake is not None and wake != self._legacy_wake:
-            self._legacy_wake = wake
+        recount.settle(now, legacy.handover_s, effects)
+        wake = min((at for at in (legacy.next_wake(), recount.at) if at is not None), default=None)
+        if wake is not None and wake != self._deaths_wake:
+            self._deaths_wake = wake
             effects.append(WakeAt(wake))
 
     def worker_lost(self, message: LeaseLost | ActorChanged) -> ProcessId | None:
@@ -525,8 +529,10 @@ _ON: dict[type, _Handler] = {
     AskObjects: Owner._on_ask,
     ObjectReady: Owner._on_ready,
     ObjectMissing: Owner._on_missing,
-    AddBorrowers: lambda owner, sender, message, now, effects: owner.refs.counted(message.pairs, 1),
-    DropBorrowers: lambda owner, sender, message, now, effects: owner.refs.counted(message.pairs, -1),
+    AddBorrowers: lambda owner, sender, message, now, effects: owner.refs.counted(sender, message.pairs, 1),
+    DropBorrowers: lambda owner, sender, message, now, effects: owner.refs.counted(sender, message.pairs, -1),
+    CheckBorrowed: lambda owner, sender, message, now, effects: owner.refs.check_borrowed(sender, message, effects),
+    BorrowedCounts: lambda owner, sender, message, now, effects: owner.refs.recounted(sender, message),
     CopyMade: lambda owner, sender, message, now, effects: owner.refs.copied(message),
     ObjectMoved: lambda owner, sender, message, now, effects: owner.refs.moved(message),
     InheritObjects: Owner._on_inherit,

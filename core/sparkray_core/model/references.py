@@ -24,6 +24,8 @@ from sparkray_core.messages import (
     AddBorrowers,
     AdoptObject,
     AskObjects,
+    BorrowedCounts,
+    CheckBorrowed,
     CopyMade,
     DropBorrowers,
     EndActor,
@@ -38,6 +40,7 @@ from sparkray_core.model.effects import Effect, Send
 from sparkray_core.model.entries import ACTOR_INDEX as ACTOR_INDEX
 from sparkray_core.model.entries import NOT_GIVEN, Entry, is_failure, is_stored, place
 from sparkray_core.model.legacy import Legacy
+from sparkray_core.model.recount import Recount, counts_of
 
 if TYPE_CHECKING:
     from sparkray_core.model.lineage import Lineage
@@ -79,6 +82,7 @@ class References:
         self.sharing: Shares | None = None  # likewise; of an owner that may die before those who borrow from it
         self.legacy = Legacy(self)
         self.heirs = self.legacy.heirs  # of owners that died: who owns what they had
+        self.recount = Recount(self.exported)
         self._freed: dict[NodeId, list[ObjectId]] = {}
         self._given_away: list[Entry] = []  # to the keeper
         self._late: list[Effect] = []  # what follows from something that is lost: who is told, who makes it again
@@ -383,6 +387,8 @@ class References:
         """Nobody here holds it. Own: its bytes go. Borrowed: its owner hears of it."""
         if entry._id is not None:
             self.exported.pop(entry._id, None)
+            if self.recount.lenders:
+                self.recount.lenders.pop(entry._id, None)
             if self.sharing is not None:
                 self.sharing.freed(entry)
         if entry.index == ACTOR_INDEX:
@@ -444,18 +450,20 @@ class References:
             entry.borrowers = {}
             if self.sharing is not None:
                 self.sharing.lent(entry)
+        if self.recount.pairs and by > 0:
+            self.recount.counted_in(entry.id, process)
         entry.borrowers[process] = entry.borrowers.get(process, 0) + by
         if not entry.borrowers[process]:
             del entry.borrowers[process]
             if not entry.borrowers:
                 entry.borrowers = None
 
-    def counted(self, pairs: Iterable[tuple[ObjectId, ProcessId]], by: int) -> None:
-        """`AddBorrowers` (by 1) or `DropBorrowers` (by -1)."""
+    def counted(self, sender: ProcessId, pairs: Iterable[tuple[ObjectId, ProcessId]], by: int) -> None:
+        """`AddBorrowers` (by 1) or `DropBorrowers` (below zero)."""
         for some_object, process in pairs:
             if some_object[:16] != self.me:
                 early = (AddBorrowers if by > 0 else DropBorrowers)([(some_object, process)])
-                if self.legacy.is_early(process, early, some_object):
+                if self.legacy.is_early(sender, early, some_object):
                     continue
             entry = self.exported.get(some_object)
             if entry is None:
@@ -463,8 +471,21 @@ class References:
                     continue  # freed before: the borrower's process had died in between
                 entry = self.find(some_object)
             self.count_in(entry, process, by)
+            if by > 0 and sender != process and entry.borrowers:
+                self.recount.lent(some_object, sender)
+                if self.is_gone(sender):
+                    self.recount.process_gone(sender)
             if not entry.borrowers and not entry.held and not entry.pins:
                 self.free(entry)
+
+    def check_borrowed(self, owner: ProcessId, message: CheckBorrowed, effects: list[Effect]) -> None:
+        self.flush(effects)
+        counts = counts_of(self.exported, owner, message.objects)
+        effects.append(Send(owner, BorrowedCounts(message.round, counts)))
+
+    def recounted(self, borrower: ProcessId, message: BorrowedCounts) -> None:
+        for some, by in self.recount.answered(borrower, message):
+            self.counted(borrower, [(some, borrower)], -by)
 
     def copied(self, message: CopyMade) -> None:
         some, node = message.object, message.node
@@ -506,6 +527,7 @@ class References:
     def process_gone(self, process: ProcessId, why: str, effects: list[Effect], heir: ProcessId | None = None) -> None:
         """It borrows nothing any more. What it owned is its heir's; without one, what we wait for will not come."""
         self._gone.remember(process, why)
+        self.recount.process_gone(process)
         if heir is not None:
             self.legacy.passes_to(process, heir, effects)
         else:
@@ -528,6 +550,7 @@ class References:
 
     def node_gone(self, node: NodeId, why: str, effects: list[Effect]) -> None:
         self._gone.remember(node, why)
+        self.recount.node_gone(node)
         there: dict[ProcessId, None] = {}
         for entry in self.exported.values():
             there.update(

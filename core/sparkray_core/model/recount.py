@@ -1,0 +1,106 @@
+"""An owner's borrowers that were counted in by somebody else, who died before the value that this was for was sent.
+
+Who sends a reference inside a value counts the receiver in first, by a message of its own to the owner. If its process
+or node dies between the two, the owner has a borrower that knows nothing of it, and would never let go. So after such a
+death the owner asks each borrower of what the dead one has lent how often it was counted in, and believes it:
+
+    lender dies -> until `handover_s` later, when nothing that it sent is on its way any more -> CheckBorrowed
+                                                                                                      |
+    counts go down to what the borrower says, but where it was counted in meanwhile: asked again <----+
+
+Of what the owner itself lends there is no need: it dies with it. Nor of what a dead owner had: see `legacy`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+from sparkray_core.ids import NodeId, ObjectId, ProcessId, node_of
+from sparkray_core.messages import BorrowedCounts, CheckBorrowed
+from sparkray_core.model.effects import Effect, Send
+from sparkray_core.model.entries import Entry
+
+_Pair = tuple[ObjectId, ProcessId]
+
+
+class Recount:
+    """Of one table of references."""
+
+    def __init__(self, exported: Mapping[ObjectId, Entry]) -> None:
+        self.exported = exported
+        self.lenders: dict[ObjectId, set[ProcessId]] = {}  # others than owner and borrower; of what is lent still
+        # Those to be asked, or that were: whether they were counted in again since the round began.
+        self.pairs: dict[_Pair, bool] = {}
+        self.at: float | None = None  # when they are; 0.0: a round is to begin
+        self._round = 0
+
+    # ------------------------------------------------------------------ what happens to own objects
+    def lent(self, some: ObjectId, lender: ProcessId) -> None:
+        self.lenders.setdefault(some, set()).add(lender)
+
+    def counted_in(self, some: ObjectId, borrower: ProcessId) -> None:
+        if (some, borrower) in self.pairs:
+            self.pairs[some, borrower] = True
+
+    def process_gone(self, process: ProcessId) -> None:
+        self._gone(lambda lender: lender == process)
+
+    def node_gone(self, node: NodeId) -> None:
+        self._gone(lambda lender: node_of(lender) == node)
+
+    def _gone(self, is_gone: Callable[[ProcessId], bool]) -> None:
+        for some, lenders in list(self.lenders.items()):
+            gone = {lender for lender in lenders if is_gone(lender)}
+            if not gone:
+                continue
+            lenders -= gone
+            if not lenders:
+                del self.lenders[some]
+            entry = self.exported.get(some)
+            self.pairs.update(((some, borrower), False) for borrower in (entry and entry.borrowers) or ())
+            self.at = 0.0
+
+    # ------------------------------------------------------------------ asking
+    def settle(self, now: float, handover_s: float, effects: list[Effect]) -> None:
+        """Begin a round, or ask."""
+        if self.at == 0.0:
+            self._begin(now + handover_s)
+        elif self.at is not None and self.at <= now:
+            self.at = None
+            asked: dict[ProcessId, list[ObjectId]] = {}
+            for some, borrower in self.pairs:
+                asked.setdefault(borrower, []).append(some)
+            effects += [Send(borrower, CheckBorrowed(self._round, some)) for borrower, some in asked.items()]
+
+    def _begin(self, at: float) -> None:
+        """For all that are left: who was asked before may have answered before the last death."""
+        self._round += 1
+        self.pairs = dict.fromkeys((pair for pair in self.pairs if self._count(pair)), False)
+        self.at = at if self.pairs else None
+
+    def _count(self, pair: _Pair) -> int:
+        entry = self.exported.get(pair[0])
+        return entry.borrowers.get(pair[1], 0) if entry is not None and entry.borrowers else 0
+
+    def answered(self, borrower: ProcessId, message: BorrowedCounts) -> list[tuple[ObjectId, int]]:
+        """Returns how often it is counted in too often."""
+        if message.round != self._round:
+            return []
+        too_many: list[tuple[ObjectId, int]] = []
+        for some, count in message.counts:
+            again = self.pairs.get((some, borrower))
+            if again:
+                self.at = 0.0  # what it was counted in for may be on its way
+            elif again is not None:
+                del self.pairs[some, borrower]
+                if (by := self._count((some, borrower)) - count) > 0:
+                    too_many.append((some, by))
+        return too_many
+
+
+def counts_of(
+    exported: Mapping[ObjectId, Entry], owner: ProcessId, objects: Iterable[ObjectId]
+) -> list[tuple[ObjectId, int]]:
+    """How often this process was counted in by the owner of these."""
+    found = [(some, exported.get(some)) for some in objects]
+    return [(some, max(0, it.registered) if it is not None and it.owner == owner else 0) for some, it in found]

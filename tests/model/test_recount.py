@@ -1,0 +1,182 @@
+"""Who was counted in by somebody who died before he sent what that was for."""
+
+from __future__ import annotations
+
+import pytest
+
+from sparkray_core.ids import HEAD, NodeId, ObjectId, ProcessId, node_of, object_id, task_id
+from sparkray_core.messages import (
+    HOLDS,
+    STORED,
+    AddBorrowers,
+    AdoptObject,
+    BorrowedCounts,
+    CheckBorrowed,
+    DropBorrowers,
+    FreeObjects,
+    NodeGone,
+    NodeTable,
+    ProcessGone,
+    RecordObjects,
+)
+from sparkray_core.model.effects import Effect, Send, WakeAt
+from sparkray_core.model.entries import Entry
+from sparkray_core.model.events import ClockTicked
+from sparkray_core.model.invariants import check_owner
+from sparkray_core.testing.builders import node_id, node_info, process_id
+from tests.model import test_actor_states, test_node_kept, test_records
+from tests.model.test_owner import ME, NODE, RAYLET, REMOTE, SECOND, WORKER, Bench
+
+HANDOVER_S = 30.0
+THERE = NodeId(b"node-six")
+LENDER = ProcessId(THERE + b"lender..")
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+@pytest.fixture
+def some(bench: Bench) -> ObjectId:
+    """Own, and held by nobody but those that LENDER has counted in: REMOTE twice, SECOND once."""
+    entry = Entry(ME, 77)
+    bench.owner.put(entry, (STORED, 1000, (NODE,)), [])
+    some = bench.owner.refs.export(entry)
+    bench.hear(AddBorrowers([(some, REMOTE), (some, REMOTE), (some, SECOND)]), LENDER)
+    bench.owner.drop([entry])
+    return some
+
+
+def later(bench: Bench, seconds: float = HANDOVER_S) -> list[Effect]:
+    bench.now += seconds
+    effects = bench.owner.tick(bench.now)
+    check_owner(bench.owner, [])
+    return effects
+
+
+def asked(number: int, some: ObjectId, *borrowers: ProcessId) -> list[Effect]:
+    return [Send(borrower, CheckBorrowed(number, [some])) for borrower in borrowers]
+
+
+def borrowers(bench: Bench, some: ObjectId) -> dict[ProcessId, int] | None:
+    entry = bench.owner.refs.exported.get(some)
+    return entry.borrowers if entry is not None else None
+
+
+def test_they_are_asked_when_nothing_of_the_dead_is_on_its_way_and_counted_as_they_say(
+    bench: Bench, some: ObjectId
+) -> None:
+    assert bench.hear(NodeGone(THERE, "power cut")) == [WakeAt(HANDOVER_S)]
+
+    assert later(bench, HANDOVER_S - 1.0) == [WakeAt(HANDOVER_S)]
+    assert later(bench, 1.0) == asked(1, some, REMOTE, SECOND)
+
+    assert bench.hear(BorrowedCounts(1, [(some, 1)]), REMOTE) == []
+    assert borrowers(bench, some) == {REMOTE: 1, SECOND: 1}
+    assert bench.hear(BorrowedCounts(1, [(some, 0)]), SECOND) == []
+    assert bench.hear(DropBorrowers([(some, REMOTE)]), REMOTE) == [Send(RAYLET, FreeObjects([some]))]
+    assert not bench.owner.refs.recount.pairs
+
+
+def test_so_they_are_when_only_the_process_died(bench: Bench, some: ObjectId) -> None:
+    bench.hear(ProcessGone(LENDER, "killed"))
+
+    assert later(bench) == asked(1, some, REMOTE, SECOND)
+    bench.hear(BorrowedCounts(1, [(some, 0)]), REMOTE)
+    assert bench.hear(BorrowedCounts(1, [(some, 0)]), SECOND) == [Send(RAYLET, FreeObjects([some]))]
+    assert not bench.owner.refs.recount.lenders
+
+
+def test_nobody_is_asked_of_what_the_dead_has_not_lent(bench: Bench, some: ObjectId) -> None:
+    assert bench.hear(NodeGone(NodeId(b"........"), "power cut")) == []
+    bench.hear(DropBorrowers([(some, REMOTE), (some, REMOTE), (some, SECOND)]))
+
+    assert bench.hear(NodeGone(THERE, "power cut")) == []
+
+
+def test_a_borrower_that_said_so_itself_is_believed(bench: Bench) -> None:
+    entry = Entry(ME, 77)
+    bench.owner.put(entry, b"value", [])
+    some = bench.owner.refs.export(entry)
+    bench.hear(AddBorrowers([(some, LENDER)]), LENDER)
+
+    bench.hear(NodeGone(THERE, "power cut"))
+
+    assert later(bench) == []
+
+
+def test_who_was_counted_in_meanwhile_is_asked_again_as_that_may_be_on_its_way(bench: Bench, some: ObjectId) -> None:
+    bench.hear(NodeGone(THERE, "power cut"))
+    later(bench)
+    bench.hear(AddBorrowers([(some, REMOTE)]), SECOND)
+    bench.hear(BorrowedCounts(1, [(some, 1)]), SECOND)
+
+    bench.hear(BorrowedCounts(1, [(some, 0)]), REMOTE)
+
+    assert borrowers(bench, some) == {REMOTE: 3, SECOND: 1}
+    assert later(bench) == asked(2, some, REMOTE)
+    bench.hear(BorrowedCounts(2, [(some, 1)]), REMOTE)
+    assert borrowers(bench, some) == {REMOTE: 1, SECOND: 1}
+
+
+def test_an_answer_from_before_another_death_is_not_believed(bench: Bench, some: ObjectId) -> None:
+    bench.hear(AddBorrowers([(some, SECOND)]), WORKER)
+    bench.hear(NodeGone(THERE, "power cut"))
+    later(bench)
+    bench.hear(ProcessGone(WORKER, "killed"))
+
+    bench.hear(BorrowedCounts(1, [(some, 0)]), REMOTE)
+
+    assert borrowers(bench, some) == {REMOTE: 2, SECOND: 2}
+    assert later(bench) == asked(2, some, REMOTE, SECOND)
+
+
+def test_what_a_dead_process_is_heard_of_late_is_asked_after_too(bench: Bench, some: ObjectId) -> None:
+    bench.hear(ProcessGone(WORKER, "killed"))
+    bench.hear(AddBorrowers([(some, SECOND)]), WORKER)
+
+    assert later(bench) == asked(1, some, REMOTE, SECOND)
+
+
+def test_an_answer_comes_behind_what_was_let_go_of(bench: Bench) -> None:
+    theirs = object_id(task_id(REMOTE, 5))
+    bench.done(bench.running(), value=(HOLDS, b"value", (theirs, theirs)))
+
+    (answer,) = bench.hear(CheckBorrowed(1, [theirs]), REMOTE)
+    assert answer == Send(REMOTE, BorrowedCounts(1, [(theirs, 2)]))
+
+    entry = bench.owner.refs.exported[theirs]
+    bench.owner.refs.unpin(entry)
+    bench.owner.refs.unpin(entry)
+    assert bench.hear(CheckBorrowed(2, [theirs]), REMOTE) == [
+        Send(REMOTE, DropBorrowers([(theirs, ME), (theirs, ME)])),
+        Send(REMOTE, BorrowedCounts(2, [(theirs, 0)])),
+    ]
+
+
+def test_a_raylet_asks_after_what_its_workers_have_put() -> None:
+    bench = test_node_kept.Bench()
+    bench.say(HEAD, NodeTable([node_info(letter, CPU=1).as_dict() for letter in "abc"]))
+    some, far, lender = bench.an_id(), test_node_kept.FAR, process_id(node_id("c"), "lender")
+    bench.say(bench.worker, AdoptObject(some, bench.write(some)))
+    bench.say(lender, AddBorrowers([(some, far)]))
+    bench.say(bench.worker, DropBorrowers([(some, bench.worker)]))
+    bench.say(HEAD, NodeGone(node_of(lender), "power cut"))
+
+    assert Send(far, CheckBorrowed(1, [some])) in bench.node.handle(ClockTicked(), HANDOVER_S)
+
+    bench.say(far, BorrowedCounts(1, [(some, 0)]))
+    assert bench.used == 0
+
+
+def test_the_gcs_says_how_often_it_has_it_in_records_and_in_what_actors_saved() -> None:
+    bench = test_actor_states.Bench()
+    outer, other, inner, unknown = (test_records.some_object(count) for count in (1, 2, 3, 4))
+    values = [(outer, (HOLDS, b"1", (inner, inner)), ""), (other, None, "")]
+    bench.say(test_records.OWNER, RecordObjects(ProcessId(b""), [], [test_records.task(2, inner)], values))
+    bench.say(test_actor_states.ON_B, test_actor_states.saves(1, None, inner))
+
+    answer = bench.say(test_actor_states.DRIVER, CheckBorrowed(5, [inner, unknown]))
+
+    assert answer == [Send(test_actor_states.DRIVER, BorrowedCounts(5, [(inner, 4), (unknown, 0)]))]
