@@ -192,6 +192,68 @@ def test_calls_of_actors_are_cancelled_and_the_actor_lives_on(ray: Any, tmp_path
         assert ray.get(actor.ping.remote(), timeout=20) == "here"
 
 
+def test_what_a_cancelled_call_keeps_of_its_arguments_stays_good(ray: Any, tmp_path: Any) -> None:
+    mark = tmp_path / "kept"
+
+    class Keeper:
+        def keep(self, refs: list[Any]) -> None:
+            self.kept = refs[0]
+            mark.write_text("yes")
+            time.sleep(LONG)
+
+        def look(self) -> Any:
+            return ray.get(self.kept, timeout=20)
+
+    class Streamer(Keeper):
+        def keep(self, refs: list[Any]) -> Any:  # type: ignore[override]
+            super().keep(refs)
+            yield 1
+
+    class AsyncKeeper:
+        async def keep(self, refs: list[Any]) -> None:
+            self.kept = refs[0]
+            mark.write_text("yes")
+            await asyncio.sleep(LONG)
+
+        async def look(self) -> Any:
+            return await self.kept
+
+    for cls in (Keeper, Streamer, AsyncKeeper):
+        mark.unlink(missing_ok=True)
+        actor = ray.remote(cls).remote()
+        ref = ray.put(["something"])
+        running = actor.keep.remote([ref])
+        wait_until(mark.exists)
+        ray.cancel(running)
+        with pytest.raises(TaskCancelledError):
+            ray.get(next(running) if cls is Streamer else running, timeout=20)
+        del ref
+        assert ray.get(actor.look.remote(), timeout=20) == ["something"]
+
+
+def test_results_of_a_task_that_fails_as_they_are_packed_leave_nothing_in_the_store(ray: Any) -> None:
+    from sparkray_core.run.object_ref import core
+
+    @ray.remote(num_returns=2)
+    def half() -> Any:
+        return bytes(1 << 20), threading.Lock()
+
+    @ray.remote(num_returns=3)
+    def broken_off() -> Any:
+        yield bytes(1 << 20)
+        raise KeyboardInterrupt
+
+    def stored() -> int:
+        return len(core().ask(core().raylet_id, "objects")["stored"])
+
+    before = stored()
+    for task in (half, broken_off):
+        for ref in task.remote():
+            with pytest.raises(RayTaskError):
+                ray.get(ref, timeout=20)
+    wait_until(lambda: stored() == before)
+
+
 def test_an_async_def_task_runs_on_a_loop_of_its_own(ray: Any) -> None:
     @ray.remote
     async def task(x: int) -> int:

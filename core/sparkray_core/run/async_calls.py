@@ -86,16 +86,19 @@ class AsyncCalls:
         except (AttributeError, ValueError) as error:
             self._answer(sender, execute.refuse(call, decode(call[1]).name, error))
             return
+        found: list[Any] | None = None
         try:
             answer = await self._run_gated(sender, call, name, group, method)
-        except asyncio.CancelledError:
-            self._records.failed(sender, call[0], "TaskCancelledError")
-            answer = self._worker.streams.cancelled(sender, call)
+        except asyncio.CancelledError as end:
+            found = execute.found_by(end)
         except (ExitActor, SystemExit) as ended:
             self._worker.end_by(ended)
             return
         finally:
             self._records.ends(sender, call[0])
+        if found is not None:  # it was cancelled; and its frames are gone, with what they held
+            self._records.failed(sender, call[0], "TaskCancelledError")
+            answer = self._worker.streams.cancelled(sender, call, found=found)
         if not self._host.exiting:
             self._answer(sender, answer)
 

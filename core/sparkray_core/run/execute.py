@@ -11,9 +11,20 @@ from typing import TYPE_CHECKING, Any
 
 from sparkray_core import errors
 from sparkray_core.ids import ObjectId, ProcessId, object_id, task_id
-from sparkray_core.messages import ERROR, FAILED, HOLDS, PLAIN, STORED, ResultTuple, Returns, TaskTuple, Value
+from sparkray_core.messages import (
+    ERROR,
+    FAILED,
+    HOLDS,
+    PLAIN,
+    STORED,
+    FreeObjects,
+    ResultTuple,
+    Returns,
+    TaskTuple,
+    Value,
+)
 from sparkray_core.model.effects import Effect
-from sparkray_core.model.entries import Entry
+from sparkray_core.model.entries import Entry, is_stored
 from sparkray_core.run import current_task, modules
 from sparkray_core.run.brief import are_brief
 from sparkray_core.run.current_task import ExitActor, set_running
@@ -25,6 +36,7 @@ if TYPE_CHECKING:
 
 ENDS = (KeyboardInterrupt, SystemExit, ExitActor)  # of user code: the worker's to handle, and no errors of the task
 REPR_LIMIT = 200  # characters of an actor's repr in the errors of its methods
+_FOUND = "_sparkray_found"  # what an end takes along, as an attribute: see `found_by`
 NO_ARGUMENTS = b""  # the payload of a call without any: nothing to pickle on either side
 
 
@@ -88,7 +100,8 @@ def run(
         else:
             answer = _pack_all(core, caller, name, count, num_returns, result)
         result = None
-    except ENDS:
+    except ENDS as end:
+        take_along(end, found)
         raise
     except BaseException as error:  # noqa: BLE001 - the user's code: what it raises goes to whoever asks for the value
         core.records.failed(caller, count, error)
@@ -140,12 +153,25 @@ async def run_async(
         del args, kwargs
         answer = _pack_all(core, caller, name, count, num_returns, result)
         result = None
-    except (*ENDS, CancelledError):
+    except (*ENDS, CancelledError) as end:
+        take_along(end, found)
         raise
     except BaseException as error:  # noqa: BLE001 - as in `run`
         core.records.failed(caller, count, error)
         answer = [failure(name, error)] * num_returns
     return count, answer, still_held(core, found) if found else None
+
+
+def take_along(end: BaseException, found: list[Any]) -> None:
+    """Of a task that is ended by this."""
+    vars(end)[_FOUND] = found
+
+
+def found_by(end: BaseException) -> list[Any]:
+    """The references that came in the arguments of the task that was ended by this; for `still_held`, once its frames
+    have gone."""
+    found: list[Any] = vars(end).pop(_FOUND, [])
+    return found
 
 
 def refuse(task: TaskTuple, name: str, error: BaseException) -> ResultTuple:
@@ -159,16 +185,33 @@ def answers(returns: Returns) -> int:
 
 
 def _pack_all(core: Core, caller: ProcessId, name: str, count: int, num_returns: int, result: Any) -> list[Value]:
-    if type(result) is GeneratorType and num_returns > 0:
-        return _pack_yielded(core, caller, name, count, num_returns, result)
-    if num_returns == 1:
-        return [pack(core, caller, count, 0, result)]
-    return _pack_many(core, caller, name, count, num_returns, result)
+    answer: list[Value] = []
+    try:
+        if type(result) is GeneratorType and num_returns > 0:
+            _pack_yielded(core, caller, name, count, num_returns, result, answer)
+        elif num_returns == 1:
+            answer.append(pack(core, caller, count, 0, result))
+        else:
+            _pack_many(core, caller, name, count, num_returns, result, answer)
+    except BaseException:
+        _free(core, caller, count, answer)
+        raise
+    return answer
 
 
-def _pack_many(core: Core, caller: ProcessId, name: str, count: int, num_returns: int, result: Any) -> list[Value]:
+def _free(core: Core, caller: ProcessId, count: int, answer: list[Value]) -> None:
+    """Nobody will hear of these: the task failed, or was cancelled, as the next one was packed."""
+    task = (core.named.get((caller, count)) if core.named else None) or task_id(caller, count)
+    stored = [object_id(task, index) for index, value in enumerate(answer) if is_stored(value)]
+    if stored:
+        core.send(core.raylet_id, FreeObjects(stored))
+
+
+def _pack_many(
+    core: Core, caller: ProcessId, name: str, count: int, num_returns: int, result: Any, answer: list[Value]
+) -> None:
     if num_returns == 0:
-        return []
+        return
     try:
         items = list(result)
     except TypeError:
@@ -178,14 +221,20 @@ def _pack_many(core: Core, caller: ProcessId, name: str, count: int, num_returns
         ) from None
     if len(items) != num_returns:
         raise ValueError(f"Task returned {len(items)} objects, but num_returns={num_returns}.")
-    return [pack(core, caller, count, index, item) for index, item in enumerate(items)]
+    for index, item in enumerate(items):
+        answer.append(pack(core, caller, count, index, item))
 
 
 def _pack_yielded(
-    core: Core, caller: ProcessId, name: str, count: int, num_returns: int, made: GeneratorType[Any, Any, Any]
-) -> list[Value]:
+    core: Core,
+    caller: ProcessId,
+    name: str,
+    count: int,
+    num_returns: int,
+    made: GeneratorType[Any, Any, Any],
+    answer: list[Value],
+) -> None:
     """A generator's first items, for as many references; when it raises or ends too soon, the rest of them fail."""
-    answer: list[Value] = []
     try:
         for item in made:
             answer.append(pack(core, caller, count, len(answer), item))
@@ -198,7 +247,6 @@ def _pack_yielded(
         raise
     except BaseException as error:  # noqa: BLE001 - as in `run`
         answer += [failure(name, error)] * (num_returns - len(answer))
-    return answer
 
 
 def pack(core: Core, caller: ProcessId, count: int, index: int, result: Any) -> Value:

@@ -246,12 +246,18 @@ class Outlets:
 
         return run_stream.run(self._worker.core, sender, function, name, task, self.open(sender, task))
 
-    def cancelled(self, sender: ProcessId, task: TaskTuple, ran: bool = True) -> ResultTuple:
-        """The answer to a task, a stream or not, that was cancelled while it ran, or before that."""
+    def cancelled(
+        self, sender: ProcessId, task: TaskTuple, ran: bool = True, found: list[Any] | None = None
+    ) -> ResultTuple:
+        """The answer to a task, a stream or not, that was cancelled while it ran, or before that.
+
+        Args:
+            found: the references that came in its arguments; some may live on.
+        """
         value = while_it_ran(_title(self._worker.core, task[1])) if ran else BEFORE_IT_RAN
         outlet = self.running.get((sender, task[0]))
         values = [value] * execute.answers(task[2]) if outlet is None else outlet.answer(value)
-        return task[0], values, None
+        return task[0], values, execute.still_held(self._worker.core, found) if found else None
 
     def cancel(self, sender: ProcessId, count: int) -> None:
         """One that runs in a thread, which no signal reaches, ends at its next item."""

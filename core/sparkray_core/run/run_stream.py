@@ -42,7 +42,8 @@ def run(
                 _close(made)
                 break
         made = None
-    except execute.ENDS:
+    except execute.ENDS as end:
+        execute.take_along(end, found)
         raise
     except BaseException as error:  # noqa: BLE001 - as in `execute.run`
         item = made = None
@@ -81,7 +82,8 @@ async def run_async(
                     break
                 del item
         made = iterator = None
-    except (*execute.ENDS, CancelledError):
+    except (*execute.ENDS, CancelledError) as end:
+        execute.take_along(end, found)
         raise
     except BaseException as error:  # noqa: BLE001 - as in `execute.run`
         made = iterator = None

@@ -381,11 +381,13 @@ class Worker:
         try:
             answer = self._run_uncancelled(sender, task)
             self.running = None
-        except KeyboardInterrupt:
+            return answer
+        except KeyboardInterrupt as end:
             self.running = None
-            self.core.records.failed(sender, task[0], "TaskCancelledError")
-            return self.streams.cancelled(sender, task)
-        return answer
+            found = execute.found_by(end)
+        # Its frames are gone here, with what they held.
+        self.core.records.failed(sender, task[0], "TaskCancelledError")
+        return self.streams.cancelled(sender, task, found=found)
 
     def _runs(self) -> list[tuple[ProcessId, int, bytes, float]]:
         """What the main thread runs, since when."""

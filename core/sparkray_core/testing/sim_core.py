@@ -83,6 +83,10 @@ class Ledger:
         self.copies = 1  # that there are to be of what is put
         self.actors: set[ProcessId] = set()  # workers that became one: with them ends what they own
 
+    def runs(self, owner: ProcessId, count: int) -> bool:
+        """Whether it was begun and has not ended yet, be it that its worker died."""
+        return (owner, count) in self.begun and (owner, count) not in self.answered
+
     def begin(self, owner: ProcessId, count: int, worker: ProcessId, may_again: bool) -> None:
         runs = self.begun.setdefault((owner, count), [])
         runs.append(worker)

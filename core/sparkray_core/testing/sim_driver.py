@@ -315,13 +315,17 @@ class SimDriver(SimCore):
         if some and dice.random() < 0.7:
             self.kick()
             yield dice.choice([0.0, 0.001, 0.02, 0.1])  # so that some run by then
-            entry, recursive = dice.choice(some[-8:]).ref.entry, dice.random() < 0.5
+            runs = [known for known in some if self.oracle.ledger.runs(known.ref.entry.owner, known.ref.entry.count)]
+            entry, recursive = (
+                dice.choice(some[-8:] if dice.random() < 0.4 else runs or some).ref.entry,
+                dice.random() < 0.5,
+            )
             task = self.owner.book.tasks.get(entry.count)
             force = self.force and task is not None and task.actor is None and dice.random() < 0.3
             self.oracle.cancelled.add((entry.owner, entry.count))
             self.oracle.harmed |= force  # what its worker owned, ends with it
             self.cancel(entry.count, force, recursive)
-            del entry, task, some
+            del entry, task, some, runs
             yield dice.choice([0.0, 0.001, 0.05])
             return
         del some

@@ -288,18 +288,39 @@ class SimWorker(SimCore):
         key = (caller, task[0])
         self.levels.append(key)
         self.firsts.append(self.submitted + 1)
+        program, named = sim_programs.unpack_call(task[3])
+        found: list[Ref] = []
         try:
-            return (yield from self._execute(caller, task))
+            values = yield from self._execute(caller, task, program, named, found)
         except Cancelled:
-            return self._cancelled(caller, task, "while")
+            values = self._cancelled(caller, task, "while")[1]
         finally:
             self.levels.pop()
             self.firsts.pop()
             self.doomed.discard(key)
+        if program.keeps_s and found:
+            self._keep(found, program.keeps_s)
+        self.ledger.answered.add(key)
+        return task[0], values, self._still_held(found)
 
-    def _execute(self, caller: ProcessId, task: TaskTuple) -> Code[ResultTuple]:
-        count, function, returns, payload, refs = task
-        program, named = sim_programs.unpack_call(payload)
+    def _still_held(self, found: list[Ref]) -> list[ObjectId] | None:
+        """Of what came in the arguments of a task that ends."""
+        entries = list(dict.fromkeys(ref.entry for ref in found))
+        found.clear()
+        still = [
+            entry
+            for entry in entries
+            if entry.owner != self.me and not entry.registered and (entry.pins or (entry.weak and entry.weak()))
+        ]
+        effects: list[Effect] = []
+        self.owner.refs.note_held(still, effects)
+        self.perform(effects)
+        return [entry.id for entry in still] or None
+
+    def _execute(
+        self, caller: ProcessId, task: TaskTuple, program: Program, named: list[ObjectId], found: list[Ref]
+    ) -> Code[list[Value]]:
+        count, function, returns, _, refs = task
         if self.actor is None:
             self._has(program.env)
             self._is_where(program, self.groups.get(caller, b""))
@@ -312,7 +333,7 @@ class SimWorker(SimCore):
             self._answered[caller] = max(last, count)
         may_again = program.retries != 0 if self.actor is None else program.again != 0
         self.ledger.begin(caller, count, self.me, may_again)
-        found = [self.ref_of(some) for some in named]
+        found += [self.ref_of(some) for some in named]
         outcomes: list[str] = []
         failure = ""
         for _, value, some in refs or ():
@@ -335,20 +356,7 @@ class SimWorker(SimCore):
         else:
             first = object_id(self.named.get((caller, count)) or task_id(caller, count))
             values = yield from self._run(program, first, outcomes, found)
-        if program.keeps_s and found:
-            self._keep(found, program.keeps_s)
-        entries = list(dict.fromkeys(ref.entry for ref in found))
-        found.clear()
-        still = [
-            entry
-            for entry in entries
-            if entry.owner != self.me and not entry.registered and (entry.pins or (entry.weak and entry.weak()))
-        ]
-        effects: list[Effect] = []
-        self.owner.refs.note_held(still, effects)
-        self.perform(effects)
-        self.ledger.answered.add((caller, count))
-        return count, values, [entry.id for entry in still] or None
+        return values
 
     def _has(self, env: str) -> None:
         self.env = self.env or ""

@@ -36,6 +36,7 @@ from sparkray_core.testing.weather import Weather
 WISHES_S = 6.0  # within which things go wrong; user code begins in its first half
 CRASH_LOOKS, CRASH_LOOK_S = 2000, 0.0005  # how often, and after what time, a worker is looked for that has much to do
 LOSS_LOOK_S = 0.005  # the same for a node of which all has copies
+LOOK_S = 0.1  # after which all references are looked at
 STORY_LINES = 200  # told of a session that failed
 PATIENCE_S = 300.0  # for everything to end, after that
 # For the last messages to arrive, idle leases to go back, the last dead to be noticed and heirs to know who borrows.
@@ -123,6 +124,7 @@ class Storm:
             sim.at(self.dice.uniform(0.0, 1.0 + WISHES_S), self._shard_death)
         for _ in range(self.weather.drains):
             sim.at(1.0 + self.dice.uniform(0.2, WISHES_S), self._drain)
+        sim.at(1.0, self._look_at_what_is_held)
         sim.run(1.0 + WISHES_S)
         assert sim.run(sim.now + PATIENCE_S, self._all_ended), f"this never ended: {self._open()}"
         assert not self.oracle.wrong, "; ".join(self.oracle.wrong)
@@ -295,6 +297,22 @@ class Storm:
             sim.at(sim.now + after, lambda share=share: sim._event(host, MemoryRead(share, 1000, used)))  # type: ignore[misc]
 
     # ------------------------------------------------------------------ the questions
+    def _look_at_what_is_held(self) -> None:
+        """Now and then: what any process has a reference to, its owner has not freed."""
+        if self.oracle.harmed or self.oracle.kills or self._all_ended():
+            return
+        owners = {process.id: process for host in self.sim.live_nodes() for process in host.processes.values()}
+        kept = {host.me: host.model.kept.refs for host in self.sim.live_nodes() if isinstance(host.model, Node)}
+        for process in owners.values():
+            assert isinstance(process, SimCore)
+            for entry in [ref.entry for ref in process.living]:
+                owner = owners.get(entry.owner)
+                freed = entry.owner in kept and entry.id in kept[entry.owner].freed
+                if owner is not process and isinstance(owner, SimCore):
+                    freed = entry.id not in owner.owner.refs.exported
+                assert not freed, f"{process.id.hex()} has a reference to {entry.id.hex()}, which was freed"
+        self.sim.at(self.sim.now + LOOK_S, self._look_at_what_is_held)
+
     def _living(self) -> list[SimDriver]:
         return [driver for driver in self.drivers if driver.id in self.sim.hosts[driver.node].processes]
 
