@@ -18,6 +18,8 @@ from sparkray_core.testing.sim_spark import SimSpark, deliver
 from sparkray_core.testing.sim_streams import call_generator
 
 HEAVIEST = 40  # values nested in an argument: tasks that hand back what they opened would double that each time
+LONG_S = 0.2  # that a task runs which is to be cancelled as it runs
+RUN_LOOKS = 30  # for one of them to run
 SIZES = [0, 0, 0, 10, 5000, 30_000]  # bytes; 0: inline
 
 
@@ -196,9 +198,14 @@ class SimDriver(SimCore):
                 within += [Known(ref, one, why, known.doomed, hangs_on | {made(ref)}) for ref, one in inside]
         return within
 
-    def _tasks(self, pool: list[Known]) -> None:
+    def _tasks(self, pool: list[Known], run_s: float = 0.0) -> None:
+        """
+        Args:
+            run_s: at least.
+        """
         dice = self.dice
         program = self._program(2)
+        program = replace(program, run_s=max(run_s, program.run_s))
         if self.nodes and dice.random() < 0.3:
             node = dice.choice(self.nodes)
             program = replace(
@@ -311,15 +318,18 @@ class SimDriver(SimCore):
     def _lose_patience(self, pool: list[Known]) -> Code[None]:
         """Cancel a task, or wait for some with a limit and forget about them."""
         dice = self.dice
+        long = dice.random() < 0.4
+        if long:
+            self._tasks(pool, LONG_S)
         some = [known for known in pool if known.cancellable]
-        if some and dice.random() < 0.7:
+        if some and (long or dice.random() < 0.7):
             self.kick()
-            yield dice.choice([0.0, 0.001, 0.02, 0.1])  # so that some run by then
-            runs = [known for known in some if self.oracle.ledger.runs(known.ref.entry.owner, known.ref.entry.count)]
-            entry, recursive = (
-                dice.choice(some[-8:] if dice.random() < 0.4 else runs or some).ref.entry,
-                dice.random() < 0.5,
-            )
+            for _ in range(RUN_LOOKS if long else 1):
+                yield dice.choice([0.0, 0.001, 0.02, 0.1])  # so that some run by then
+                runs = [one for one in some if self.oracle.ledger.runs(one.ref.entry.owner, one.ref.entry.count)]
+                if runs:
+                    break
+            entry, recursive = dice.choice(runs or some[-8:]).ref.entry, dice.random() < 0.5
             task = self.owner.book.tasks.get(entry.count)
             force = self.force and task is not None and task.actor is None and dice.random() < 0.3
             self.oracle.cancelled.add((entry.owner, entry.count))
