@@ -201,11 +201,12 @@ class SimDriver(SimCore):
     def _tasks(self, pool: list[Known], run_s: float = 0.0) -> None:
         """
         Args:
-            run_s: at least.
+            run_s: it runs so long, at least; and keeps what it gets.
         """
         dice = self.dice
         program = self._program(2)
-        program = replace(program, run_s=max(run_s, program.run_s))
+        if run_s:
+            program = replace(program, run_s=max(run_s, program.run_s), keeps_s=1.0)
         if self.nodes and dice.random() < 0.3:
             node = dice.choice(self.nodes)
             program = replace(
@@ -213,7 +214,7 @@ class SimDriver(SimCore):
             )
         for _ in range(dice.choice([1, 1, 2, 5, 20])):
             args = [known for known in self._pick(pool, 2) if known.expected is not ACTOR]
-            inner = self._pick(pool, 2) if dice.random() < 0.3 else []
+            inner = self._pick(pool, 2) if run_s or dice.random() < 0.3 else []
             expected = expect(program, [one.expected for one in args], [one.expected for one in inner])
             refs = self.submit(program, [one.ref for one in args], [one.ref for one in inner])
             doomed, hangs_on = any(one.doomed for one in [*args, *inner]), makers(*args, *inner) | {made(refs[0])}
@@ -336,6 +337,8 @@ class SimDriver(SimCore):
             self.oracle.harmed |= force  # what its worker owned, ends with it
             self.cancel(entry.count, force, recursive)
             del entry, task, some, runs
+            if long:
+                del pool[: dice.randint(0, len(pool))]
             yield dice.choice([0.0, 0.001, 0.05])
             return
         del some
