@@ -16,9 +16,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from random import Random
 
-from sparkray_core.ids import HEAD, HEAD_NODE, NodeId, ObjectId, ProcessId, owner_of
+from sparkray_core.ids import HEAD, HEAD_NODE, NodeId, ObjectId, ProcessId, index_of, owner_of
 from sparkray_core.messages import EndSession
-from sparkray_core.model.entries import is_stored, place
+from sparkray_core.model.entries import ACTOR_INDEX, is_stored, place
 from sparkray_core.model.events import MemoryRead
 from sparkray_core.model.head import Head
 from sparkray_core.model.limits import HeadLimits, NodeLimits
@@ -30,6 +30,7 @@ from sparkray_core.testing.builders import node_info, process_id
 from sparkray_core.testing.sim_core import HANDOVER_S, SimCore
 from sparkray_core.testing.sim_driver import Oracle, SimDriver
 from sparkray_core.testing.sim_spark import SimSpark
+from sparkray_core.testing.sim_worker import SimWorker
 from sparkray_core.testing.simulation import Host, Simulation
 from sparkray_core.testing.weather import Weather
 
@@ -302,9 +303,13 @@ class Storm:
         if self.oracle.harmed or self.oracle.kills or self._all_ended():
             return
         owners = {process.id: process for host in self.sim.live_nodes() for process in host.processes.values()}
+        known = [entry for one in owners.values() if isinstance(one, SimCore) for entry in one.owner.refs.exported]
+        handles = {some[:24] for some in known if index_of(some) == ACTOR_INDEX}
         kept = {host.me: host.model.kept.refs for host in self.sim.live_nodes() if isinstance(host.model, Node)}
         for process in owners.values():
             assert isinstance(process, SimCore)
+            if isinstance(process, SimWorker) and process.actor is not None and process.actor.actor not in handles:
+                continue  # it is about to end, and what its constructor got has been let go of
             for entry in [ref.entry for ref in process.living]:
                 owner = owners.get(entry.owner)
                 freed = entry.owner in kept and entry.id in kept[entry.owner].freed
