@@ -86,6 +86,7 @@ class AsyncCalls:
         except (AttributeError, ValueError) as error:
             self._answer(sender, execute.refuse(call, decode(call[1]).name, error))
             return
+        answer: Any = None
         found: list[Any] | None = None
         try:
             answer = await self._run_gated(sender, call, name, group, method)

@@ -325,6 +325,7 @@ class SimDriver(SimCore):
         some = [known for known in pool if known.cancellable]
         if some and (long or dice.random() < 0.7):
             self.kick()
+            runs: list[Known] = []
             for _ in range(RUN_LOOKS if long else 1):
                 yield dice.choice([0.0, 0.001, 0.02, 0.1])  # so that some run by then
                 runs = [one for one in some if self.oracle.ledger.runs(one.ref.entry.owner, one.ref.entry.count)]
