@@ -50,11 +50,6 @@ class SavedStates:
                     f"without references, of up to checkpoint_head_bytes, survives its node"
                 )
 
-    def add_times_held(self, counts: list[tuple[ObjectId, int]]) -> list[tuple[ObjectId, int]]:
-        """To how often the GCS holds these for others' sake."""
-        mine = [saved.object for saved in self.of.values() if saved.object and not saved.lost]
-        return [(some, count + mine.count(some)) for some, count in counts] if mine else counts
-
     def lost(self, actor: ActorId) -> str:
         """Why a state that was saved cannot be restored; empty: it can, or there is none."""
         saved = self.of.get(actor)

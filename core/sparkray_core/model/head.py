@@ -26,9 +26,7 @@ from sparkray_core.messages import (
     ActorUnplaced,
     Answer,
     Ask,
-    BorrowedCounts,
     BundlesReserved,
-    CheckBorrowed,
     CreateActor,
     CreateGroup,
     DescribeGroups,
@@ -241,9 +239,6 @@ class Head:
                     self._bequeath(self.records.close(sender, self.gone.get(sender) or ""), now)
             case ForgetRecords():
                 self.records.forget(sender, message)
-            case CheckBorrowed(turn, objects):
-                counts = self.actors.states.add_times_held(self.records.times_held(objects))
-                self.out.append(Send(sender, BorrowedCounts(turn, counts)))
             case NodeGone(node, why):
                 if node == node_of(sender):  # it takes its leave
                     self._bury(node, why, now)

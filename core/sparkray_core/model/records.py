@@ -13,7 +13,6 @@ who is whose heir.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from zlib import crc32
 
@@ -191,33 +190,6 @@ class Records:
         return self.heirs.get(owner, owner)
 
     # ------------------------------------------------------------------ deaths
-<<<<<<< HEAD
-=======
-    def has(self, owner: ProcessId) -> bool:
-        return owner in self.estates
-
-    def driver_of(self, owner: ProcessId) -> ProcessId:
-        return self.estates[owner].driver
-
-    def places_of(self, owner: ProcessId) -> list[NodeId]:
-        """Nodes that have what it recorded, the one with most of it first."""
-        found: dict[NodeId, int] = {}
-        estate = self.estates.get(owner)
-        for _, value, _ in estate.objects.values() if estate is not None else ():
-            for node in place(value)[1] if value is not None and is_stored(value) else ():
-                found[node] = found.get(node, 0) + 1
-        return sorted(found, key=lambda node: (-found[node], node))
-
-    def times_held(self, objects: Iterable[ObjectId]) -> list[tuple[ObjectId, int]]:
-        """How often these are inside of what is kept here: as often the GCS was counted in for them."""
-        found = dict.fromkeys(objects, 0)
-        for estate in [*self.estates.values(), *(estate for _, estate in self._passed_on)]:
-            for some in _inside(estate):
-                if some in found:
-                    found[some] += 1
-        return list(found.items())
-
->>>>>>> fab7f8a (A borrower that was counted in by a node which then died is not counted for ever)
     def obituaries(self) -> list[ProcessGone]:
         """For a node that is new: of all owners that have living heirs."""
         return [ProcessGone(owner, "it ended", heir) for owner, heir in self.heirs.items()]

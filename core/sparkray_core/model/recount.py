@@ -8,14 +8,15 @@ death the owner asks each borrower of what the dead one has lent how often it wa
                                                                                                       |
     counts go down to what the borrower says, but where it was counted in meanwhile: asked again <----+
 
-Of what the owner itself lends there is no need: it dies with it. Nor of what a dead owner had: see `legacy`.
+Of what the owner itself lends there is no need: it dies with it. Nor of what a dead owner had: see `legacy`. The GCS is
+not asked: of what it keeps for an owner that dies as it records it, it may be counted for as long as the session lives.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-from sparkray_core.ids import NodeId, ObjectId, ProcessId, node_of
+from sparkray_core.ids import HEAD, NodeId, ObjectId, ProcessId, node_of
 from sparkray_core.messages import BorrowedCounts, CheckBorrowed
 from sparkray_core.model.effects import Effect, Send
 from sparkray_core.model.entries import Entry
@@ -57,8 +58,10 @@ class Recount:
             if not lenders:
                 del self.lenders[some]
             entry = self.exported.get(some)
-            self.pairs.update(((some, borrower), False) for borrower in (entry and entry.borrowers) or ())
-            self.at = 0.0
+            for borrower in (entry and entry.borrowers) or ():
+                if borrower != HEAD:
+                    self.pairs[some, borrower] = False
+                    self.at = 0.0
 
     # ------------------------------------------------------------------ asking
     def settle(self, now: float, handover_s: float, effects: list[Effect]) -> None:
