@@ -205,7 +205,7 @@ def test_what_a_cancelled_call_keeps_of_its_arguments_stays_good(ray: Any, tmp_p
             return ray.get(self.kept, timeout=20)
 
     class Streamer(Keeper):
-        def keep(self, refs: list[Any]) -> Any:  # type: ignore[override]
+        def keep(self, refs: list[Any]) -> Any:
             super().keep(refs)
             yield 1
 
