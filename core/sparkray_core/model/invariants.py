@@ -509,13 +509,9 @@ def check_entries(owner: Owner, held: Iterable[Entry]) -> None:
         assert entry.id == some
         kept = entry.held or entry.pins or entry.borrowers or (entry.value is None and entry.owner == me)
         assert kept, f"{entry} of {entry.owner.hex()} is kept, and nobody holds it"
-<<<<<<< HEAD
+    assert refs.recount.lenders.keys() <= exported.keys(), "lenders of what nobody holds are remembered"
     for some, entry in stored.items():
         seen[entry] = None
-=======
-    assert refs.recount.lenders.keys() <= refs.exported.keys(), "lenders of what nobody holds are remembered"
-    for some, entry in refs.stored.items():
->>>>>>> 978b4a7 (A borrower that was counted in by a node which then died is not counted for ever)
         assert entry.id == some
         assert entry.owner == me
         assert entry.value is not None
