@@ -156,6 +156,18 @@ def test_gpu_of_a_blocked_worker_is_not_lent() -> None:
     assert bench.node.claims.available == {"CPU": 1000}
 
 
+def test_gpu_of_a_blocked_worker_is_asked_back_for_others() -> None:
+    """Also where its owner has no other lease that holds anything."""
+    bench = Bench(CPU=1, GPU=1)
+    lease, wanted = lease_id(DRIVER, 1), {"CPU": 1000, "GPU": 1000}
+    (worker,) = granted(bench.say(DRIVER, RequestLeases([lease], wanted, [])))
+    bench.say(worker, WorkerBlocked())
+
+    effects = bench.say(OTHER, RequestLeases([lease_id(OTHER, 1)], {"GPU": 1000}, []))
+
+    assert effects == [Send(DRIVER, ReclaimLeases([lease]))]
+
+
 def test_idle_workers_beyond_the_cpus_are_told_to_end_after_a_while() -> None:
     bench = Bench(CPU=1)
     effects = bench.lease(1, 2, 3, cpus=0)

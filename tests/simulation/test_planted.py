@@ -36,7 +36,7 @@ def a_link_that_resends_nothing(patch: pytest.MonkeyPatch) -> None:
 
 
 def a_borrower_that_is_not_counted(patch: pytest.MonkeyPatch) -> None:
-    def counted(self: References, pairs: Iterable[Any], by: int) -> None:
+    def counted(self: References, sender: Any, pairs: Iterable[Any], by: int) -> None:
         return None
 
     patch.setattr(References, "counted", counted)

@@ -122,7 +122,7 @@ def test_nobody_notices_that_nodes_are_drained(seed: int) -> None:
 
 
 def test_blocks_of_spark_that_are_lost_are_made_again_and_have_their_values() -> None:
-    storm = run_storm(17, DEADLY_SPARK)
+    storm = run_storm(9, DEADLY_SPARK)
     assert sum(len(driver.spark.repeated) for driver in storm.drivers if driver.spark is not None) >= 1
 
 

@@ -463,7 +463,7 @@ class Claims:
         askable = [claim for claim in running if claim.taken and not claim.reclaimed]
         if not askable:
             return
-        askable.sort(key=lambda claim: -self.shares[claim.owner])
+        askable.sort(key=lambda claim: -self._share_of(claim.owner))
         coming: Resources = dict(self.available)
         gpus = self.gpus.copy()
         for claim in running:

@@ -23,6 +23,7 @@ from sparkray_core.model.events import MemoryRead
 from sparkray_core.model.head import Head
 from sparkray_core.model.limits import HeadLimits, NodeLimits
 from sparkray_core.model.node import Node
+from sparkray_core.model.node_objects import Store
 from sparkray_core.model.records import Records, keeper_of
 from sparkray_core.model.scheduler import Scheduler
 from sparkray_core.model.shard import Shard
@@ -246,7 +247,7 @@ class Storm:
     def _loss(self, looks: int = CRASH_LOOKS) -> None:
         """The death of a node that owns what was put, as soon as there is one of which all has copies elsewhere."""
         sim = self.sim
-        live = {host.node for host in sim.live_nodes()}
+        live = {host.node: host.model.store for host in sim.live_nodes() if isinstance(host.model, Node)}
         for host in self._without_drivers():
             assert isinstance(host.model, Node)
             kept = [some for some, entry in host.model.kept.refs.exported.items() if entry.owner == host.me]
@@ -261,13 +262,15 @@ class Storm:
         if looks:
             sim.at(sim.now + LOSS_LOOK_S, lambda: self._loss(looks - 1))
 
-    def _copies(self, some: ObjectId, live: set[NodeId]) -> int:
-        """On living nodes, by the GCS's records: a copy that its owner's heir would not know of is none."""
+    def _copies(self, some: ObjectId, live: dict[NodeId, Store]) -> int:
+        """On living nodes, by the GCS's records: a copy that its owner's heir would not know of is none, nor is one
+        that may be evicted."""
         shards = [host.model.records for host in self.sim.live_shards() if isinstance(host.model, Shard)]
         estates = [estate for records in [self.sim.head.records, *shards] for estate in records.estates.values()]
         known = [estate.objects.get(some) for estate in estates]
         places = [place(it[1])[1] for it in known if it is not None and it[1] is not None and is_stored(it[1])]
-        return max((len(live.intersection(nodes)) for nodes in places), default=0)
+        stores = {node: store for node, store in live.items() if some in store.stored and some not in store.evictable}
+        return max((len(stores.keys() & nodes) for nodes in map(set, places)), default=0)
 
     def _head_death(self) -> None:
         self.sim.kill_for(self.sim.hosts[HEAD_NODE], self.dice.choice([0.01, 0.1, 0.1, 1.0]))
@@ -310,7 +313,7 @@ class Storm:
             assert isinstance(process, SimCore)
             if isinstance(process, SimWorker) and process.actor is not None and process.actor.actor not in handles:
                 continue  # it is about to end, and what its constructor got has been let go of
-            for entry in [ref.entry for ref in process.living]:
+            for entry in process.living.values():
                 owner = owners.get(entry.owner)
                 freed = entry.owner in kept and entry.id in kept[entry.owner].freed
                 if owner is not process and isinstance(owner, SimCore):
