@@ -63,7 +63,6 @@ def _work(mine: Connection, parents: Sequence[Connection]) -> None:
     """One process: a session after the other, until nobody asks for more."""
     for other in parents:  # else this process would hold them open, and the others outlive a parent that was killed
         other.close()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it, and ends us
     try:
         while True:
             kind, seed = mine.recv()
@@ -90,10 +89,14 @@ def run_many(tasks: Iterator[tuple[str, int]], jobs: int) -> Iterator[Outcome]:
     def start() -> _Process:
         pipe, theirs = forks.Pipe()
         ours = [part.pipe for part in parts] + [pipe]
-        process = forks.Process(target=_work, args=(theirs, ours), daemon=True)
-        process.start()
+        part = _Process(forks.Process(target=_work, args=(theirs, ours), daemon=True), pipe)
+        # An interrupt finds this process with all that it has started. Those never hear of it: this one ends them.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        part.process.start()
+        parts.append(part)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
-        return _Process(process, pipe)
+        return part
 
     def give(part: _Process) -> None:
         part.task = next(tasks, None)
@@ -102,8 +105,7 @@ def run_many(tasks: Iterator[tuple[str, int]], jobs: int) -> Iterator[Outcome]:
 
     try:
         for _ in range(jobs):
-            parts.append(start())
-            give(parts[-1])
+            give(start())
         while busy := {part.pipe: part for part in parts if part.task is not None}:
             for pipe in wait(list(busy)):
                 part = busy[pipe]  # type: ignore[index]
@@ -115,7 +117,7 @@ def run_many(tasks: Iterator[tuple[str, int]], jobs: int) -> Iterator[Outcome]:
                     done = Outcome(*part.task, 0.0, error=f"its process ended with {part.process.exitcode}")
                     part.pipe.close()
                     parts.remove(part)
-                    parts.append(part := start())
+                    part = start()
                 give(part)
                 yield done
     finally:
