@@ -14,6 +14,7 @@ from sparkray_core.settings import Settings
 from tests.chaos.kills import PER_MINUTE, Kill
 
 FURTHER_NODES = 3
+SCHEDULERS = 2
 NODE_CPUS = 2
 STORE_BYTES = 128 << 20
 PAUSE_S = Settings.node_timeout_s * 0.5  # of a slow node; the rest is for a busy machine
@@ -49,7 +50,8 @@ class Ground(Protocol):
 
 
 class ClusterGround:
-    """Nodes of a `Cluster`. The first one has the head and this process, and lives: a driver ends with its node."""
+    """Nodes of a `Cluster`. The first one has the head, schedulers and this process, and lives: a driver ends with its
+    node."""
 
     per_minute: Mapping[str, float] = PER_MINUTE
 
@@ -68,8 +70,9 @@ class ClusterGround:
 
     def victim(self, kill: Kill) -> Victim | None:
         self._follow_buried()
-        if kill.kind in ("worker", "head"):
-            found = [(self._head, pid) for pid in self._head.pids("head")]
+        if kill.kind in ("worker", "head", "scheduler"):
+            part = "head" if kill.kind == "head" else "schedulers"
+            found = [(self._head, pid) for pid in self._head.pids(part)]
             if kill.kind == "worker":
                 found = [(node, pid) for node in (self._head, *self._nodes) for pid in node.pids("workers")]
             if not found:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 PER_MINUTE: Mapping[str, float] = {
     "worker": 20,
     "head": 2,
+    "scheduler": 3,
     "raylet": 1.5,
     "zygote": 0.5,
     "keeper": 0.5,
@@ -21,7 +22,8 @@ HEADS_A_MINUTE = 4  # with the fifth end of its head within a minute a session e
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """One kill -9: of "head", the process of the GCS, of the "raylet" of a node, of all of a "node" at once, and so on.
+    """One kill -9: of "head", the process of the GCS, of a "scheduler" beside it, of the "raylet" of a node, of all of
+    a "node" at once, and so on.
 
     "pause" kills nobody: a node stands still, for a time that is not enough to bury it.
     """
