@@ -14,9 +14,10 @@ from sparkray_core.settings import Settings
 from tests.chaos.kills import PER_MINUTE, Kill
 
 FURTHER_NODES = 3
-SCHEDULERS = 2
+SCHEDULERS, SHARDS = 2, 2
 NODE_CPUS = 2
 STORE_BYTES = 128 << 20
+PARTS = {"worker": "workers", "head": "head", "scheduler": "schedulers", "shard": "shards"}  # a process of a node
 PAUSE_S = Settings.node_timeout_s * 0.5  # of a slow node; the rest is for a busy machine
 
 
@@ -50,8 +51,7 @@ class Ground(Protocol):
 
 
 class ClusterGround:
-    """Nodes of a `Cluster`. The first one has the head, schedulers and this process, and lives: a driver ends with its
-    node."""
+    """Nodes of a `Cluster`. The first one has the GCS and this process, and lives: a driver ends with its node."""
 
     per_minute: Mapping[str, float] = PER_MINUTE
 
@@ -70,11 +70,9 @@ class ClusterGround:
 
     def victim(self, kill: Kill) -> Victim | None:
         self._follow_buried()
-        if kill.kind in ("worker", "head", "scheduler"):
-            part = "head" if kill.kind == "head" else "schedulers"
-            found = [(self._head, pid) for pid in self._head.pids(part)]
-            if kill.kind == "worker":
-                found = [(node, pid) for node in (self._head, *self._nodes) for pid in node.pids("workers")]
+        if part := PARTS.get(kill.kind):
+            nodes = (self._head, *self._nodes) if part == "workers" else (self._head,)
+            found = [(node, pid) for node in nodes for pid in node.pids(part)]
             if not found:
                 return None
             node, pid = found[kill.of(len(found))]

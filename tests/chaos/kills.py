@@ -11,19 +11,21 @@ PER_MINUTE: Mapping[str, float] = {
     "worker": 20,
     "head": 2,
     "scheduler": 3,
+    "shard": 2,
     "raylet": 1.5,
     "zygote": 0.5,
     "keeper": 0.5,
     "node": 1.5,
     "pause": 3,
 }
-HEADS_A_MINUTE = 4  # with the fifth end of its head within a minute a session ends, as it should
+JOURNALLED = ("head", "shard")
+ENDS_A_MINUTE = 4  # with the fifth end of one of these within a minute a session ends, as it should
 
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """One kill -9: of "head", the process of the GCS, of a "scheduler" beside it, of the "raylet" of a node, of all of
-    a "node" at once, and so on.
+    """One kill -9: of "head", the process of the GCS, of a "scheduler" or a "shard" beside it, of the "raylet" of a
+    node, of all of a "node" at once, and so on.
 
     "pause" kills nobody: a node stands still, for a time that is not enough to bury it.
     """
@@ -46,8 +48,8 @@ def schedule(seed: int, seconds: float, per_minute: Mapping[str, float] = PER_MI
     now = dice.expovariate(rate)
     while now < seconds:
         kill = Kill(now, dice.choices(kinds, weights)[0], dice.random())
-        heads = [one.at for one in kills if one.kind == "head" and one.at > now - 60]
-        if kill.kind != "head" or len(heads) < HEADS_A_MINUTE - 1:
+        alike = [one.at for one in kills if one.kind == kill.kind and one.at > now - 60]
+        if kill.kind not in JOURNALLED or len(alike) < ENDS_A_MINUTE - 1:
             kills.append(kill)
         now += dice.expovariate(rate)
     return kills

@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from sparkray.cluster_utils import Cluster
-from tests.chaos.grounds import SCHEDULERS, STORE_BYTES, ClusterGround
+from tests.chaos.grounds import SCHEDULERS, SHARDS, STORE_BYTES, ClusterGround
 from tests.chaos.kills import PER_MINUTE, schedule
 from tests.chaos.storm import Storm
 from tests.left import LeftBehind
@@ -36,7 +36,8 @@ def test_a_seed_says_what_is_killed_and_when() -> None:
 def test_all_answers_are_right_and_memory_is_flat_while_processes_are_killed(
     left_behind: LeftBehind, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    head = {"num_cpus": 1, "object_store_memory": STORE_BYTES, "global_schedulers": SCHEDULERS}
+    beside = {"global_schedulers": SCHEDULERS, "gcs_shards": SHARDS}
+    head = {"num_cpus": 1, "object_store_memory": STORE_BYTES, **beside}
     with Cluster(initialize_head=True, head_node_args=head) as cluster:
         cluster.connect(log_to_driver=False)
         summary = Storm(ClusterGround(cluster)).run(SEED, SECONDS, schedule(SEED, SECONDS))
