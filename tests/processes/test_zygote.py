@@ -169,6 +169,18 @@ def test_killing_a_worker_that_is_not_there_is_no_error(start: Start) -> None:
     one.wait_for_end()
 
 
+def end(one: Started, how: str) -> None:
+    """By what it is tied to, or by a signal; and nothing of it is left."""
+    if how == "raylet's socket":
+        one.client.close()
+    elif how == "lifeline":
+        os.close(one.lifeline_end)
+        one.lifeline_end = os.dup(one.lifeline)
+    else:
+        os.kill(one.pid, signal.Signals[how])
+    one.wait_for_end()
+
+
 @pytest.mark.parametrize("how", ["raylet's socket", "lifeline", "SIGTERM", "SIGKILL"])
 def test_workers_end_with_the_zygote_whatever_ends_it(start: Start, how: str) -> None:
     def deaf(_: NodeConfig, __: ProcessId, be_wanted: Wanted) -> None:
@@ -182,15 +194,7 @@ def test_workers_end_with_the_zygote_whatever_ends_it(start: Start, how: str) ->
     for _ in range(3):
         assert select.select([one.socket], [], [], LIMIT_S)[0]
         assert one.socket.recv(zygote.REPORT.size)
-    if how == "raylet's socket":
-        one.client.close()
-    elif how == "lifeline":
-        os.close(one.lifeline_end)
-        one.lifeline_end = os.dup(one.lifeline)
-    else:
-        os.kill(one.pid, signal.Signals[how])
-
-    one.wait_for_end()
+    end(one, how)
 
 
 @pytest.mark.parametrize("how", ["raylet's socket", "lifeline", "SIGTERM", "SIGKILL"])
@@ -198,15 +202,7 @@ def test_the_spare_worker_ends_with_the_zygote_too(start: Start, how: str) -> No
     one = start(note_and_sleep)
     one.client.fork(a_worker(1))
     noted(one, "begun", 2)
-    if how == "raylet's socket":
-        one.client.close()
-    elif how == "lifeline":
-        os.close(one.lifeline_end)
-        one.lifeline_end = os.dup(one.lifeline)
-    else:
-        os.kill(one.pid, signal.Signals[how])
-
-    one.wait_for_end()
+    end(one, how)
 
 
 def test_the_next_worker_is_the_one_that_was_forked_ahead(start: Start) -> None:
