@@ -21,6 +21,7 @@ from sparkray_core.messages import (
     EndActor,
     EndSession,
     FreeObjects,
+    InheritObjects,
     LeaseGranted,
     LeaseLost,
     LeaseRefused,
@@ -513,6 +514,26 @@ def test_an_object_whose_owner_died_fails_instead_of_waiting_for_ever(bench: Ben
     value = task.returns[0].value
     assert isinstance(value, tuple)
     assert value[:2] == (FAILED, "OwnerDiedError")
+
+
+def test_the_heir_does_not_wait_for_what_was_not_recorded_and_is_lost(bench: Bench) -> None:
+    """Its owner's node was cut off from the GCS; so it knew where the object was, and that is all that there is."""
+    some = object_id(task_id(REMOTE, 5))
+    entry = bench.owner.refs.find(some)
+    entry.held = True
+    bench.owner.want([entry], bench.now)
+    bench.hear(ObjectReady(some, (STORED, 1000, (OTHER_NODE,))), REMOTE)
+    bench.hear(InheritObjects(REMOTE, "its node is gone: silent", [], [], []), HEAD)
+    bench.hear(ProcessGone(REMOTE, "its node is gone: silent", ME))
+    bench.hear(NodeGone(OTHER_NODE, "silent"))
+
+    failure, effects = bench.owner.missed(entry, [OTHER_NODE], bench.now)
+
+    assert isinstance(failure, tuple)
+    assert failure[:2] == (FAILED, "OwnerDiedError")
+    assert effects == []
+    assert bench.owner.drop([entry]) == []
+    assert not bench.owner.refs.exported
 
 
 def test_an_object_is_lost_with_its_only_node_and_lives_on_with_a_copy(bench: Bench) -> None:

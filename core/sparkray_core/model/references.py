@@ -295,6 +295,8 @@ class References:
         if entry.owner == self.me:
             return None if self._not_on(entry, nodes) else self._why_missing(entry, nodes)
         if all(node in nodes for node in place(entry.value)[1]):
+            if self.heirs.get(entry.owner) == self.me:  # which had not recorded it: nobody else is left to be asked
+                return self.legacy.not_inherited(entry.id)
             entry.value = None
             entry.asked = []
             effects.append(Send(entry.owner, ObjectMissing(entry.id, list(nodes))))
