@@ -14,6 +14,7 @@ from sparkray_core.messages import (
     ActorChanged,
     AskObjects,
     CopyMade,
+    DropBorrowers,
     EndSession,
     FreeObjects,
     LeaseGranted,
@@ -471,6 +472,26 @@ def test_results_that_were_not_lost_stay_and_their_second_making_goes(bench: Ben
     check(bench, [task])
     drop(bench, task)
     assert not bench.owner.lineage.records
+
+
+def test_where_there_was_a_copy_already_what_is_inside_of_either_making_is_held(bench: Bench) -> None:
+    """The node has kept its copy, or had given it up for room and has the second making now: nobody says which."""
+    first, second = Entry(REMOTE2, 5).id, Entry(REMOTE2, 6).id
+    task = two_returns(bench)
+    bench.submit(task)
+    bench.lease(1)
+    answer(bench, task, THERE, (HOLDS, (STORED, 1000, (REMOTE2_NODE,)), (first,)))
+    bench.hear(CopyMade(task.returns[1].id, NODE))
+    node_dies(bench)
+    want(bench, task)
+
+    effects = answer(bench, task, HERE, (HOLDS, HERE, (second,)))
+
+    assert task.returns[1].value == (HOLDS, (STORED, 1000, (REMOTE2_NODE, NODE)), (first, second))
+    assert not [effect for effect in effects if isinstance(effect, Send) and effect.to == REMOTE2]
+    check(bench, [task])
+    told = [(effect.to, effect.message) for effect in drop(bench, task) if isinstance(effect, Send)]
+    assert (REMOTE2, DropBorrowers([(first, ME), (second, ME)])) in told
 
 
 def test_a_crash_while_it_is_made_again_leaves_what_was_not_lost(bench: Bench) -> None:

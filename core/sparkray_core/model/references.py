@@ -38,7 +38,7 @@ from sparkray_core.messages import (
 from sparkray_core.model.bounded import Recent
 from sparkray_core.model.effects import Effect, Send
 from sparkray_core.model.entries import ACTOR_INDEX as ACTOR_INDEX
-from sparkray_core.model.entries import NOT_GIVEN, Entry, is_failure, is_stored, place
+from sparkray_core.model.entries import NOT_GIVEN, Entry, bare, is_failure, is_stored, place
 from sparkray_core.model.legacy import Legacy
 from sparkray_core.model.recount import Recount, counts_of
 
@@ -190,7 +190,21 @@ class References:
             for node in place(value)[1]:
                 if node not in kept:
                     self.free_at(node, entry.id)
+                elif value[0] == HOLDS:
+                    self._hold_also(entry, value[2])
+                    return
         self.decline(value)
+
+    def _hold_also(self, entry: Entry, objects: Iterable[ObjectId]) -> None:
+        """What one of its nodes has is as it was made now, or as it was made before: it had kept its copy, or had given
+        it up for room. Nobody says which, so that what is inside of either is held."""
+        former, entry.contained = entry.contained or [], None
+        self._contain(entry, objects)
+        assert entry.value is not None
+        entry.contained = [*former, *(entry.contained or ())]
+        entry.value = (HOLDS, bare(entry.value), tuple(inner.id for inner in entry.contained))
+        if self.sharing is not None:
+            self.sharing.changed(entry)
 
     def decline(self, value: Value) -> None:
         """Nobody here takes this value: let go of the references inside, in which its sender has counted us."""
