@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable
-from itertools import islice
+from itertools import chain, islice
+from operator import attrgetter
 
-from sparkray_core.ids import NodeId, node_of
+from sparkray_core.ids import LeaseId, NodeId, ObjectId, node_of
 from sparkray_core.messages import FAILED, Resources
 from sparkray_core.model import where
 from sparkray_core.model.actors import ActorState
 from sparkray_core.model.entries import NOT_GIVEN, Entry, is_stored
 from sparkray_core.model.groups import GroupState
 from sparkray_core.model.head import Head
+from sparkray_core.model.head_nodes import NodeRecord
 from sparkray_core.model.node import Node
 from sparkray_core.model.node_claims import Claim, ClaimState
 from sparkray_core.model.node_gpus import GPU, Gpus
@@ -30,6 +32,8 @@ _MEMORY, _WRITING, _BOTH, _DISK = Where.MEMORY, Where.WRITING, Where.BOTH, Where
 _WAITING, _RESERVED, _RUNNING = ClaimState.WAITING, ClaimState.RESERVED, ClaimState.RUNNING
 _BUSY, _IDLE, _STARTING, _PREPARING = WorkerState.BUSY, WorkerState.IDLE, WorkerState.STARTING, WorkerState.PREPARING
 _LEAVING = WorkerState.LEAVING
+_ID, _PINNED, _BYTES = attrgetter("_id"), attrgetter("pinned"), attrgetter("bytes")
+_GPUS = attrgetter("gpus")
 
 
 def check(model: Node | Head | Scheduler | Shard) -> None:
@@ -58,7 +62,7 @@ def check(model: Node | Head | Scheduler | Shard) -> None:
 # ---------------------------------------------------------------------------------- node
 def check_claims(node: Node) -> None:
     claims, workers, counts = node.claims, node.workers.all, node.claims.crowd.counts
-    queued = {key for queue in claims.waiting.values() for key in queue}
+    queued = {key for queue in claims.waiting.values() for key in queue} if claims.waiting else set()
     taken, reserved, saving = dict[str, int](), claims.reserved, claims.savings.waiting
     leases: list[Claim] = []
     for key, claim in claims.all.items():
@@ -84,8 +88,13 @@ def check_claims(node: Node) -> None:
             worker = workers.get(process)
             assert worker is not None, f"{claim} runs on a worker that is not there"
             assert worker.claim == key, f"{claim} runs on a worker that serves {worker.claim!r}"
-    shared = plus(taken, node.bundles.held())
-    assert plus(claims.available, shared) == minus(claims.totals, {}), f"{claims.available} and {shared} are not all"
+    shared = plus(taken, node.bundles.held()) if node.bundles.all else taken
+    for name, amount in claims.totals.items():
+        together = claims.available.get(name, 0) + shared.get(name, 0)
+        assert together == amount, f"{claims.available} and {shared} are not all"
+    if not (claims.totals.keys() >= claims.available.keys() and claims.totals.keys() >= shared.keys()):
+        both = plus(claims.available, shared)
+        assert both == minus(claims.totals, {}), f"{claims.available} and {shared} are not all"
     for name, amount in claims.available.items():
         assert amount >= 0 or (is_cpu(name) and claims.oversubscribed), f"{amount} of {name} is available"
     assert all(claims.waiting.values()), "an empty queue is kept"
@@ -108,7 +117,8 @@ def check_crowd(node: Node, leases: Collection[Claim]) -> None:
     assert crowd.leased == len(leases), f"{crowd.leased} leases are counted, and there are {len(leases)}"
     waiting = {claim.worker: claim for claim in leases if claim.waits}
     assert crowd.waiting == waiting, "who waits and who is thought to wait differ"
-    assert crowd.helpers.keys() <= crowd.waiting.keys(), "one that does not wait could help itself"
+    if crowd.helpers:
+        assert crowd.helpers.keys() <= crowd.waiting.keys(), "one that does not wait could help itself"
     if crowd.asked or crowd.nesting:
         for worker, claim in {**crowd.asked, **crowd.nesting}.items():
             assert claim.worker == worker, f"{claim} is of another worker"
@@ -127,8 +137,12 @@ def check_gpus(node: Node) -> None:
                 pool = pools[bundle.group]
                 pool.free += [0] * (len(left.free) - len(pool.free))
                 pool.give(bundle.gpus)
+    told = any(map(_GPUS, workers.values()))
     for claim in claims.all.values():
-        gpus, group = claim.gpus, where.group_of(claim.where) if claim.where else None
+        gpus = claim.gpus
+        if not (gpus or claim.where or told or GPU in claim.taken):
+            continue
+        group = where.group_of(claim.where) if claim.where else None
         if gpus or claim.where or GPU in claim.taken:
             name = GPU if group is None else f"{GPU}_group_{group.hex()}"
             assert sum(gpus.values()) == claim.taken.get(name, 0), f"{claim} and its GPUs disagree"
@@ -148,6 +162,11 @@ def check_gpus(node: Node) -> None:
 def check_bundles(node: Node) -> None:
     """What is set aside is not given out, and what is on offer is there; what is given back ends first."""
     claims, bundles = node.claims, node.bundles
+    if not (bundles.all or bundles.gathering or bundles.leaving):
+        assert claims.totals == plus(node.info.resources, {}), "what is on offer is not what was committed"
+        assert not claims.aside, f"{claims.aside} is thought to be set aside, and there are no bundles"
+        assert not [claim for claim in claims.all.values() if claim.bundle], "bundles and claims disagree"
+        return
     offered: Resources = {}
     for (group, index), bundle in bundles.all.items():
         assert (bundle.group, bundle.index) == (group, index)
@@ -174,22 +193,27 @@ def check_bundles(node: Node) -> None:
 
 def check_workers(node: Node) -> None:
     workers, claims = node.workers, node.claims.all
-    starting, idle, preparing = 0, 0, dict[str, int]()
-    for worker in workers.all.values():
-        state = worker.state
-        if state is _BUSY:
-            claim = claims.get(worker.claim) if worker.claim is not None else None
-            assert claim is not None, f"{worker} is busy with nothing"
-            assert claim.worker == worker.id, f"{worker} serves a claim of another worker"
-            assert claim.env == worker.env, f"{worker} serves a claim of another environment"
-        elif state is _IDLE:
-            idle += 1
-            assert worker.id in workers.idle, f"{worker} is idle, and nobody knows"
-        elif state is _STARTING:
-            starting += 1
-        elif state is _PREPARING:
-            preparing[worker.env] = preparing.get(worker.env, 0) + 1
-        assert worker.registered or state is _STARTING or state is _LEAVING
+    all_of_them, idle_ones = workers.all.values(), workers.idle
+    busy = [worker for worker in all_of_them if worker.state is _BUSY]
+    for worker in busy:
+        claim = claims.get(worker.claim) if worker.claim is not None else None
+        assert claim is not None, f"{worker} is busy with nothing"
+        assert claim.worker == worker.id, f"{worker} serves a claim of another worker"
+        assert claim.env == worker.env, f"{worker} serves a claim of another environment"
+    idle = starting = 0
+    preparing: dict[str, int] = {}
+    if len(busy) < len(all_of_them):
+        for worker in [worker for worker in all_of_them if worker.state is not _BUSY]:
+            state = worker.state
+            if state is _IDLE:
+                idle += 1
+                assert worker.id in idle_ones, f"{worker} is idle, and nobody knows"
+            elif state is _STARTING:
+                starting += 1
+            elif state is _PREPARING:
+                preparing[worker.env] = preparing.get(worker.env, 0) + 1
+    for worker in [worker for worker in all_of_them if not worker.registered]:
+        assert worker.state is _STARTING or worker.state is _LEAVING
     assert workers.starting == starting, f"{starting} workers start, and {workers.starting} are thought to"
     assert workers.preparing == preparing, "what is being set up is counted wrongly"
     assert len(workers.idle) == idle, "a worker is thought to idle that does not"
@@ -235,32 +259,33 @@ def check_stored(node: Node, counted: dict[bytes, int]) -> None:
     offsets = [block.offset for block in store.unsealed.values()]
     can_go = may_be_written = may_leave = leaving_bytes = filed = 0
     for some, stored in store.stored.items():
-        pins, place = stored.pins, stored.where
-        if place is not _DISK:
-            offsets.append(stored.offset)
+        pins, place, file = stored.pins, stored.where, stored.file
         assert pins == (counted.pop(some, 0) if counted else 0), f"pins of {some.hex()} do not add up"
         if stored.doomed:
             busy = pins or place is Where.RESTORING or some in store.readers
             assert busy, f"{some.hex()} is unwanted and unread, and still there"
-        if pins:
-            pass
-        elif stored.copy:
-            can_go += 1
-            assert some in evictable, f"{some.hex()} and eviction disagree"
-        elif place is _MEMORY:
-            may_be_written += 1
-            assert dirty.get(some) is stored, f"{some.hex()} may be written out, and nobody knows"
-        elif place is _BOTH:
-            may_leave += 1
-            leaving_bytes += stored.size
-            assert clean.get(some) is stored, f"{some.hex()} may leave memory, and nobody knows"
-        file = stored.file
         assert (file is None) == (place is _MEMORY), f"{some.hex()} is {place.value}, and its file"
-        if file is not None:
-            filed += 1
-            assert file.members.get(some) is stored, f"file {file.number} does not know that it has {some.hex()}"
-            assert file.written != (place is _WRITING), f"{stored} and file {file.number} disagree"
-            assert not stored.copy, f"{some.hex()} can be had elsewhere, and is on disk"
+        if file is None:
+            offsets.append(stored.offset)
+            if pins:
+                continue
+            if stored.copy:
+                can_go += 1
+                assert some in evictable, f"{some.hex()} and eviction disagree"
+            else:
+                may_be_written += 1
+                assert dirty.get(some) is stored, f"{some.hex()} may be written out, and nobody knows"
+            continue
+        filed += 1
+        assert file.members.get(some) is stored, f"file {file.number} does not know that it has {some.hex()}"
+        assert file.written != (place is _WRITING), f"{stored} and file {file.number} disagree"
+        assert not stored.copy, f"{some.hex()} can be had elsewhere, and is on disk"
+        if place is not _DISK:
+            offsets.append(stored.offset)
+            if place is _BOTH and not pins:
+                may_leave += 1
+                leaving_bytes += stored.size
+                assert clean.get(some) is stored, f"{some.hex()} may leave memory, and nobody knows"
     assert len(evictable) == can_go, "what may be evicted is no copy, is pinned, or gone"
     assert len(dirty) == may_be_written, "what may be written out is read, or gone"
     assert len(clean) == may_leave, "what may leave memory is read, or gone"
@@ -278,12 +303,13 @@ def check_files(node: Node, filed: int) -> None:
         filed: objects that know of a file.
     """
     spills = node.store.spills
-    members = 0
-    for number, file in spills.files.items():
-        members += len(file.members)
-        assert file.number == number
-        assert file.written != (number in spills.writing), f"file {number} is written, and not"
-        assert file.members or not file.written, f"nothing in file {number} is wanted any more"
+    files = spills.files.values()
+    assert [file.number for file in files] == [*spills.files]
+    unwritten = {file.number for file in files if not file.written}
+    assert unwritten == spills.writing.keys(), f"each of {unwritten ^ spills.writing.keys()} is written, and not"
+    for file in [file for file in files if not file.members]:
+        assert not file.written, f"nothing in file {file.number} is wanted any more"
+    members = sum([len(file.members) for file in files])
     assert members == filed, f"{members} objects are in files, and {filed} think that they are"
     if spills.writing:
         assert spills.writing.items() <= spills.files.items(), "a file is written that is not there"
@@ -292,7 +318,8 @@ def check_files(node: Node, filed: int) -> None:
 def check_readers(node: Node) -> None:
     """Who waits for an object does not wait in vain."""
     store, pulls = node.store, node.pulls
-    assert all(store.readers.values()), "an empty list of readers is kept"
+    if store.readers:
+        assert all(store.readers.values()), "an empty list of readers is kept"
     for some in store.readers:
         found = store.stored.get(some)
         wished = any(wanted.restores and wanted.object == some for wanted in store.room)
@@ -300,7 +327,7 @@ def check_readers(node: Node) -> None:
         coming = restores or some in pulls.pulls or store.is_written(some)
         assert coming or node.ended is not None, f"readers of {some.hex()} wait for nothing"
         assert found is None or restores, f"readers of {some.hex()} wait, though it is here"
-    asked = sum(sum(pull.asked.values()) for pull in pulls.pulls.values())
+    asked = sum([sum(pull.asked.values()) for pull in pulls.pulls.values()])
     assert pulls.under_way == asked, f"{asked} bytes are under way, and {pulls.under_way} are thought to be"
     for some in pulls.hungry:
         assert pulls.under_way or node.ended is not None, f"{some.hex()} waits for its turn, and nobody has his"
@@ -317,11 +344,15 @@ def check_nodes(head: Head) -> None:
         if not record.info.alive:
             assert not record.unsettled, f"{record.info} is dead, and something may still begin there"
     head.choosing.rankings.check()
+    sent = {node: _sent_there(head.nodes.all[node]) for node in {*head.leases.placed_at.values()}}
     for lease, node in head.leases.placed_at.items():
         record = head.nodes.all[node]
         assert record.info.alive, f"lease {lease.hex()} is thought to wait on a dead node"
-        placed_there = any(placement.lease == lease for placement in record.unsettled.values())
-        assert placed_there, f"lease {lease.hex()} is thought to wait on {record.info}, and was not sent there"
+        assert lease in sent[node], f"lease {lease.hex()} is thought to wait on {record.info}, and was not sent there"
+
+
+def _sent_there(record: NodeRecord) -> set[LeaseId | None]:
+    return {placement.lease for placement in record.unsettled.values()}
 
 
 def check_scheduler(scheduler: Scheduler) -> None:
@@ -330,21 +361,22 @@ def check_scheduler(scheduler: Scheduler) -> None:
         right = kept is None or record.info.alive is False or kept == record.free()
         assert right, f"{record.info} is thought to have {kept} free"
     scheduler.choosing.rankings.check()
+    nodes = {placed.node for placed in scheduler.placed.values()}
+    sent = {node: _sent_there(scheduler.nodes.all[node]) for node in nodes}
     for lease, placed in scheduler.placed.items():
-        record = scheduler.nodes.all[placed.node]
+        node, record = placed.node, scheduler.nodes.all[placed.node]
         assert record.info.alive, f"lease {lease.hex()} is thought to wait on a dead node"
-        placed_there = any(placement.lease == lease for placement in record.unsettled.values())
-        assert placed_there, f"lease {lease.hex()} is thought to wait on {record.info}, and was not sent there"
+        assert lease in sent[node], f"lease {lease.hex()} is thought to wait on {record.info}, and was not sent there"
 
 
 def check_records(records: Records) -> None:
     estates = records.estates.values()
-    assert records.count == sum(len(estate.objects) for estate in estates), "records are counted otherwise"
-    assert records.bytes == sum(estate.bytes for estate in estates), "the bytes of records are counted otherwise"
+    assert records.count == sum([len(each.objects) for each in estates]), "records are counted otherwise"
+    assert records.bytes == sum(map(_BYTES, estates)), "the bytes of records are counted otherwise"
     for owner, estate in records.estates.items():
         assert estate.objects, f"{owner.hex()} is kept, with no object"
-        results = {some for of_task in estate.results.values() for some in of_task}
-        assert results == set(estate.objects), f"the results of {owner.hex()} are not its objects"
+        results = set(chain.from_iterable(estate.results.values()))
+        assert results == estate.objects.keys(), f"the results of {owner.hex()} are not its objects"
 
 
 def check_groups(head: Head) -> None:
@@ -428,29 +460,35 @@ def check_leases(owner: Owner) -> None:
         for queue in shape.queues.values():
             leases, waiting = queue.leases, len(queue.tasks)
             leases.check()
-            coming = bool(queue.requests)
-            for some in queue.requests:
-                asked += 1
-                assert leasing.requests.get(some) is queue, "requests and their queues disagree"
-            under_way = under_way or coming or len(leases) > 0
+            coming = False
+            if queue.requests:
+                coming = under_way = True
+                asked += len(queue.requests)
+                for some in queue.requests:
+                    assert leasing.requests.get(some) is queue, "requests and their queues disagree"
+            if len(leases):
+                under_way = True
+                known += len(leases)
             for lease in leases:
-                known += 1
                 assert leasing.leases.get(lease.id) is lease, "a queue keeps a lease that is gone"
                 assert lease.queue is queue, f"{lease.id.hex()} and its queue disagree"
                 assert leasing.by_worker.get(lease.worker) is lease, f"{lease.id.hex()} and its worker disagree"
-                for count, task in lease.inflight.items():
+                inflight = lease.inflight
+                for count, task in inflight.items():
                     assert tasks.get(count) is task, f"task {count} is in flight, and answered"
                     assert task.shape is shape, f"task {count} is on a worker of another shape"
-                starving = starving or (lease.open and not lease.inflight)
-                if not lease.idle:
+                if inflight or lease.blocked:
                     coming = True
+                    starving = starving or (not inflight and lease.open)
                 else:
+                    starving = starving or lease.open
                     assert not lease.reclaimed, "an idle lease was asked back"
                     fed = waiting and lease.open
                     assert not fed, f"{waiting} tasks are queued, and a worker of their own idles"
             assert coming or not waiting, f"{waiting} tasks are queued, and nothing will bring them a worker"
-        assert shape.hungry or under_way, "a shape is not hungry, and nothing will come that takes new tasks along"
-        assert shape.hungry or not starving, "a worker idles, and its shape is not hungry"
+        if not shape.hungry:
+            assert under_way, "a shape is not hungry, and nothing will come that takes new tasks along"
+            assert not starving, "a worker idles, and its shape is not hungry"
     assert len(leasing.leases) == known, "a lease is in no queue"
     assert len(leasing.by_worker) == known, "a worker is kept whose lease is gone"
     assert len(leasing.requests) == asked, "requests and their queues disagree"
@@ -458,37 +496,46 @@ def check_leases(owner: Owner) -> None:
 
 def check_tasks(owner: Owner) -> None:
     """Each unanswered task is in one place."""
-    tasks = owner.book.tasks
-    if not (tasks or owner.leasing.leases or owner.calls.actors or owner.leasing.shapes):
+    tasks, leasing = owner.book.tasks, owner.leasing
+    if not (tasks or leasing.leases or owner.calls.actors or leasing.shapes):
         return
-    places: list[tuple[int, str]] = []
-    for shape in owner.leasing.shapes.values():
+    places: dict[str, list[int]] = {}
+    queued = places["queued"] = []
+    for shape in leasing.shapes.values():
         for queue in shape.queues.values():
             if queue.tasks:
-                places += [(task.count, "queued") for task in queue.tasks]
-    for lease in owner.leasing.leases.values():
-        places += [(count, "on a worker") for count in lease.inflight]
-    assert all(count in tasks for count, _ in places), "a task is answered, and still queued or on a worker"
+                queued += [task.count for task in queue.tasks]
+    on_workers = places["on a worker"] = []
+    for lease in leasing.leases.values():
+        on_workers += lease.inflight
+    known = tasks.keys()
+    assert known >= {*queued, *on_workers}, "a task is answered, and still queued or on a worker"
     actors = {task.actor: None for task in tasks.values() if task.actor is not None}
-    for actor in (actors | dict.fromkeys(owner.calls.actors.values())) if owner.calls.actors else actors:
+    if owner.calls.actors:
+        actors.update(dict.fromkeys(owner.calls.actors.values()))
+    for actor in actors:
         # Of those that wait, some may have failed meanwhile.
-        places += [(task.count, "waits for its actor") for task in actor.queue if task.count in tasks]
-        places += [(count, "waits for its arguments") for count in actor.waiting]
-        places += [(count, "at its actor") for count in actor.inflight]
+        places.setdefault("waits for its actor", []).extend(t.count for t in actor.queue if t.count in tasks)
+        places.setdefault("waits for its arguments", []).extend(actor.waiting)
+        places.setdefault("at its actor", []).extend(actor.inflight)
         assert actor.state in ("alive", "moving") or not actor.inflight, f"calls are at an actor that is {actor.state}"
     # If the session ended, some are not there any more.
-    places += [(count, "here") for count in owner.leasing.own if count in tasks]
-    places += [(count, "waits for arguments") for count, task in tasks.items() if task.missing and task.actor is None]
-    found = dict(places)
-    if len(places) != len(tasks) or found.keys() != tasks.keys():
-        for count in {**tasks, **found}:
-            here = [place for other, place in places if other == count]
+    places["here"] = [count for count in leasing.own if count in tasks]
+    places["waits for arguments"] = [count for count, task in tasks.items() if task.missing and task.actor is None]
+    found = [count for some in places.values() for count in some]
+    if len(found) != len(tasks) or known != set(found):
+        for count in {**tasks, **dict.fromkeys(found)}:
+            here = [place for place, some in places.items() for other in some if other == count]
             assert len(here) == 1, f"task {count} is in {len(here)} places: {here}"
-        raise AssertionError(f"tasks {found.keys() - tasks.keys()} are answered, and still somewhere")
+        raise AssertionError(f"tasks {set(found) - known} are answered, and still somewhere")
 
 
 def check_entries(owner: Owner, held: Iterable[Entry]) -> None:
-    """What is pinned is pinned by somebody; what nobody holds is not kept."""
+    """What is pinned is pinned by somebody; what nobody holds is not kept.
+
+    A driver has hundreds of entries, and this is asked at each step: each belief looks at all of them at once, and only
+    at those that are not as they should be one by one.
+    """
     refs, me, records = owner.refs, owner.me, owner.lineage.records
     exported, stored = refs.exported, refs.stored
     pinned: list[Entry] = refs.legacy.held()
@@ -502,20 +549,23 @@ def check_entries(owner: Owner, held: Iterable[Entry]) -> None:
             pinned.append(task.actor.entry)
         for entry in task.returns:
             seen[entry] = None
-    for record in records.values():
-        pinned += record.pinned
-    for some, entry in exported.items():
-        seen[entry] = None
-        assert entry.id == some
-        kept = entry.held or entry.pins or entry.borrowers or (entry.value is None and entry.owner == me)
-        assert kept, f"{entry} of {entry.owner.hex()} is kept, and nobody holds it"
-    assert refs.recount.lenders.keys() <= exported.keys(), "lenders of what nobody holds are remembered"
-    for some, entry in stored.items():
-        seen[entry] = None
-        assert entry.id == some
-        assert entry.owner == me
-        assert entry.value is not None
-        assert is_stored(entry.value)
+    if records:
+        pinned += chain.from_iterable(map(_PINNED, records.values()))
+    if exported:
+        seen.update(dict.fromkeys(exported.values()))
+        assert _are_found(exported)
+        for entry in [e for e in exported.values() if not (e.held or e.pins or e.borrowers)]:
+            kept = entry.value is None and entry.owner == me
+            assert kept, f"{entry} of {entry.owner.hex()} is kept, and nobody holds it"
+    if refs.recount.lenders:
+        assert refs.recount.lenders.keys() <= exported.keys(), "lenders of what nobody holds are remembered"
+    if stored:
+        seen.update(dict.fromkeys(stored.values()))
+        assert _are_found(stored)
+        strange = [e for e in stored.values() if e.owner != me or e.value is None or not is_stored(e.value)]
+        assert not strange, f"{strange} are no stored objects of ours"
+    if not (seen or pinned):
+        return
     seen.update(dict.fromkeys(pinned))
     holding = [entry for entry in seen if entry.contained]
     while holding:
@@ -527,44 +577,53 @@ def check_entries(owner: Owner, held: Iterable[Entry]) -> None:
     pins: dict[Entry, int] = {}
     for entry in pinned:
         pins[entry] = pins.get(entry, 0) + 1
-    for entry in seen:
-        borrowers, value, mine = entry.borrowers, entry.value, entry.owner == me
-        assert entry.pins == pins.get(entry, 0), f"{entry} has {entry.pins} pins, not {pins.get(entry, 0)}"
-        if borrowers:
-            assert mine, f"{entry} is not ours, and we count its borrowers"
-            assert 0 not in borrowers.values(), f"{entry} has a borrower that is counted zero times"
-            assert me not in borrowers, f"{entry} is borrowed by its owner"
-        if entry.registered == NOT_GIVEN:
-            continue  # put here, and nobody else knows of it
-        if not mine:
+    if {entry: entry.pins for entry in seen if entry.pins} != pins:
+        for entry in seen:
+            assert entry.pins == pins.get(entry, 0), f"{entry} has {entry.pins} pins, not {pins.get(entry, 0)}"
+    for entry in [entry for entry in seen if entry.borrowers]:
+        borrowers = entry.borrowers or {}
+        assert entry.owner == me, f"{entry} is not ours, and we count its borrowers"
+        assert 0 not in borrowers.values(), f"{entry} has a borrower that is counted zero times"
+        assert me not in borrowers, f"{entry} is borrowed by its owner"
+    # What was put here, and of which nobody else knows, may be in no list.
+    for entry in [entry for entry in seen if entry.owner != me]:
+        if entry.registered != NOT_GIVEN:
             assert exported.get(entry.id) is entry, f"{entry} is borrowed, and cannot be found"
-        elif type(value) is tuple:
-            if entry.index != ACTOR_INDEX and stored.get(entry.id) is not entry:
-                assert not is_stored(value), f"{entry} is stored, and not listed"
+    listed = set(stored.values())
+    for entry in [entry for entry in seen if type(entry.value) is tuple and entry not in listed and entry.owner == me]:
+        value = entry.value
+        if entry.registered != NOT_GIVEN and type(value) is tuple:
+            assert entry.index == ACTOR_INDEX or not is_stored(value), f"{entry} is stored, and not listed"
             if value[:2] == (FAILED, "ObjectLostError") and entry.count in records:
                 assert owner.lineage.why_not(records[entry.count]), f"{entry} is lost, and could be made again"
 
 
+def _are_found(some: dict[ObjectId, Entry]) -> bool:
+    """Whether each entry is listed by its own id."""
+    return list(map(_ID, some.values())) == list(some) or not [e for known, e in some.items() if e.id != known]
+
+
 def check_lineage(owner: Owner) -> None:
     lineage, tasks, stored = owner.lineage, owner.book.tasks, owner.refs.stored
+    records = lineage.records
     assert not lineage.again, "a task is to run again, and nobody submits it"
     known = 0
-    if lineage.records:
+    if records:
+        known = sum(map(_BYTES, records.values()))
         makers: dict[int, int] = {}
-        for record in lineage.records.values():
+        for record in records.values():
             for maker in record.makers:
                 makers[maker] = makers.get(maker, 0) + 1
-        for count, record in lineage.records.items():
-            known += record.bytes
-            alive, task = record.alive, record.task
-            assert alive or record.dependents > 0, f"how task {count} is made is known, and nobody needs that"
+        for count, record in records.items():
+            alive, task, dependents = record.alive, record.task, record.dependents
+            assert alive or dependents > 0, f"how task {count} is made is known, and nobody needs that"
             assert record.closed or count in tasks, f"task {count} has ended, and its record does not know"
-            assert record.dependents == makers.get(count, 0), f"{record.dependents} arguments come from task {count}"
+            assert dependents == makers.get(count, 0), f"{dependents} arguments come from task {count}"
             if alive and task is not None and task.stream is None and count not in tasks:
-                held = {e.index for e in task.returns if e.value is None or e.id in stored}
+                held = {e.index for e in task.returns if e.value is None or (e._id or e.id) in stored}
                 assert alive <= held, f"of task {count} {alive} are thought to be held, and {held} can be"
         for entry in stored.values():
-            made = lineage.records.get(entry.count)
+            made = records.get(entry.count)
             assert made is None or entry.index in made.alive, f"{entry} is stored, and its record does not know"
     assert lineage.bytes == known, f"the records of tasks have {known} bytes, not {lineage.bytes}"
     assert known <= lineage.most_bytes

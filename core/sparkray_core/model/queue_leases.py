@@ -133,6 +133,10 @@ class QueueLeases:
         Raises:
             AssertionError: a change was not noted.
         """
+        if not self._all:
+            counted = self.busy or self.loaded or self.open or self.under_way
+            if not (counted or self.idle or self.spent or self._loads):
+                return
         idle = spent = busy = loaded = open_ones = under_way = 0
         waiting: set[tuple[float, Lease]] | None = None
         for lease in self._all:
