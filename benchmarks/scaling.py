@@ -82,7 +82,7 @@ def owner_alone(nodes: int, per_cpu: int, seconds: float) -> float:
     count = nodes * CPUS * per_cpu
     for first in range(1, count + 1, BATCH):
         numbers = range(first, min(first + BATCH, count + 1))
-        tasks = [Task(n, function, payload, None, None, [Entry(me, n)], 3, shape) for n in numbers]
+        tasks = [Task(n, function, payload, None, None, (Entry(me, n),), 3, shape) for n in numbers]
         perform(measured.step(owner.submit, tasks, now))
         now += len(tasks) * SUBMIT_S
         while asked and free:

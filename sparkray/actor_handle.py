@@ -231,7 +231,9 @@ class ActorMethod:
         if facts.returns == 1:
             entry = Entry(here.me, count)
             ref: ObjectRef[Any] = ObjectRef(entry)
-            here.submit(Task(count, facts.function, payload, refs, nested, [entry], facts.retries, None, handle._actor))
+            here.submit(
+                Task(count, facts.function, payload, refs, nested, (entry,), facts.retries, None, handle._actor)
+            )
             return ref
         if facts.returns < 0:
             stream, result = open_stream(here, count, facts.returns)

@@ -117,7 +117,7 @@ class RemoteFunction(Generic[P, R]):
             entry = Entry(here.me, count)
             ref: ObjectRef[Any] = ObjectRef(entry)
             here.submit(
-                Task(count, prepared.function, payload, refs, nested, [entry], prepared.retries, prepared.shape)
+                Task(count, prepared.function, payload, refs, nested, (entry,), prepared.retries, prepared.shape)
             )
             return ref
         if prepared.returns < 0:

@@ -402,7 +402,7 @@ def test_a_put_argument_that_is_lost_too_is_what_the_error_tells_of(bench: Bench
 def test_references_inside_arguments_are_there_again(bench: Bench) -> None:
     inner = bench.task()
     run(bench, inner)
-    task = bench.task(nested=inner.returns)
+    task = bench.task(nested=list(inner.returns))
     run(bench, task)
     drop(bench, inner)
     node_dies(bench)
@@ -416,7 +416,7 @@ def test_references_inside_arguments_are_there_again(bench: Bench) -> None:
 def test_a_queued_task_whose_argument_got_lost_waits_for_it_again(bench: Bench) -> None:
     maker = bench.task()
     run(bench, maker)
-    task = bench.task(refs=maker.returns)
+    task = bench.task(refs=list(maker.returns))
     bench.submit(task)
     node_dies(bench)
 
@@ -446,7 +446,7 @@ def test_a_borrowed_object_that_is_not_found_is_asked_for_at_its_owner(bench: Be
 # ---------------------------------------------------------------------------------- several results
 def two_returns(bench: Bench) -> Task:
     task = bench.task()
-    task.returns.append(Entry(ME, task.count, 1))
+    task.returns += (Entry(ME, task.count, 1),)
     task.num_returns = 2
     return task
 
@@ -576,7 +576,7 @@ def test_an_evicted_argument_is_what_the_error_of_the_chain_tells_of() -> None:
     bench = bounded(int(2.5 * RECORD_BYTES))
     first = bench.task()
     run(bench, first)
-    second = bench.task(refs=first.returns)
+    second = bench.task(refs=list(first.returns))
     run(bench, second)
     drop(bench, first)
     third = bench.task()
@@ -638,10 +638,10 @@ def test_a_call_with_retries_is_made_again_in_the_actor_s_next_life(bench: Bench
 
 def test_calls_are_made_again_before_those_that_wait_for_them(bench: Bench, actor: Actor) -> None:
     first = call(bench, actor, retries=-1)
-    second = call(bench, actor, retries=-1, refs=first.returns)
+    second = call(bench, actor, retries=-1, refs=list(first.returns))
     bench.hear(ActorChanged(actor.id, "restarting", 1, None, "its node died", None), HEAD)
     node_dies(bench)
-    third = bench.task(actor=actor, refs=second.returns)
+    third = bench.task(actor=actor, refs=list(second.returns))
     bench.submit(third)
 
     ran = calls_in(bench.hear(alive(actor, WORKER, 1), HEAD))
@@ -713,7 +713,7 @@ def test_an_actor_that_asks_for_what_it_had_made_itself_and_is_lost_does_not_wai
 def streaming(bench: Bench, retries: int = 3, refs: list[Entry] | None = None) -> tuple[Task, Stream]:
     task = bench.task(retries=retries, refs=refs)
     stream = Stream(ME, task.count)
-    task.returns, task.num_returns, task.stream = [stream.end], 1, stream
+    task.returns, task.num_returns, task.stream = (stream.end,), 1, stream
     bench.submit(task)
     bench.lease(1)
     return task, stream

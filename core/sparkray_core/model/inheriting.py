@@ -79,8 +79,10 @@ class Inheriting:
             if known is not None:  # word of more of its results came later
                 known.alive.update(entry.index for entry in of)
                 if known.task is not None:
+                    returns = list(known.task.returns)
                     for entry in of:
-                        known.task.returns[entry.index] = entry
+                        returns[entry.index] = entry
+                    known.task.returns = tuple(returns)
                 made.add(number)
                 continue
             task = self._task(message.owner, described, function, entries, effects)

@@ -72,18 +72,25 @@ class Leasing:
         """Act on every queue that something happened to."""
         while self.touched:
             queue, _ = self.touched.popitem()
-            for lease in list(queue.leases.spent):
-                self._give_back(lease, effects)
-            if queue.shape.refused is not None:
-                self._refuse(queue, queue.shape.refused, effects)
-                self._drop_if_done(queue.shape)
-            if queue.tasks:
-                self._fill(queue, now, effects)
+            leases = queue.leases
+            answered, leases.unnoted = leases.unnoted, None
+            if answered is None or not self._refill(queue, answered, effects):
+                if answered is not None:
+                    leases.note(answered)
+                if leases.spent:
+                    for lease in list(leases.spent):
+                        self._give_back(lease, effects)
+                if queue.shape.refused is not None:
+                    self._refuse(queue, queue.shape.refused, effects)
+                    self._drop_if_done(queue.shape)
+                if queue.tasks:
+                    self._fill(queue, now, effects)
             if queue.tasks:
                 self._request(queue, now, effects)
             else:
                 self._relieve(queue, now, effects)
-            self._unstick(queue, now, effects)
+            if leases.stuck:
+                self._unstick(queue, now, effects)
             self._note_hunger(queue.shape)
 
     def ticked(self) -> None:
@@ -98,7 +105,8 @@ class Leasing:
         lease.heard = now
         if not lease.inflight:
             lease.idle_since = now
-        self._note(lease)
+        lease.queue.leases.note_later(lease)
+        self.touched[lease.queue] = None
 
     def clear(self) -> None:
         for shape in self.shapes.values():
@@ -194,19 +202,12 @@ class Leasing:
             if queue.leases.starving:
                 shape.hungry = True
                 return
-            waiting = waiting or bool(queue.leases or queue.requests)
+            waiting = waiting or bool(queue.leases.all or queue.requests)
         shape.hungry = not waiting
 
     def _fill(self, queue: Queue, now: float, effects: list[Effect]) -> None:
         """Push to each worker with room, no more than an even share each."""
-        limits, mean_s = self.limits, queue.shape.mean_s or 0.0
-        workers = queue.leases.open or 1
-        depth = queue.shape.depth(limits, len(queue.tasks), workers, patient=True)
-        beyond, hold_s = depth * workers, 0.0
-        if mean_s >= limits.even_out_s and queue.tasks[0].can_wait(beyond):
-            hold_s = min(limits.hold_s, depth * mean_s)
-        else:
-            depth = queue.shape.depth(limits, len(queue.tasks), workers, patient=False)
+        depth, hold_s, beyond = self._depth(queue)
         leases = queue.leases.with_room(depth)
         for position, lease in enumerate(leases):
             if not queue.tasks:
@@ -215,6 +216,34 @@ class Leasing:
                 lease.heard = now
             share = min(-(-len(queue.tasks) // (len(leases) - position)), depth - len(lease.inflight))
             self._push(lease, share if lease.left < 0 else min(share, lease.left), hold_s, beyond, effects)
+
+    def _refill(self, queue: Queue, lease: Lease, effects: list[Effect]) -> bool:
+        """What `_fill` would do where only this one, which has answered, has room: most answers, where there is much
+        to do. It then changes no place in the books of `QueueLeases`. False: nothing was done."""
+        leases, tasks = queue.leases, queue.tasks
+        if not tasks or lease.level < 0 or not lease.open or leases.spent or queue.shape.refused is not None:
+            return False
+        depth, hold_s, beyond = self._depth(queue)
+        load = len(lease.inflight)
+        if load * 2 > depth or leases.has_room_beside(lease, depth):
+            return False
+        share = min(len(tasks), depth - load)
+        if not self._push(lease, share if lease.left < 0 else min(share, lease.left), hold_s, beyond, effects):
+            leases.note(lease)
+        return True
+
+    def _depth(self, queue: Queue) -> tuple[int, float, int]:
+        """How many tasks a worker of this queue may have, for how long results may lie there, and how many others
+        whoever waits for them has to wait for then."""
+        limits, shape, tasks = self.limits, queue.shape, queue.tasks
+        mean_s, workers = shape.mean_s or 0.0, queue.leases.open or 1
+        if mean_s >= limits.patient_ahead_s:
+            return 1, 0.0, workers  # nothing is behind it that a result could wait for
+        depth = shape.depth(limits, len(tasks), workers, patient=True)
+        beyond = depth * workers
+        if mean_s >= limits.even_out_s and tasks[0].can_wait(beyond):
+            return depth, min(limits.hold_s, depth * mean_s), beyond
+        return shape.depth(limits, len(tasks), workers, patient=False), 0.0, beyond
 
     def lull(self) -> tuple[float, int]:
         """How long answers may lie before anybody misses them, and how many tasks could be answered meanwhile.
@@ -237,16 +266,16 @@ class Leasing:
             return 0.0, 0
         return seconds, under_way
 
-    def _push(self, lease: Lease, most: int, hold_s: float, beyond: int, effects: list[Effect]) -> None:
+    def _push(self, lease: Lease, most: int, hold_s: float, beyond: int, effects: list[Effect]) -> bool:
+        """Whether it got any."""
         queued = lease.queue.tasks
-        known = self.taught.setdefault(lease.worker, set())
         functions: list[tuple[FunctionId, str, bytes]] = []
         tasks: list[TaskTuple] = []
         room = self.limits.most_push_bytes
         inflight = lease.inflight
         last = inflight.get(lease.careful)
         if last is not None and last.solo:
-            return  # nobody goes behind it
+            return False  # nobody goes behind it
         while queued and len(tasks) < most and room > 0:
             task = queued[0]
             if task.solo and inflight:
@@ -256,9 +285,12 @@ class Leasing:
                 self.book.refuse(task, effects)
                 continue
             function = task.function
-            if function.id not in known:
-                known.add(function.id)
-                functions.append((function.id, function.name, function.blob))
+            if function is not lease.function:  # else it has had it, and no book is opened for that
+                lease.function = function
+                known = self.taught.setdefault(lease.worker, set())
+                if function.id not in known:
+                    known.add(function.id)
+                    functions.append((function.id, function.name, function.blob))
             if hold_s and not task.can_wait(beyond):
                 hold_s = 0.0
             tasks.append(self.book.wire(task, lease.worker))
@@ -269,17 +301,19 @@ class Leasing:
                 room -= len(task.payload)
             if task.solo:
                 break
-        if tasks:
-            if lease.left > 0:
-                lease.left -= len(tasks)
-            if last is not None:  # else what is answered already might lie in the worker when the next one kills it
-                hold_s = AT_ONCE
-            calm_s = self.limits.patient_ahead_s if hold_s > 0 else self.limits.stuck_after_s
-            lease.patience_s = max(calm_s, 3 * (lease.queue.shape.mean_s or 0.0)) + max(0.0, hold_s)
-            lease.queue.leases.note(lease)
-            if self.book.refs.legacy.mine:
-                self._name_results(lease.worker, tasks, effects)
-            effects.append(Send(lease.worker, PushTasks(functions, tasks, hold_s)))
+        if not tasks:
+            return False
+        if lease.left > 0:
+            lease.left -= len(tasks)
+        if last is not None:  # else what is answered already might lie in the worker when the next one kills it
+            hold_s = AT_ONCE
+        calm_s = self.limits.patient_ahead_s if hold_s > 0 else self.limits.stuck_after_s
+        lease.patience_s = max(calm_s, 3 * (lease.queue.shape.mean_s or 0.0)) + max(0.0, hold_s)
+        lease.queue.leases.note(lease)
+        if self.book.refs.legacy.mine:
+            self._name_results(lease.worker, tasks, effects)
+        effects.append(Send(lease.worker, PushTasks(functions, tasks, hold_s)))
+        return True
 
     def _name_results(self, worker: ProcessId, tasks: list[TaskTuple], effects: list[Effect]) -> None:
         """Of tasks that were inherited: what they return has ids of the owner that died."""
@@ -289,6 +323,8 @@ class Leasing:
 
     def _request(self, queue: Queue, now: float, effects: list[Effect]) -> None:
         """Ask for as many workers as the queue would keep busy for a while."""
+        if len(queue.requests) >= self.limits.most_requests:
+            return
         shape = queue.shape
         waiting = len(queue.tasks)
         if shape.mean_s is None:

@@ -305,13 +305,16 @@ class Owner:
         return self._dispatch(now, [])
 
     def _dispatch(self, now: float, effects: list[Effect]) -> list[Effect]:
-        again = self.lineage.again
-        while again or self._runnable or self.leasing.touched or self.calls.busy:
+        again, runnable, calls, touched = self.lineage.again, self._runnable, self.calls, self.leasing.touched
+        while again or runnable or touched or calls.busy:
             while again:
                 self._await_arguments(again.pop(), effects, again=True)
-            self._settle_runnable(effects)
-            self.leasing.dispatch(now, effects)
-            self.calls.dispatch(effects)
+            if runnable:
+                self._settle_runnable(effects)
+            if touched:
+                self.leasing.dispatch(now, effects)
+            if calls.busy:
+                calls.dispatch(effects)
             # Perhaps a call failed, and with it what waited for its result; or arguments got lost since they came.
         if self.refs.recount.at is not None or (self.refs.heirs and self.refs.legacy.busy):
             self._settle_deaths(now, effects)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 class QueueLeases:
     """In the order in which they came. Whoever changes one says so with `note`."""
 
-    __slots__ = ("_all", "_last", "_loads", "_stuck", "busy", "idle", "loaded", "open", "spent", "under_way")
+    __slots__ = ("_last", "_loads", "all", "busy", "idle", "loaded", "open", "spent", "stuck", "under_way", "unnoted")
 
     def __init__(self) -> None:
         self.idle: dict[Lease, None] = {}  # who became so first is first
@@ -22,19 +22,20 @@ class QueueLeases:
         self.loaded = 0  # have more than one
         self.open = 0  # may get more
         self.under_way = 0  # tasks of all of them
-        self._all: dict[Lease, None] = {}
+        self.all: dict[Lease, None] = {}
+        self.unnoted: Lease | None = None  # it has answered; whoever looks at this queue next says the rest of it
         self._loads: dict[int, dict[Lease, None]] = {}  # open ones, by the number of their tasks
-        self._stuck: list[tuple[float, int, Lease]] = []  # a heap. What has changed since does not count: see `due`
+        self.stuck: list[tuple[float, int, Lease]] = []  # a heap. What has changed since does not count: see `due`
         self._last = 0
 
     def __iter__(self) -> Iterator[Lease]:
-        return iter(self._all)
+        return iter(self.all)
 
     def __len__(self) -> int:
-        return len(self._all)
+        return len(self.all)
 
     def __contains__(self, lease: object) -> bool:
-        return lease in self._all
+        return lease in self.all
 
     @property
     def starving(self) -> bool:
@@ -49,11 +50,13 @@ class QueueLeases:
     def add(self, lease: Lease) -> None:
         self._last += 1
         lease.place, lease.load, lease.level, lease.due = self._last, 0, -1, 0.0
-        self._all[lease] = None
+        self.all[lease] = None
         self.note(lease)
 
     def remove(self, lease: Lease) -> None:
-        del self._all[lease]
+        del self.all[lease]
+        if self.unnoted is lease:
+            self.unnoted = None
         self.idle.pop(lease, None)
         self.spent.pop(lease, None)
         self.busy -= lease.load > 0
@@ -90,7 +93,13 @@ class QueueLeases:
             due = lease.heard + lease.patience_s
             if due != lease.due:
                 lease.due = due
-                heapq.heappush(self._stuck, (due, lease.place, lease))
+                heapq.heappush(self.stuck, (due, lease.place, lease))
+
+    def note_later(self, lease: Lease) -> None:
+        """The same, but before the next look: one that gets a task for the one that it answered has not changed."""
+        if self.unnoted is not None and self.unnoted is not lease:
+            self.note(self.unnoted)
+        self.unnoted = lease
 
     def _leave_level(self, lease: Lease) -> None:
         if lease.level >= 0:
@@ -100,6 +109,10 @@ class QueueLeases:
             if not same:
                 del self._loads[lease.level]
             lease.level = -1
+
+    def has_room_beside(self, lease: Lease, depth: int) -> bool:
+        """Whether `with_room` would find others than this one."""
+        return any(load * 2 <= depth and (load != lease.level or len(some) > 1) for load, some in self._loads.items())
 
     def with_room(self, depth: int) -> list[Lease]:
         """Those that are at most half as full as they may be, the emptiest first."""
@@ -114,17 +127,17 @@ class QueueLeases:
     def most_loaded(self) -> Lease:
         """There is one with more than one task."""
         load = max(self._loads, default=0)
-        return max(self._loads[load] if load > 1 else self._all, key=lambda lease: (lease.load, -lease.place))
+        return max(self._loads[load] if load > 1 else self.all, key=lambda lease: (lease.load, -lease.place))
 
     def next_stuck(self) -> tuple[float, Lease] | None:
         """Who is next to have answered nothing for too long, and when."""
-        while self._stuck:
-            due, _, lease = self._stuck[0]
+        while self.stuck:
+            due, _, lease = self.stuck[0]
             if lease.due == due:
                 if lease.load > 1 and not (lease.blocked or lease.stealing):
                     return due, lease
                 lease.due = 0.0
-            heapq.heappop(self._stuck)
+            heapq.heappop(self.stuck)
         return None
 
     def check(self) -> None:
@@ -133,13 +146,14 @@ class QueueLeases:
         Raises:
             AssertionError: a change was not noted.
         """
-        if not self._all:
+        assert self.unnoted is None, "an answer was not noted"
+        if not self.all:
             counted = self.busy or self.loaded or self.open or self.under_way
             if not (counted or self.idle or self.spent or self._loads):
                 return
         idle = spent = busy = loaded = open_ones = under_way = 0
         waiting: set[tuple[float, Lease]] | None = None
-        for lease in self._all:
+        for lease in self.all:
             load, is_open = len(lease.inflight), lease.open
             if is_open:
                 open_ones += 1
@@ -151,7 +165,7 @@ class QueueLeases:
                     loaded += 1
                     if not (lease.blocked or lease.stealing):
                         if waiting is None:
-                            waiting = {(due, other) for due, _, other in self._stuck}
+                            waiting = {(due, other) for due, _, other in self.stuck}
                         assert (lease.heard + lease.patience_s, lease) in waiting, "a lease could be stuck for ever"
             elif not lease.blocked:
                 idle += 1

@@ -8,7 +8,7 @@ a task:   waiting for arguments -> queued -> pushed to a worker -> answered
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from sparkray_core.frozen import frozen
 from sparkray_core.ids import ActorId, FunctionId, LeaseId, NodeId, ObjectId, ProcessId
@@ -83,7 +83,7 @@ class Task:
         payload: Value,
         refs: list[tuple[int | str, Entry]] | None,
         nested: list[Entry] | None,
-        returns: list[Entry],
+        returns: Sequence[Entry],
         retries: int,
         shape: Shape | None,
         actor: Actor | None = None,
@@ -93,7 +93,7 @@ class Task:
         self.payload = payload
         self.refs = refs  # arguments that are references: (position or keyword, entry)
         self.nested = nested  # references inside the arguments
-        self.returns = returns
+        self.returns = tuple(returns)
         self.num_returns = len(returns)
         self.retries = retries  # left; -1 is without end
         self.shape = shape
@@ -245,6 +245,7 @@ class Lease:
         "blocked",
         "careful",
         "due",
+        "function",
         "heard",
         "id",
         "idle_since",
@@ -267,6 +268,7 @@ class Lease:
         self.inflight: dict[int, Task] = {}  # in the order pushed
         self.idle_since = now
         self.heard = now  # of its last answer, or when its first task was pushed
+        self.function: Function | None = None  # of its last task: it has that one
         self.careful = -1  # the last task pushed to it that has to be run with care
         self.blocked = False  # its task waits for something; nothing more is pushed
         self.stealing = False  # a StealTasks is under way

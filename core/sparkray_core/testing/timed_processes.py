@@ -83,7 +83,7 @@ class TimedDriver:
         for number in range(count + 1, count + some + 1):
             start += costs.driver_submit_s
             at[number - 1] = start
-            tasks.append(Task(number, _FUNCTION, _PAYLOAD, None, None, [Entry(me, number)], 3, shape))
+            tasks.append(Task(number, _FUNCTION, _PAYLOAD, None, None, (Entry(me, number),), 3, shape))
         self.submitted += some
         begins = max(now, self.free_at)
         self._step(self.owner.submit, (tasks, start), begins, some * costs.driver_submit_s)
