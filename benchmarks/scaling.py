@@ -7,8 +7,10 @@
 Simulated (`sparkray_core.testing.simulate`): the time is the models' own, CPU time of this machine, so that what else
 runs on it matters little, but for the caches. Each round has a session of every size, the small ones several times;
 the medians are shown. In the simulator all models share one core's caches: between two steps of the owner raylets have
-theirs, the more the more nodes there are. So the owner is measured alone, too, as a driver has its core to itself: it
-gets its leases and its answers, and nothing else happens. The table of nodes is counted as it is encoded.
+theirs, the more the more nodes there are. So each is measured alone, too, as a process has its memory to itself: the
+owner gets its leases and its answers, and nothing else happens; the head, and one raylet after the other, hear again
+what they heard in the session, decoded just before, as it comes off a socket. The table of nodes is counted as it is
+encoded.
 docs/scale.md says what came out.
 """
 
@@ -22,32 +24,64 @@ from collections import deque
 from typing import Any
 
 from sparkray_core.ids import FunctionId, LeaseId, NodeId, ProcessId, node_of, raylet_of
-from sparkray_core.messages import LeaseGranted, NodeTable, PushTasks, RequestLeases, TaskResults
+from sparkray_core.messages import LeaseGranted, NodeBeat, NodeTable, PushTasks, RequestLeases, TaskResults
 from sparkray_core.model.effects import Effect, Send, WakeAt
 from sparkray_core.model.entries import Entry
-from sparkray_core.model.events import ClockTicked, Received
+from sparkray_core.model.events import ClockTicked, Event, Received
 from sparkray_core.model.head import Head
 from sparkray_core.model.limits import NodeLimits
 from sparkray_core.model.node_info import NodeInfo
 from sparkray_core.model.owner import Function, Owner, Task
 from sparkray_core.model.resources import from_floats
-from sparkray_core.testing import simulate
 from sparkray_core.testing.measured import Measured, OwnShare
-from sparkray_core.testing.timed import COMPONENTS, HEAD_BEATS, RAYLET_BEATS
+from sparkray_core.testing.timed import COMPONENTS, HEAD_BEATS, RAYLET_BEATS, Host, TimedSession
 from sparkray_core.wire import codec
 
 CPUS = 4  # of each node
 BATCH = 64  # tasks that are submitted together, as in run.local_process
 SUBMIT_S = 8e-6  # between two of them
-COLUMNS = (*COMPONENTS, RAYLET_BEATS, HEAD_BEATS)
+Heard = tuple[float, str, ProcessId | None, bytes]
+
+
+class Recorded(TimedSession):
+    """Keeps what the head and the raylets heard: when, as which kind of step, from whom, and the message's bytes."""
+
+    def __init__(self, nodes: int) -> None:
+        self.heard: dict[NodeId, list[Heard]] = {}
+        super().__init__(nodes, CPUS)
+        self.kinds = {id(measured): name for name, measured in self.measured.items()}
+
+    def _handle(self, host: Host, event: Event, now: float, cost: float) -> None:
+        kind = self.kinds[id(self._measured_of(host, event))]
+        sender, body = (event.sender, codec.encode(event.message)) if isinstance(event, Received) else (None, b"")
+        self.heard.setdefault(host.node, []).append((max(now, host.free_at), kind, sender, body))
+        super()._handle(host, event, now, cost)
+
+    def replayed(self) -> dict[str, float]:
+        """Seconds of CPU time by kind of step, where one model after the other hears all that it heard."""
+        fresh, share = TimedSession(len(self.raylets), CPUS), OwnShare()
+        for node, events in self.heard.items():
+            host = fresh._hosts[node]
+            model = fresh._model(host, events[0][0])
+            for at, kind, sender, body in events:
+                event = ClockTicked() if sender is None else Received(sender, codec.decode(body))
+                fresh.measured[kind].step(model.handle, event, at)
+        return {name: measured.seconds * share.so_far() for name, measured in fresh.measured.items()}
 
 
 def measure(nodes: int, per_cpu: int, seconds: float) -> tuple[list[float], float]:
-    """Microseconds by column, per task, or for beats per node and second; and messages per task without beats."""
-    prediction, measured = simulate.run(array("d", [seconds]) * (nodes * CPUS * per_cpu), nodes, CPUS)
-    costs = measured.us_per_task | measured.us_per_node_second
-    messages = sum(count for name, count in prediction.messages_per_task.items() if name != "NodeBeat")
-    return [costs[column] for column in COLUMNS], messages
+    """Microseconds per task of raylets and head alone, and in the session by component, and of beats alone per node
+    and second; and messages per task without beats."""
+    count = nodes * CPUS * per_cpu
+    session, share = Recorded(nodes), OwnShare()
+    driver = session.add_driver(array("d", [seconds]) * count)
+    session.run()
+    together = [session.measured[name].seconds * share.so_far() / count * 1e6 for name in COMPONENTS]
+    alone = session.replayed()
+    assert driver.finished_at is not None
+    beats = [alone[name] / nodes / driver.finished_at * 1e6 for name in (RAYLET_BEATS, HEAD_BEATS)]
+    messages = sum(number for kind, number in session.sent.items() if kind is not NodeBeat) / count
+    return [*(alone[name] / count * 1e6 for name in COMPONENTS[1:]), *together, *beats], messages
 
 
 def owner_alone(nodes: int, per_cpu: int, seconds: float) -> float:
@@ -152,13 +186,15 @@ def main() -> None:
                 found[nodes].append(costs)
                 alone[nodes].append(owner_alone(nodes, args.per_cpu, args.task_seconds))
     print(f"{CPUS} CPUs a node, {args.per_cpu} tasks of {args.task_seconds:g} s for each CPU. us of CPU time:\n")
-    print("| nodes | tasks | sessions | per task: owner alone | " + " | ".join(COMPONENTS) + " | messages", end="")
-    print(" | per node and second: raylet, beats | head, beats |\n|" + 9 * "---:|")
+    print(
+        "| nodes | tasks | sessions | per task, each alone: owner | raylets | head | all in one process: owner", end=""
+    )
+    print(" | raylets | head | per node and second, of beats: raylet | head | messages per task |\n|" + 12 * "---:|")
     for nodes, all_costs in found.items():
         medians = [statistics.median(column) for column in zip(*all_costs, strict=True)]
         shown = [f"{us:.1f}" for us in medians]
-        shown.insert(len(COMPONENTS), f"{messages[nodes]:.2f}")
         shown.insert(0, f"{statistics.median(alone[nodes]):.1f}")
+        shown.append(f"{messages[nodes]:.2f}")
         print(f"| {nodes:,} | {nodes * CPUS * args.per_cpu:,} | {len(all_costs)} | {' | '.join(shown)} |")
     print("\nA node joins:\n")
     print("| nodes | seconds between two beats of one | bytes told to it | to each other node | in all |")
