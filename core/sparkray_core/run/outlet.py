@@ -136,11 +136,15 @@ class Outlet:
         with self._worker.streams.shielded(), self._worker.core.lock:
             self._flush()
 
-    def flush_late(self) -> None:
-        """From the side thread."""
-        if self._items and time.perf_counter() - self._flushed_at > FLUSH_S:
-            with self._worker.core.lock:
-                self._flush()
+    def flush_late(self) -> bool:
+        """From the side thread. Whether something lies still, because it came just now."""
+        if not self._items:
+            return False
+        if time.perf_counter() - self._flushed_at <= FLUSH_S:
+            return True
+        with self._worker.core.lock:
+            self._flush()
+        return False
 
     def _flush(self) -> None:
         """With the core's lock held."""

@@ -116,6 +116,8 @@ class Pump:
         self.asleep = False  # the side thread sleeps without limit: what needs it must call `wake`
         self.next_wake: float | None = None  # the model's own alarm
         self.look_s: float | None = None  # the side thread looks up at least so often
+        self.again_s = 0.0  # set by a turn that has to have another one in so many seconds, if nobody else turns
+        self.quiet_turns = QUIET_TURNS
         self._turn = turn
         self._leader = threading.Lock()
         self._gate_open = True  # the side thread is woken by what comes. Changed by who holds `_leader`
@@ -131,6 +133,7 @@ class Pump:
         self._signal_read, self._signal_write = readiness.pipe()  # in `inner`: a signal ends a leader's sleep
         self.inner, self.outer = readiness.sets(self._wake_read)
         self.inner.register(self._signal_read, readiness.READ)
+        self._barren = False  # `outer` has just said that nothing is ready
         self.idle = False  # the leader had to wait for what it handles now
         self.lull: tuple[float, int] = (0.0, 0)  # seconds for which a wait for more than so many may look away
         self._rest_s = 0.0  # what the next poll may
@@ -148,7 +151,7 @@ class Pump:
         """What is ready of the sockets; for the turn. It waits for at most so many seconds (None: without limit)."""
         if timeout == 0:
             self.idle = False
-            return self.inner.poll(0)
+            return () if self._barren else self.inner.poll(0)
         if self._rest_s > 0:
             self._lulled.poll(self._rest_s * 1000)
             timeout = None if timeout is None else timeout - self._rest_s
@@ -368,7 +371,7 @@ class Pump:
         pause = QUIET_POLL_S
         while not self._closed:
             timeout: float | None = pause
-            if quiet >= QUIET_TURNS:
+            if quiet >= self.quiet_turns:
                 self.asleep = True
                 self._open_gate_unless_led()
                 timeout = self.look_s
@@ -376,9 +379,13 @@ class Pump:
                 if self.next_wake is not None and (not self._led or self.embedded):
                     alarm = max(0.0, self.next_wake - now())
                     timeout = alarm if timeout is None else min(alarm, timeout)
+            was_open = self._gate_open
             ready = self.outer.poll(timeout)
+            heard = False
             for fd, _ in ready:
-                if fd == self._wake_read:
+                if fd != self._wake_read:
+                    heard = True
+                else:
                     quiet = 0
                     with contextlib.suppress(BlockingIOError):
                         os.read(self._wake_read, 4096)
@@ -401,11 +408,15 @@ class Pump:
                 continue
             elif self._leader.acquire(blocking=False):
                 try:
+                    self._barren = was_open and self._gate_open and not heard
                     busy = self._turn(0)
                     self._open_gate()
                 finally:
+                    self._barren = False
                     self._leader.release()
-                quiet = 0 if busy else quiet + 1
+                quiet = 0 if busy or self.again_s else quiet + 1
+                pause, self.again_s = self.again_s or QUIET_POLL_S, 0.0
+                continue
             else:
                 quiet += 1
             pause = QUIET_POLL_S

@@ -171,6 +171,7 @@ class Worker:
         }
         core.on_block, core.on_pause = self._block, self.nested.run
         core.on_quiet = self._flush_late
+        core.pump.quiet_turns = 1  # while user code runs here each look costs a fight for the interpreter
         core.runs, core.name_of, core.function_name = self._runs, self._name_of, self._function_name
 
     # ------------------------------------------------------------------ messages (the core's lock is held)
@@ -514,10 +515,16 @@ class Worker:
         """From the side thread: the task that runs now takes long, and results or printed lines wait."""
         if not self._running:
             return
+        pump = self.core.pump
         for outlet in list(self.streams.running.values()):
-            outlet.flush_late()
-        if self.results and time.perf_counter() - self._flushed_at > self._hold_s:
-            self.flush()
+            if outlet.flush_late():
+                pump.again_s = FLUSH_S
+        if self.results:
+            lain = time.perf_counter() - self._flushed_at
+            if lain > self._hold_s:
+                self.flush()
+            else:
+                pump.again_s = pump.again_s or self._hold_s - lain + FLUSH_S
         elif time.monotonic() - self._looked_at > LOOK_S:
             self._looked_at = time.monotonic()
             with self.core.lock:
