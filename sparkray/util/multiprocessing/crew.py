@@ -2,7 +2,7 @@
 
 A chunk goes to the actor with the fewest, unless all have as many as they should: then it waits in line, so that no
 actor idles while another has a queue. An actor should have one chunk, and of very short ones some more, which hides the
-way there and back.
+way there and back. Of a map that waits for all of its chunks one may wait behind another, if they do not take long.
 
 When the session ends everything that is under way fails. From then on nothing here may call the public API, which would
 start another session.
@@ -32,6 +32,7 @@ from sparkray_core.run.object_ref import ObjectRef
 log = logging.getLogger(__name__)
 
 AHEAD_S = 0.002  # seconds of work that an actor should have beyond the chunk that it runs
+BEHIND_S = 0.5  # chunks of at most so many seconds may wait behind another one of their map
 MOST_AHEAD = 8  # chunks; what is behind a long one waits, even if another actor gets free
 FADING = 0.9  # of the longest duration seen, with each chunk
 DEATH_LIMIT_S = 5.0  # how long `join` waits for idle actors to end
@@ -61,6 +62,7 @@ class Chunk:
         "size",
         "slot",
         "status",
+        "together",
     )
 
     def __init__(
@@ -71,10 +73,13 @@ class Chunk:
         how: int,
         items: list[Any],
         stored: ObjectRef[Any] | None = None,
+        together: bool = False,
     ) -> None:
         """
         Args:
             stored: a reference to the function, to be sent in its place.
+            together: it may wait behind another one: smaller ones come after it, and nobody sees its results before
+                theirs.
         """
         self.listener = listener
         self.kind = _kind(function)
@@ -83,6 +88,7 @@ class Chunk:
         self.how = how
         self.items: Any = items  # or a reference to them
         self.size = len(items)
+        self.together = together
         self.core: Core | None = None  # once it was given to an actor
         self.slot: _Slot | None = None
         self.status: ObjectRef[Any] | None = None
@@ -156,6 +162,11 @@ class Crew:
     @property
     def size(self) -> int:
         return len(self._slots)
+
+    @property
+    def evens_out(self) -> bool:
+        """More chunks cost it little: none of them wears an actor out."""
+        return self._most_chunks is None
 
     def appetite(self, function: Any) -> int:
         """Chunks of the function that it would like to have at a time."""
@@ -246,7 +257,10 @@ class Crew:
 
     def _free_slot(self, chunk: Chunk) -> _Slot | None:
         slot = min(self._slots, key=lambda slot: slot.running)
-        return slot if slot.running < self._depth(chunk.kind) else None
+        depth = self._depth(chunk.kind)
+        if chunk.together and self.evens_out and self._longest_s.get(chunk.kind, BEHIND_S) < BEHIND_S:
+            depth = max(depth, 2)
+        return slot if slot.running < depth else None
 
     def _give(self, slot: _Slot, chunk: Chunk) -> None:
         status, chunk.results = slot.actor.run_batch.remote(chunk.function, chunk.how, chunk.items)
