@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -49,16 +50,22 @@ def test_references_are_replaced_by_their_values(ray: Any, executor: RayExecutor
     assert executor.submit(abs, ray.put(-1)).result(30) == 1
 
 
-def test_as_completed_and_callbacks() -> None:
-    def nap(seconds: float) -> float:
-        time.sleep(seconds)
-        return seconds
+def test_as_completed_and_callbacks(tmp_path: Path) -> None:
+    def until_there(path: Path) -> str:
+        while not path.exists():
+            time.sleep(0.01)
+        return path.name
 
+    there, later = tmp_path / "there", tmp_path / "later"
+    there.touch()
     executor = RayExecutor(ray_remote_args={"max_retries": 0})  # then none is queued behind another
-    futures = [executor.submit(nap, seconds) for seconds in (0.4, 0.0)]
+    futures = [executor.submit(until_there, path) for path in (later, there)]
     called = threading.Event()
     futures[0].add_done_callback(lambda _: called.set())
-    assert [future.result() for future in concurrent.futures.as_completed(futures, 30)] == [0.0, 0.4]
+    done = concurrent.futures.as_completed(futures, 30)
+    assert next(done).result() == "there"
+    later.touch()
+    assert [future.result() for future in done] == ["later"]
     assert called.wait(30)
     executor.shutdown()
 
