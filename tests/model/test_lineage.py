@@ -230,6 +230,19 @@ def test_what_was_put_is_not_given_up_for_the_word_of_one_reader(bench: Bench) -
     assert entry.value == THERE
 
 
+def test_a_place_of_what_was_put_is_looked_at_last_once_a_reader_did_not_find_it_there(bench: Bench) -> None:
+    """Perhaps it could not be read only then: it is freed there, too, in the end."""
+    entry = Entry(ME, 77)
+    bench.owner.put(entry, THERE, [])
+    bench.hear(CopyMade(entry.id, NODE))
+
+    (answer,) = bench.hear(ObjectMissing(entry.id, [OTHER_NODE]), REMOTE2)
+
+    assert answer == Send(REMOTE2, ObjectReady(entry.id, (STORED, 1000, (NODE, OTHER_NODE))))
+    free = FreeObjects([entry.id])
+    assert bench.owner.drop([entry]) == [Send(raylet_of(NODE), free), Send(raylet_of(OTHER_NODE), free)]
+
+
 def test_retries_are_used_up_by_making_it_again_as_by_crashes(bench: Bench) -> None:
     task = bench.task(retries=1)
     run(bench, task)

@@ -338,7 +338,8 @@ class References:
     def _not_on(self, entry: Entry, nodes: Iterable[NodeId]) -> bool:
         """An own object is not where it was looked for. False: it was nowhere else, and cannot be made again.
 
-        Others may find it there all the same, so one that cannot be made again is not given up for one reader's word.
+        Others may find it there all the same, so one that cannot be made again is not given up for one reader's word,
+        and no place of it is: that is only the last to be looked at from now on.
         """
         assert entry.value is not None
         size, there = place(entry.value)
@@ -346,14 +347,15 @@ class References:
         if left == there:
             return True
         gone = [node for node in there if node not in left]
+        if self.lineage is None or not self.lineage.can_rebuild(entry):
+            if left:
+                self._restore(entry, (STORED, size, (*left, *gone)))
+            return bool(left)
         if left:
             self._restore(entry, (STORED, size, left))
-        elif self.lineage is not None and self.lineage.can_rebuild(entry):
-            self.lineage.lose(entry, f"was not found on {_named(gone)}")
         else:
-            return False
-        if self.lineage is not None:
-            self.lineage.may_lie(entry, [node for node in gone if node not in self._gone])
+            self.lineage.lose(entry, f"was not found on {_named(gone)}")
+        self.lineage.may_lie(entry, [node for node in gone if node not in self._gone])
         return True
 
     def _why_missing(self, entry: Entry, nodes: Iterable[NodeId]) -> Value:
