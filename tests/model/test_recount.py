@@ -174,3 +174,61 @@ def test_the_gcs_is_not_asked(bench: Bench, some: ObjectId) -> None:
     bench.hear(NodeGone(THERE, "power cut"))
 
     assert later(bench) == asked(1, some, REMOTE, SECOND)
+
+
+# ---------------------------------------------------------------------------------- below zero
+@pytest.fixture
+def ours(bench: Bench) -> ObjectId:
+    """Own, and held by nobody but SECOND."""
+    entry = Entry(ME, 77)
+    bench.owner.put(entry, (STORED, 1000, (NODE,)), [])
+    some = bench.owner.refs.export(entry)
+    bench.hear(AddBorrowers([(some, SECOND)]), SECOND)
+    bench.owner.drop([entry])
+    return some
+
+
+def test_who_let_go_before_the_word_that_counts_it_in_counts_as_nothing_when_that_does_not_come(
+    bench: Bench, ours: ObjectId
+) -> None:
+    """It was sent by a node that was cut off from here, and then buried."""
+    assert bench.hear(DropBorrowers([(ours, REMOTE)]), REMOTE) == [WakeAt(HANDOVER_S)]
+    bench.hear(NodeGone(THERE, "cut off"))
+    assert bench.hear(DropBorrowers([(ours, SECOND)]), SECOND) == []
+
+    assert later(bench, HANDOVER_S - 1.0) == [WakeAt(HANDOVER_S)]
+    assert later(bench, 1.0) == [Send(RAYLET, FreeObjects([ours]))]
+    assert not bench.owner.refs.recount.below
+
+
+def test_if_it_comes_all_is_well(bench: Bench, ours: ObjectId) -> None:
+    bench.hear(DropBorrowers([(ours, REMOTE)]), REMOTE)
+    bench.hear(AddBorrowers([(ours, REMOTE)]), LENDER)
+
+    assert not bench.owner.refs.recount.below
+    assert later(bench) == []
+    assert borrowers(bench, ours) == {SECOND: 1}
+
+
+def test_the_time_is_that_of_each_that_counts_below_zero(bench: Bench, ours: ObjectId) -> None:
+    bench.hear(DropBorrowers([(ours, REMOTE), (ours, REMOTE)]), REMOTE)
+    later(bench, 10.0)
+    bench.hear(DropBorrowers([(ours, WORKER)]), WORKER)
+
+    later(bench, HANDOVER_S - 10.0)
+    assert borrowers(bench, ours) == {SECOND: 1, WORKER: -1}
+    later(bench, 10.0)
+    assert borrowers(bench, ours) == {SECOND: 1}
+
+
+def test_so_it_is_with_what_a_raylet_owns() -> None:
+    bench = test_node_kept.Bench()
+    some = bench.an_id()
+    bench.say(bench.worker, AdoptObject(some, bench.write(some)))
+    bench.say(test_node_kept.FAR, DropBorrowers([(some, test_node_kept.FAR)]))
+    bench.say(bench.worker, DropBorrowers([(some, bench.worker)]))
+    assert some in bench.node.store.stored
+
+    bench.node.handle(ClockTicked(), HANDOVER_S)
+
+    assert some not in bench.node.store.stored

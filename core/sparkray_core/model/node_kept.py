@@ -119,11 +119,11 @@ class Kept:
         legacy, recount = self.refs.legacy, self.refs.recount
         if legacy.busy:
             legacy.settle(now)
-        if recount.at is not None:
-            recount.settle(now, legacy.handover_s, self.out)
+        if recount.at is not None or recount.below:
+            self.refs.settle_counts(now, self.out)
 
     def wakes(self) -> list[float]:
-        return [at for at in (self.refs.legacy.next_wake(), self.refs.recount.at) if at is not None]
+        return [at for at in (self.refs.legacy.next_wake(), self.refs.recount.next_wake()) if at is not None]
 
     def record(self, some: ObjectId) -> None:
         """There are to be copies of it elsewhere: should this node die, another raylet is to own it."""

@@ -316,7 +316,8 @@ class Owner:
             if calls.busy:
                 calls.dispatch(effects)
             # Perhaps a call failed, and with it what waited for its result; or arguments got lost since they came.
-        if self.refs.recount.at is not None or (self.refs.heirs and self.refs.legacy.busy):
+        recount = self.refs.recount
+        if recount.at is not None or recount.below or (self.refs.heirs and self.refs.legacy.busy):
             self._settle_deaths(now, effects)
         self.refs.flush(effects)
         return effects
@@ -325,8 +326,8 @@ class Owner:
         """What time alone does for those who are left."""
         legacy, recount = self.refs.legacy, self.refs.recount
         legacy.settle(now)
-        recount.settle(now, legacy.handover_s, effects)
-        wake = min((at for at in (legacy.next_wake(), recount.at) if at is not None), default=None)
+        self.refs.settle_counts(now, effects)
+        wake = min((at for at in (legacy.next_wake(), recount.next_wake()) if at is not None), default=None)
         if wake is not None and wake != self._deaths_wake:
             self._deaths_wake = wake
             effects.append(WakeAt(wake))

@@ -8,6 +8,10 @@ death the owner asks each borrower of what the dead one has lent how often it wa
                                                                                                       |
     counts go down to what the borrower says, but where it was counted in meanwhile: asked again <----+
 
+The other way round, a borrower may let go before the word comes by which it was counted in: then it counts below zero
+until then. If that word was its sender's last and is lost with it, that would be for ever; so what counts below zero
+for `handover_s` counts as nothing. (It has let go of all that it had, or it would not have said so.)
+
 Of what the owner itself lends there is no need: it dies with it. Nor of what a dead owner had: see `legacy`. The GCS is
 not asked: of what it keeps for an owner that dies as it records it, it may be counted for as long as the session lives.
 """
@@ -34,6 +38,8 @@ class Recount:
         self.pairs: dict[_Pair, bool] = {}
         self.at: float | None = None  # when they are; 0.0: a round is to begin
         self._round = 0
+        # Those that count below zero: until when, the earliest first; 0.0, at the end, for those since `settle`.
+        self.below: dict[_Pair, float] = {}
 
     # ------------------------------------------------------------------ what happens to own objects
     def lent(self, some: ObjectId, lender: ProcessId) -> None:
@@ -42,6 +48,13 @@ class Recount:
     def counted_in(self, some: ObjectId, borrower: ProcessId) -> None:
         if (some, borrower) in self.pairs:
             self.pairs[some, borrower] = True
+
+    def counts(self, some: ObjectId, borrower: ProcessId, count: int) -> None:
+        """So often now."""
+        if count < 0:
+            self.below.setdefault((some, borrower), 0.0)
+        else:
+            self.below.pop((some, borrower), None)
 
     def process_gone(self, process: ProcessId) -> None:
         self._gone(lambda lender: lender == process)
@@ -64,8 +77,16 @@ class Recount:
                     self.at = 0.0
 
     # ------------------------------------------------------------------ asking
-    def settle(self, now: float, handover_s: float, effects: list[Effect]) -> None:
-        """Begin a round, or ask."""
+    def next_wake(self) -> float | None:
+        below = next(iter(self.below.values()), None)
+        return min((at for at in (self.at, below) if at is not None), default=None)
+
+    def settle(self, now: float, handover_s: float, effects: list[Effect]) -> list[tuple[_Pair, int]]:
+        """Begin a round, or ask.
+
+        Returns:
+            Those that have counted below zero for too long, and how often each is to be counted in for that.
+        """
         if self.at == 0.0:
             self._begin(now + handover_s)
         elif self.at is not None and self.at <= now:
@@ -74,6 +95,21 @@ class Recount:
             for some, borrower in self.pairs:
                 asked.setdefault(borrower, []).append(some)
             effects += [Send(borrower, CheckBorrowed(self._round, some)) for borrower, some in asked.items()]
+        return self._settle_below(now, now + handover_s) if self.below else []
+
+    def _settle_below(self, now: float, until: float) -> list[tuple[_Pair, int]]:
+        for pair in reversed(self.below):
+            if self.below[pair]:
+                break
+            self.below[pair] = until
+        late: list[tuple[_Pair, int]] = []
+        for pair, at in self.below.items():
+            if at > now:
+                break
+            late.append((pair, -self._count(pair)))
+        for pair, _ in late:
+            del self.below[pair]
+        return [(pair, by) for pair, by in late if by > 0]
 
     def _begin(self, at: float) -> None:
         """For all that are left: who was asked before may have answered before the last death."""

@@ -470,8 +470,10 @@ class References:
                 self.sharing.lent(entry)
         if self.recount.pairs and by > 0:
             self.recount.counted_in(entry.id, process)
-        entry.borrowers[process] = entry.borrowers.get(process, 0) + by
-        if not entry.borrowers[process]:
+        count = entry.borrowers[process] = entry.borrowers.get(process, 0) + by
+        if count < 0 or self.recount.below:
+            self.recount.counts(entry.id, process, count)
+        if not count:
             del entry.borrowers[process]
             if not entry.borrowers:
                 entry.borrowers = None
@@ -504,6 +506,11 @@ class References:
     def recounted(self, borrower: ProcessId, message: BorrowedCounts) -> None:
         for some, by in self.recount.answered(borrower, message):
             self.counted(borrower, [(some, borrower)], -by)
+
+    def settle_counts(self, now: float, effects: list[Effect]) -> None:
+        """What time alone does to them."""
+        for (some, borrower), by in self.recount.settle(now, self.legacy.handover_s, effects):
+            self.counted(borrower, [(some, borrower)], by)
 
     def copied(self, message: CopyMade) -> None:
         some, node = message.object, message.node
