@@ -41,8 +41,7 @@ def check(model: Node | Head | Scheduler | Shard) -> None:
     Raises:
         AssertionError: a belief about the model does not hold; the sentence says which.
     """
-    if model.strays:
-        raise AssertionError(f"{model.strays} messages reached a model that has no use for them")
+    check_strays(model)
     if isinstance(model, Scheduler):
         check_scheduler(model)
     elif isinstance(model, Head):
@@ -53,13 +52,22 @@ def check(model: Node | Head | Scheduler | Shard) -> None:
     elif isinstance(model, Shard):
         check_records(model.records)
     else:
-        check_claims(model)
-        check_bundles(model)
-        check_workers(model)
-        check_store(model)
+        check_work(model)
+        check_objects(model)
+
+
+def check_strays(model: Node | Head | Scheduler | Shard) -> None:
+    if model.strays:
+        raise AssertionError(f"{model.strays} messages reached a model that has no use for them")
 
 
 # ---------------------------------------------------------------------------------- node
+def check_work(node: Node) -> None:
+    check_claims(node)
+    check_bundles(node)
+    check_workers(node)
+
+
 def check_claims(node: Node) -> None:
     claims, workers, counts = node.claims, node.workers.all, node.claims.crowd.counts
     queued = {key for queue in claims.waiting.values() for key in queue} if claims.waiting else set()
@@ -229,7 +237,7 @@ def check_workers(node: Node) -> None:
         assert workers.starting >= min(lacking, workers.at_once), "a claim waits for a worker that nobody starts"
 
 
-def check_store(node: Node) -> None:
+def check_objects(node: Node) -> None:
     store = node.store
     counted: dict[bytes, int] = {}
     for process, held in store.pins.items():
@@ -240,6 +248,12 @@ def check_store(node: Node) -> None:
             counted[some] = counted.get(some, 0) + count
     check_stored(node, counted)
     assert not counted, "an object was freed while it was pinned"
+    check_transfers(node)
+
+
+def check_transfers(node: Node) -> None:
+    """Who waits for an object, who sends and who gets it."""
+    store = node.store
     check_readers(node)
     for (some, process), transfer in node.serves.transfers.items():
         times = store.pins.get(process, {}).get(some, 0)

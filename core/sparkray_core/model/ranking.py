@@ -88,6 +88,7 @@ class Ranking:
         self._current: dict[NodeId, Entry] = {}  # of the nodes that could ever hold one
         self._heap: list[Entry] = []  # these, and older ones
         self._made = 0
+        self._checked: dict[NodeId, object] = {}  # what the last check of this node looked at
 
     def choose(self, count: int, saves: Saves) -> list[NodeId]:
         self._catch_up()
@@ -153,10 +154,13 @@ class Ranking:
 
     def check(self) -> None:
         self._catch_up()
-        for node in self.nodes.all:
-            place, entry = self._place(node), self._current.get(node)
-            ranked = None if entry is None else entry[:3]
-            assert ranked == (place and place.key()), f"node {node.hex()} is ranked by what it was"
+        for node, record in self.nodes.all.items():
+            entry = self._current.get(node)
+            looked_at = entry, record.info, record.totals, record.bound, record.free(), record.task_s
+            if looked_at != self._checked.get(node):
+                place, ranked = self._place(node), None if entry is None else entry[:3]
+                assert ranked == (place and place.key()), f"node {node.hex()} is ranked by what it was"
+                self._checked[node] = looked_at
 
     def _place(self, node: NodeId) -> Place | None:
         record = self.nodes.all[node]

@@ -44,6 +44,7 @@ from sparkray_core.model.references import ACTOR_INDEX
 from sparkray_core.model.resources import from_floats
 from sparkray_core.model.streams import Stream
 from sparkray_core.testing import sim_programs
+from sparkray_core.testing.sim_checks import Counts, owner_counts
 from sparkray_core.testing.sim_programs import Program
 
 T = TypeVar("T")
@@ -72,6 +73,7 @@ class SimProcess(Protocol):
     def handle(self, sender: ProcessId, message: Message, now: float) -> list[ProcessEffect]: ...
     def tick(self, now: float) -> list[ProcessEffect]: ...
     def check(self) -> None: ...
+    def counts(self) -> Counts: ...
 
 
 class Ledger:
@@ -199,6 +201,9 @@ class SimCore:
     @property
     def id(self) -> ProcessId:
         return self.me
+
+    def counts(self) -> Counts:
+        return (*owner_counts(self.owner), len(self.living))
 
     def check(self) -> None:
         held = [*self.living.values()]

@@ -34,6 +34,7 @@ from sparkray_core.messages import (
     NodeGone,
     NotHere,
     ObjectChunk,
+    ProcessGone,
     PushCalls,
     PushTasks,
     SetGroup,
@@ -87,6 +88,7 @@ from sparkray_core.model.scheduler import Scheduler
 from sparkray_core.model.shard import Shard
 from sparkray_core.store.allocator import Allocator
 from sparkray_core.testing.network import Conditions, Network
+from sparkray_core.testing.sim_checks import NodeChecks
 from sparkray_core.testing.sim_core import HANDOVER_S, Leave, Ledger, Memory, ProcessEffect, SimProcess
 from sparkray_core.testing.sim_head import History, contents
 from sparkray_core.testing.sim_worker import SimWorker
@@ -123,6 +125,7 @@ class Host:
         self.stopped = ""  # why, once it is
         self.mute = False  # what it sends does not leave it any more
         self.history: History | None = None  # the head's, and a shard's
+        self.checks = NodeChecks() if isinstance(model, Node) else None
         self.held: dict[NodeId, list[bytes]] = {}  # for nodes whose address is not known yet
 
     @property
@@ -302,6 +305,14 @@ class Simulation:
         self.now = until
         return done()
 
+    def check_all(self) -> None:
+        """As after each step, but whatever that was."""
+        for host in self.hosts.values():
+            if not host.stopped:
+                check(host.model)
+                for process in host.processes.values():
+                    process.check()
+
     def live_nodes(self) -> list[Host]:
         return [host for host in self.hosts.values() if not host.stopped and isinstance(host.model, Node)]
 
@@ -336,7 +347,10 @@ class Simulation:
             self.note(host, f"< {event}")
             for effect in effects:
                 self.note(host, f"    > {effect}")
-        check(host.model)
+        if host.checks is not None and isinstance(host.model, Node):
+            host.checks.after(host.model, event)
+        else:
+            check(host.model)
         self._perform(host, effects)
         if host.history is not None:
             host.history.take_snapshot(host.model, host.links, host.forgotten)
@@ -486,17 +500,27 @@ class Simulation:
                 self._part(to, message.node)
             if self.trace is not None:
                 self.note(host, f"{process.id[8:].hex()} < {message}")
-            self._process_effects(host, process, process.handle(sender, message, self.now))
+            before = process.counts() if type(message) is ProcessGone else None
+            effects = process.handle(sender, message, self.now)
+            untouched = before is not None and not effects and before == process.counts()
+            self._process_effects(host, process, effects, untouched)
         elif host.node != HEAD_NODE:
             self._event(host, Undelivered(sender, to))
 
-    def _process_effects(self, host: Host, process: SimProcess, effects: Sequence[ProcessEffect]) -> None:
+    def _process_effects(
+        self, host: Host, process: SimProcess, effects: Sequence[ProcessEffect], untouched: bool = False
+    ) -> None:
+        """
+        Args:
+            untouched: it heard of a death, and had nothing to do with the dead (see `sim_checks`).
+        """
         me = process.id
         if self.trace is not None:
             for effect in effects:
                 if not isinstance(effect, WakeAt):
                     self.note(host, f"    {me[8:].hex()} > {effect}")
-        process.check()
+        if not untouched:
+            process.check()
         for effect in effects:
             if isinstance(effect, WakeAt):
                 self.at(max(effect.at, self.now), lambda: self._process_tick(host, process))

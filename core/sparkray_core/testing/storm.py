@@ -134,6 +134,7 @@ class Storm:
         if not (self.weather.faults or self.weather.deaths or self.weather.drains or self.weather.losses):
             gone = set(self.nodes) - {host.node for host in sim.live_nodes()}
             assert not gone, f"nothing happened to nodes {[node.hex() for node in gone]}, and they ended"
+        sim.check_all()
         self._owners_are_empty()
         self._nothing_leaked()
         self._end()
