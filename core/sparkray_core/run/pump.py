@@ -41,7 +41,7 @@ QUIET_POLL_S = 0.002  # how often the side thread looks while there is something
 LED_POLL_S = 0.01  # and while somebody leads again and again: each look costs a switch and a fight for the interpreter
 OFTEN_S = 0.001  # again and again: once per so many seconds, or more often
 GLANCED_POLL_S = 0.02  # and while the code that runs here looks itself, between a task and the next
-QUIET_TURNS = 5  # looks in vain, after which it sleeps until it is woken
+QUIET_TURNS = 1  # looks in vain, after which it sleeps until it is woken: more of them hold up what comes meanwhile
 EMBEDDED_TURN_S = 0.05  # an event loop that does not turn for so long is told again
 # A CPU that falls asleep takes some 50 us to wake, twice per call and answer. So who waits looks on for so long
 # first, as long as that pays: after a few times in vain it sleeps at once, until a sleep turns out to be short.
@@ -117,7 +117,6 @@ class Pump:
         self.next_wake: float | None = None  # the model's own alarm
         self.look_s: float | None = None  # the side thread looks up at least so often
         self.again_s = 0.0  # set by a turn that has to have another one in so many seconds, if nobody else turns
-        self.quiet_turns = QUIET_TURNS
         self._turn = turn
         self._leader = threading.Lock()
         self._gate_open = True  # the side thread is woken by what comes. Changed by who holds `_leader`
@@ -371,7 +370,7 @@ class Pump:
         pause = QUIET_POLL_S
         while not self._closed:
             timeout: float | None = pause
-            if quiet >= self.quiet_turns:
+            if quiet >= QUIET_TURNS:
                 self.asleep = True
                 self._open_gate_unless_led()
                 timeout = self.look_s

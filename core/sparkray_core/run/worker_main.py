@@ -171,7 +171,6 @@ class Worker:
         }
         core.on_block, core.on_pause = self._block, self.nested.run
         core.on_quiet = self._flush_late
-        core.pump.quiet_turns = 1  # while user code runs here each look costs a fight for the interpreter
         core.runs, core.name_of, core.function_name = self._runs, self._name_of, self._function_name
 
     # ------------------------------------------------------------------ messages (the core's lock is held)
