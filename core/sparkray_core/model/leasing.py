@@ -208,7 +208,7 @@ class Leasing:
     def _fill(self, queue: Queue, now: float, effects: list[Effect]) -> None:
         """Push to each worker with room, no more than an even share each."""
         depth, hold_s, beyond = self._depth(queue)
-        leases = queue.leases.with_room(depth)
+        leases = queue.leases.with_room(depth, len(queue.tasks))
         for position, lease in enumerate(leases):
             if not queue.tasks:
                 return
@@ -273,7 +273,7 @@ class Leasing:
         tasks: list[TaskTuple] = []
         room = self.limits.most_push_bytes
         inflight = lease.inflight
-        last = inflight.get(lease.careful)
+        last = inflight.get(lease.careful) if lease.careful >= 0 else None
         if last is not None and last.solo:
             return False  # nobody goes behind it
         while queued and len(tasks) < most and room > 0:

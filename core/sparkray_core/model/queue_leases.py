@@ -13,7 +13,20 @@ if TYPE_CHECKING:
 class QueueLeases:
     """In the order in which they came. Whoever changes one says so with `note`."""
 
-    __slots__ = ("_last", "_loads", "all", "busy", "idle", "loaded", "open", "spent", "stuck", "under_way", "unnoted")
+    __slots__ = (
+        "_free",
+        "_last",
+        "_loads",
+        "all",
+        "busy",
+        "idle",
+        "loaded",
+        "open",
+        "spent",
+        "stuck",
+        "under_way",
+        "unnoted",
+    )
 
     def __init__(self) -> None:
         self.idle: dict[Lease, None] = {}  # who became so first is first
@@ -25,6 +38,7 @@ class QueueLeases:
         self.all: dict[Lease, None] = {}
         self.unnoted: Lease | None = None  # it has answered; whoever looks at this queue next says the rest of it
         self._loads: dict[int, dict[Lease, None]] = {}  # open ones, by the number of their tasks
+        self._free: list[tuple[int, Lease]] = []  # a heap of those without a task, by place. Some have one by now
         self.stuck: list[tuple[float, int, Lease]] = []  # a heap. What has changed since does not count: see `due`
         self._last = 0
 
@@ -74,12 +88,16 @@ class QueueLeases:
             self.under_way += load - before
             lease.load = load
         level = load if lease.open else -1
+        if load == before == 1 and level == lease.level:
+            return  # it has a task for the one that it answered
         if level != lease.level:
             self._leave_level(lease)
             lease.level = level
             if level >= 0:
                 self.open += 1
                 self._loads.setdefault(level, {})[lease] = None
+                if level == 0:
+                    self._note_free(lease)
         if load or lease.blocked:
             self.idle.pop(lease, None)
             self.spent.pop(lease, None)
@@ -94,6 +112,12 @@ class QueueLeases:
             if due != lease.due:
                 lease.due = due
                 heapq.heappush(self.stuck, (due, lease.place, lease))
+
+    def _note_free(self, lease: Lease) -> None:
+        heapq.heappush(self._free, (lease.place, lease))
+        if len(self._free) > 2 * len(self.all) + 64:
+            self._free = [(other.place, other) for other in self._loads[0]]
+            heapq.heapify(self._free)
 
     def note_later(self, lease: Lease) -> None:
         """The same, but before the next look: one that gets a task for the one that it answered has not changed."""
@@ -112,16 +136,33 @@ class QueueLeases:
 
     def has_room_beside(self, lease: Lease, depth: int) -> bool:
         """Whether `with_room` would find others than this one."""
+        if depth == 1:
+            return 0 in self._loads and (lease.level != 0 or len(self._loads[0]) > 1)
         return any(load * 2 <= depth and (load != lease.level or len(some) > 1) for load, some in self._loads.items())
 
-    def with_room(self, depth: int) -> list[Lease]:
-        """Those that are at most half as full as they may be, the emptiest first."""
+    def with_room(self, depth: int, tasks: int) -> list[Lease]:
+        """Those that are at most half as full as they may be, the emptiest first; no more than there are tasks, if so
+        many have none."""
+        if tasks < len(self._loads.get(0, ())):
+            return self._first_free(tasks)
         if depth > 1:
             found = [lease for load, some in self._loads.items() if load * 2 <= depth for lease in some]
         else:
             found = list(self._loads.get(0, ()))
         if len(found) > 1:
             found.sort(key=lambda lease: (lease.load, lease.place))
+        return found
+
+    def _first_free(self, most: int) -> list[Lease]:
+        """There are as many without a task. (All of them may be tens of thousands: they are not gone through.)"""
+        free, there = self._free, self._loads[0]
+        found: list[Lease] = []
+        while len(found) < most:
+            place, lease = heapq.heappop(free)
+            if lease in there and lease.place == place and not (found and found[-1] is lease):
+                found.append(lease)
+        for lease in found:  # for the case that it gets nothing
+            heapq.heappush(free, (lease.place, lease))
         return found
 
     def most_loaded(self) -> Lease:
@@ -175,6 +216,8 @@ class QueueLeases:
                     assert lease in self.spent, "a spent lease was not noted"
         assert len(self.idle) == idle, "a lease is thought to idle that does not"
         assert len(self.spent) == spent, "a lease is thought to be spent that is not"
+        free = {lease for place, lease in self._free if place == lease.place}
+        assert all(lease in free for lease in self._loads.get(0, ())), "a lease without a task would not be found"
         assert self.busy == busy, "busy leases are miscounted"
         assert self.loaded == loaded, "loaded leases are miscounted"
         assert self.open == open_ones, "open leases are miscounted"
