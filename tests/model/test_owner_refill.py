@@ -6,8 +6,9 @@ from random import Random
 
 import pytest
 
-from sparkray_core.ids import FunctionId, LeaseId, ProcessId
+from sparkray_core.ids import FunctionId, LeaseId, NodeId, ProcessId, node_of, raylet_of
 from sparkray_core.messages import (
+    STORED,
     LeaseGranted,
     LeaseLost,
     PushTasks,
@@ -22,7 +23,7 @@ from sparkray_core.model.entries import Entry
 from sparkray_core.model.invariants import check_owner
 from sparkray_core.model.leasing import Leasing
 from sparkray_core.model.owner import Function, Owner, Task
-from tests.model.test_owner import ME, NODE, ONE_CPU, RAYLET, Bench, F, pushed_by
+from tests.model.test_owner import ME, NODE, ONE_CPU, OTHER_NODE, RAYLET, Bench, F, pushed_by
 
 G = Function(FunctionId(b"g" * 16), "g", b"pickle of g")
 
@@ -42,6 +43,11 @@ def session(seed: int, mean_s: float, steps: int = 250) -> list[list[Effect]]:
     """What an owner wishes for, through so many random events around some workers."""
     dice, owner, now, count = Random(seed), Owner(ME), 0.0, 0
     retries, waited_for = dice.choice((3, 3, 0)), dice.random() < 0.5
+    lying = seed % 2 * 0.5  # the share of tasks whose argument lies on some node
+    stored: list[Entry] = []
+    for number, node in enumerate((NODE, OTHER_NODE, NodeId(b"thirdone")), 1_000_000):
+        stored.append(Entry(ME, number))
+        owner.put(stored[-1], (STORED, 1000, (node,)), [])
     asked: list[LeaseId] = []
     has: dict[ProcessId, list[int]] = {}
     seen: list[list[Effect]] = []
@@ -50,6 +56,10 @@ def session(seed: int, mean_s: float, steps: int = 250) -> list[list[Effect]]:
         seen.append(effects)
         if len(seen) % 10 == 0:
             check_owner(owner)
+        for shape in owner.leasing.shapes.values():
+            queues = shape.queues.values()
+            coming = any(queue.leases.all or queue.requests for queue in queues)
+            assert shape.hungry == (any(queue.leases.starving for queue in queues) or not coming)
         for effect in effects:
             if not isinstance(effect, Send):
                 continue
@@ -69,12 +79,15 @@ def session(seed: int, mean_s: float, steps: int = 250) -> list[list[Effect]]:
             shape, tasks = owner.leasing.shape(ONE_CPU, retries != 0), []
             for _ in range(dice.choice((1, 5, 60))):
                 count += 1
-                task = Task(count, dice.choice((F, G)), b"args", None, None, (Entry(ME, count),), retries, shape)
+                refs: list[tuple[int | str, Entry]] | None = (
+                    [(0, dice.choice(stored))] if dice.random() < lying else None
+                )
+                task = Task(count, dice.choice((F, G)), b"args", refs, None, (Entry(ME, count),), retries, shape)
                 task.returns[0].waiters = [_All()] if waited_for else None
                 tasks.append(task)
             perform(owner.submit(tasks, now))
         elif what < 0.25 and asked and len(has) < 8:
-            worker = ProcessId(NODE + len(seen).to_bytes(8, "big"))
+            worker = ProcessId(dice.choice((NODE, OTHER_NODE)) + len(seen).to_bytes(8, "big"))
             has[worker] = []
             perform(owner.handle(RAYLET, LeaseGranted(asked.pop(0), worker), now))
         elif what < 0.85 and busy:
@@ -87,7 +100,9 @@ def session(seed: int, mean_s: float, steps: int = 250) -> list[list[Effect]]:
         elif what < 0.9 and owner.leasing.leases:
             lease = dice.choice(list(owner.leasing.leases.values()))
             del has[lease.worker]
-            perform(owner.handle(RAYLET, LeaseLost(lease.id, "killed", "WorkerCrashedError"), now))
+            perform(
+                owner.handle(raylet_of(node_of(lease.worker)), LeaseLost(lease.id, "killed", "WorkerCrashedError"), now)
+            )
         else:
             perform(owner.tick(now))
     return seen

@@ -91,7 +91,7 @@ class Leasing:
                 self._relieve(queue, now, effects)
             if leases.stuck:
                 self._unstick(queue, now, effects)
-            self._note_hunger(queue.shape)
+            self._note_hunger(queue)
 
     def ticked(self) -> None:
         self._wake = None
@@ -195,15 +195,17 @@ class Leasing:
         return weights
 
     @staticmethod
-    def _note_hunger(shape: Shape) -> None:
-        """Hungry: a worker of ours idles, or nothing is under way that would bring us back here."""
-        waiting = False
-        for queue in shape.queues.values():
-            if queue.leases.starving:
-                shape.hungry = True
-                return
-            waiting = waiting or bool(queue.leases.all or queue.requests)
-        shape.hungry = not waiting
+    def _note_hunger(queue: Queue) -> None:
+        """Hungry: a worker of ours idles, or nothing is under way that would bring us back here. Of its shape's queues,
+        of which there may be one for each node, only this one may have changed."""
+        shape, starving, coming = queue.shape, queue.leases.starving, bool(queue.leases.all or queue.requests)
+        if starving is not queue.starving:
+            queue.starving = starving
+            shape.starving += 1 if starving else -1
+        if coming is not queue.coming:
+            queue.coming = coming
+            shape.coming += 1 if coming else -1
+        shape.hungry = shape.starving > 0 or not shape.coming
 
     def _fill(self, queue: Queue, now: float, effects: list[Effect]) -> None:
         """Push to each worker with room, no more than an even share each."""

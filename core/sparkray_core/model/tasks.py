@@ -167,6 +167,7 @@ class Shape:
     lie."""
 
     __slots__ = (
+        "coming",
         "env",
         "fresh",
         "hungry",
@@ -177,6 +178,7 @@ class Shape:
         "queues",
         "refused",
         "resources",
+        "starving",
         "where",
     )
 
@@ -201,6 +203,8 @@ class Shape:
         # A task without retries may not be run twice: it is never put behind another, where a crash leaves open
         # whether it began.
         self.fresh = not retriable
+        # Of its queues: those with a worker without a task, and those with a worker, or one asked for.
+        self.starving = self.coming = 0
         self.hungry = True  # a new task should be handed in at once; otherwise an event will come that takes it along
 
     def heard(self, tasks: int, busy_s: float) -> None:
@@ -227,7 +231,7 @@ class Shape:
 class Queue:
     """Tasks of one shape whose arguments lie on one node (or nowhere in particular)."""
 
-    __slots__ = ("asked_at", "leases", "prefer", "requests", "shape", "tasks")
+    __slots__ = ("asked_at", "coming", "leases", "prefer", "requests", "shape", "starving", "tasks")
 
     def __init__(self, shape: Shape, prefer: NodeId | None) -> None:
         self.shape = shape
@@ -235,6 +239,7 @@ class Queue:
         self.tasks: deque[Task] = deque()
         self.leases = QueueLeases()
         self.requests: set[LeaseId] = set()
+        self.starving = self.coming = False  # as its shape has counted it
         self.asked_at = 0.0  # when the first of these, or of those before, was sent
 
 
