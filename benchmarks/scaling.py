@@ -43,6 +43,28 @@ SUBMIT_S = 8e-6  # between two of them
 Heard = tuple[float, str, ProcessId | None, bytes]
 
 
+def one_by_one(nodes: int, most: int = 200) -> float:
+    """Microseconds that a task takes its owner which is submitted by itself, while a worker on each CPU idles."""
+    me = ProcessId(NodeId(bytes(7) + b"\1") + b"driver..")
+    owner, measured, share = Owner(me), Measured(), OwnShare()
+    shape, function = owner.leasing.shape(from_floats({"CPU": 1}), True), Function(FunctionId(b"f" * 16), "f", b"")
+    workers = [ProcessId(n.to_bytes(8, "big") + n.to_bytes(8, "big")) for n in range(1, nodes * CPUS + 1)]
+
+    def task(number: int) -> Task:
+        return Task(number, function, b"", None, None, (Entry(me, number),), 3, shape)
+
+    owner.submit([task(number) for number in range(1, 2 * len(workers) + 1)], 0.0)
+    for worker in workers:
+        owner.handle(raylet_of(node_of(worker)), LeaseGranted(next(iter(owner.leasing.requests)), worker), 0.0)
+    while owner.book.tasks:
+        for worker, lease in owner.leasing.by_worker.items():
+            owner.handle(worker, TaskResults([(number, [b"value"], None) for number in lease.inflight], 2.5), 0.1)
+    count = min(most, len(workers))
+    for number in range(1, count + 1):
+        measured.step(owner.submit, [task(2 * len(workers) + number)], 0.1)
+    return measured.seconds * share.so_far() / count * 1e6
+
+
 class Recorded(TimedSession):
     """Keeps what the head and the raylets heard: when, as which kind of step, from whom, and the message's bytes."""
 
@@ -174,7 +196,9 @@ def main() -> None:
     if args.alone:
         for nodes in args.nodes:
             times = [owner_alone(nodes, args.per_cpu, args.task_seconds) for _ in range(max(1, min(30, 3000 // nodes)))]
-            print(f"{nodes:>6,} nodes: {statistics.median(times):.1f} us per task, least {min(times):.1f}", flush=True)
+            single = statistics.median(one_by_one(nodes) for _ in range(3))
+            print(f"{nodes:>6,} nodes: {statistics.median(times):.1f} us per task, least {min(times):.1f}; ", end="")
+            print(f"one by one, all workers idle: {single:.1f}", flush=True)
         return
     found: dict[int, list[list[float]]] = {nodes: [] for nodes in args.nodes}
     alone: dict[int, list[float]] = {nodes: [] for nodes in args.nodes}
