@@ -691,8 +691,8 @@ class DropBorrowers:
 
 @frozen
 class CheckBorrowed:
-    """Owner -> a process that it counts as a borrower: one died that had lent you some of these. How often were you
-    counted in? Answered by `BorrowedCounts`."""
+    """Owner -> a process that it counts as a borrower, or the GCS: one died that had lent you some of these. How often
+    were you counted in? Answered by `BorrowedCounts`; not by the GCS if it has shards."""
 
     round: int
     objects: list[ObjectId]

@@ -17,13 +17,15 @@ from sparkray_core.messages import (
     NodeGone,
     NodeTable,
     ProcessGone,
+    RecordedObject,
+    RecordObjects,
 )
 from sparkray_core.model.effects import Effect, Send, WakeAt
 from sparkray_core.model.entries import Entry
 from sparkray_core.model.events import ClockTicked
 from sparkray_core.model.invariants import check_owner
 from sparkray_core.testing.builders import node_id, node_info, process_id
-from tests.model import test_node_kept
+from tests.model import test_actor_states, test_node_kept, test_records, test_shard
 from tests.model.test_owner import ME, NODE, RAYLET, REMOTE, SECOND, WORKER, Bench
 
 HANDOVER_S = 30.0
@@ -169,11 +171,31 @@ def test_a_raylet_asks_after_what_its_workers_have_put() -> None:
     assert bench.used == 0
 
 
-def test_the_gcs_is_not_asked(bench: Bench, some: ObjectId) -> None:
+def test_the_gcs_is_asked_too_for_what_it_was_to_record_may_never_have_come(bench: Bench, some: ObjectId) -> None:
     bench.hear(AddBorrowers([(some, HEAD)]), LENDER)
     bench.hear(NodeGone(THERE, "power cut"))
 
-    assert later(bench) == asked(1, some, REMOTE, SECOND)
+    assert later(bench) == asked(1, some, REMOTE, SECOND, HEAD)
+    bench.hear(BorrowedCounts(1, [(some, 0)]), HEAD)
+    assert borrowers(bench, some) == {REMOTE: 2, SECOND: 1}
+
+
+def test_the_gcs_says_how_often_it_has_it_in_records_and_in_what_actors_saved() -> None:
+    bench = test_actor_states.Bench()
+    outer, other, inner, unknown = (test_records.some_object(count) for count in (1, 2, 3, 4))
+    values: list[RecordedObject] = [(outer, (HOLDS, b"1", (inner, inner)), ""), (other, None, "")]
+    bench.say(test_records.OWNER, RecordObjects(ProcessId(b""), [], [test_records.task(2, inner)], values))
+    bench.say(test_actor_states.ON_B, test_actor_states.saves(1, None, inner))
+
+    answer = bench.say(test_actor_states.DRIVER, CheckBorrowed(5, [inner, unknown]))
+
+    assert answer == [Send(test_actor_states.DRIVER, BorrowedCounts(5, [(inner, 4), (unknown, 0)]))]
+
+
+def test_with_shards_it_does_not_answer() -> None:
+    bench = test_shard.HeadBench()
+
+    assert bench.hears(test_shard.OWNER, CheckBorrowed(5, [test_shard.SMALL])) == []
 
 
 # ---------------------------------------------------------------------------------- below zero

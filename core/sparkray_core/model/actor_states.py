@@ -50,6 +50,12 @@ class SavedStates:
                     f"without references, of up to checkpoint_head_bytes, survives its node"
                 )
 
+    def add_times_held(self, counts: dict[ObjectId, int]) -> None:
+        """To how often the GCS holds these for others' sake."""
+        for saved in self.of.values():
+            if saved.object in counts and not saved.lost:
+                counts[saved.object] += 1
+
     def lost(self, actor: ActorId) -> str:
         """Why a state that was saved cannot be restored; empty: it can, or there is none."""
         saved = self.of.get(actor)

@@ -26,7 +26,9 @@ from sparkray_core.messages import (
     ActorUnplaced,
     Answer,
     Ask,
+    BorrowedCounts,
     BundlesReserved,
+    CheckBorrowed,
     CreateActor,
     CreateGroup,
     DescribeGroups,
@@ -239,6 +241,11 @@ class Head:
                     self._bequeath(self.records.close(sender, self.gone.get(sender) or ""), now)
             case ForgetRecords():
                 self.records.forget(sender, message)
+            case CheckBorrowed(turn, objects):
+                if not self.shards.count:  # else they have the records, and none of them has all that it counts for
+                    counts = self.records.times_held(objects)
+                    self.actors.states.add_times_held(counts)
+                    self.out.append(Send(sender, BorrowedCounts(turn, list(counts.items()))))
             case NodeGone(node, why):
                 if node == node_of(sender):  # it takes its leave
                     self._bury(node, why, now)

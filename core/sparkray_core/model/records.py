@@ -13,6 +13,7 @@ who is whose heir.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from zlib import crc32
 
@@ -230,11 +231,23 @@ class Records:
 
     def _say_what_is_borrowed(self, owner: ProcessId, heir: ProcessId) -> None:
         """To the heir: of what it owns now the GCS holds what is inside these records."""
-        closed = [estate for estates in self.closed.values() for estate in estates]
-        estates = [*self.estates.values(), *closed, *(estate for _, estate in self._passed_on)]
-        pairs = [(some, HEAD) for estate in estates for some in _inside(estate) if owner_of(some) == owner]
+        pairs = [(some, HEAD) for estate in self._all() for some in _inside(estate) if owner_of(some) == owner]
         if pairs:
             self.out.append(Send(heir, AddBorrowers(pairs)))
+
+    def _all(self) -> list[Estate]:
+        """Those included that are kept for their heirs."""
+        closed = [estate for estates in self.closed.values() for estate in estates]
+        return [*self.estates.values(), *closed, *(estate for _, estate in self._passed_on)]
+
+    def times_held(self, objects: Iterable[ObjectId]) -> dict[ObjectId, int]:
+        """How often these are inside of what is kept here: so often is the GCS counted in for them."""
+        found = dict.fromkeys(objects, 0)
+        for estate in self._all():
+            for some in _inside(estate):
+                if some in found:
+                    found[some] += 1
+        return found
 
     def settle(self, now: float) -> None:
         while self._passed_on and self._passed_on[0][0] <= now:

@@ -12,15 +12,16 @@ The other way round, a borrower may let go before the word comes by which it was
 until then. If that word was its sender's last and is lost with it, that would be for ever; so what counts below zero
 for `handover_s` counts as nothing. (It has let go of all that it had, or it would not have said so.)
 
-Of what the owner itself lends there is no need: it dies with it. Nor of what a dead owner had: see `legacy`. The GCS is
-not asked: of what it keeps for an owner that dies as it records it, it may be counted for as long as the session lives.
+Of what the owner itself lends there is no need: it dies with it. Nor of what a dead owner had: see `legacy`. The GCS,
+which may have been counted in for what an owner was recording as its node died, is asked like any borrower; but with
+shards it does not answer, as none of its processes has all that it counts for: then it stays counted.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-from sparkray_core.ids import HEAD, NodeId, ObjectId, ProcessId, node_of
+from sparkray_core.ids import NodeId, ObjectId, ProcessId, node_of
 from sparkray_core.messages import BorrowedCounts, CheckBorrowed
 from sparkray_core.model.effects import Effect, Send
 from sparkray_core.model.entries import Entry
@@ -72,9 +73,8 @@ class Recount:
                 del self.lenders[some]
             entry = self.exported.get(some)
             for borrower in (entry and entry.borrowers) or ():
-                if borrower != HEAD:
-                    self.pairs[some, borrower] = False
-                    self.at = 0.0
+                self.pairs[some, borrower] = False
+                self.at = 0.0
 
     # ------------------------------------------------------------------ asking
     def next_wake(self) -> float | None:
