@@ -28,6 +28,7 @@ GROUP_ID_BYTES = 24
 HEAD_NODE = NodeId(b"\0gcs\0\0\0\0")
 SCHEDULERS = b"\0sch"  # their ids begin with it
 SHARDS = b"\0gsh"  # likewise; the number follows
+_RAYLET = bytes(8)  # behind its node
 HEAD = ProcessId(HEAD_NODE + bytes(8))
 # To whom owners send records of objects that may outlive them. Which of the GCS's processes that is their raylet knows.
 RECORDS = ProcessId(HEAD_NODE + b"records\0")
@@ -51,18 +52,19 @@ def new_process_id(node: NodeId) -> ProcessId:
     return ProcessId(node + os.urandom(8))
 
 
+# These are asked for with each message, and to call `ProcessId` takes longer than what is called it.
 def raylet_of(node: NodeId) -> ProcessId:
     """The process that speaks for the node."""
-    return ProcessId(node + bytes(8))
+    return node + _RAYLET  # type: ignore[return-value]
 
 
 def node_of(process: ProcessId) -> NodeId:
-    return NodeId(process[:8])
+    return process[:8]  # type: ignore[return-value]
 
 
 def owner_of(some_id: bytes) -> ProcessId:
     """Who made this task, object, actor or lease, and so who answers for it."""
-    return ProcessId(some_id[:16])
+    return some_id[:16]  # type: ignore[return-value]
 
 
 def task_id(owner: ProcessId, count: int) -> TaskId:

@@ -33,6 +33,8 @@ class Network:
         self.cuts[min(one, other), max(one, other)] = until
 
     def is_cut(self, one: NodeId, other: NodeId, now: float) -> bool:
+        if not self.cuts:
+            return False
         return now < self.cuts.get((min(one, other), max(one, other)), float("-inf"))
 
     def arrivals(self, source: NodeId, target: NodeId, now: float) -> list[float]:
@@ -46,7 +48,9 @@ class Network:
         return [now + self._delay() for _ in range(copies)]
 
     def _delay(self) -> float:
-        delay = self.dice.uniform(*self.conditions.delay_s)
-        if self.dice.random() < self.conditions.slow:
-            delay += self.dice.uniform(0, self.conditions.slow_s)
+        rules, throw = self.conditions, self.dice.random
+        least, most = rules.delay_s
+        delay = least + (most - least) * throw()  # as `Random.uniform` has it
+        if throw() < rules.slow:
+            delay += rules.slow_s * throw()
         return delay

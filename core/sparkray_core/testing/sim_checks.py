@@ -123,11 +123,9 @@ def object_counts(node: Node) -> Counts:
 
 def owner_counts(owner: Owner) -> Counts:
     refs, leasing = owner.refs, owner.leasing
-    entries = refs.exported.values()
+    entries = [(e.value is None, e.registered, len(e.borrowers or ())) for e in refs.exported.values()]
     return (
-        sum([len(entry.borrowers) for entry in entries if entry.borrowers]),
-        len([entry for entry in entries if entry.value is None]),
-        sum([entry.registered for entry in entries]),
+        entries,
         len(refs.exported),
         len(refs.stored),
         len(refs.recount.lenders),

@@ -98,10 +98,12 @@ LINK_SILENCE_S = 4.0  # a little over the head's patience, so that both ways to 
 LINK_BEAT_S = 0.5
 PUSHED = (PushTasks, PushCalls, SetGroup, NameResults)  # as in `run.local_process`
 LOCAL_DELAY_S = (0.00002, 0.0002)  # of a frame on a Unix socket
+_LEAST_S, _SPREAD_S = LOCAL_DELAY_S[0], LOCAL_DELAY_S[1] - LOCAL_DELAY_S[0]
 FORK_S = (0.001, 0.02)
 SCHEDULER_AGAIN_S = 0.1  # from a scheduler's end to the start of the one that its keeper forks in its place
 BREAK_S = (0.0005, 0.02)  # from the end of a node's processes to the head's noticing that its connection broke
 DISK_S = (0.0005, 0.05)  # of one file written, or one object read
+_NEVER = float("inf")
 LEFTOVER = 0xDD  # what a punched hole reads as
 
 
@@ -486,8 +488,12 @@ class Simulation:
         self.at(self._channel_time(host, source, to), lambda: self._arrived(host, to, sender, body))
 
     def _channel_time(self, host: Host, source: ProcessId, to: ProcessId) -> float:
-        at = max(host.channels.get((source, to), 0.0), self.now + self.dice.uniform(*LOCAL_DELAY_S))
-        host.channels[source, to] = at
+        channel = source, to
+        at = self.now + (_LEAST_S + _SPREAD_S * self.dice.random())  # as `Random.uniform` has it
+        before = host.channels.get(channel, 0.0)
+        if before > at:
+            at = before
+        host.channels[channel] = at
         return at
 
     def _arrived(self, host: Host, to: ProcessId, sender: ProcessId, body: bytes) -> None:
@@ -614,12 +620,12 @@ class Simulation:
     def _wake_link(self, host: Host, peer: NodeId) -> None:
         link = host.links.get(peer)
         wake = link.next_wake() if link is not None else None
-        if wake is not None and wake < host.link_wakes.get(peer, float("inf")):
+        if wake is not None and wake < host.link_wakes.get(peer, _NEVER):
             host.link_wakes[peer] = wake
             self.at(max(wake, self.now), lambda: self._tick_link(host, peer))
 
     def _tick_link(self, host: Host, peer: NodeId) -> None:
-        if self.now < host.link_wakes.get(peer, float("inf")):
+        if self.now < host.link_wakes.get(peer, _NEVER):
             return  # it was woken earlier, and has asked anew since
         del host.link_wakes[peer]
         link = host.links.get(peer)

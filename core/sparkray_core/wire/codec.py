@@ -108,7 +108,8 @@ def decode(frame: bytes, start: int = 0) -> Message:
             values = marshal.loads(memoryview(frame)[start:])
         else:
             file = BytesIO(frame)  # shares the memory of bytes
-            file.seek(start)
+            if start:
+                file.seek(start)
             values = _Unpickler(file).load()
     except _UNPICKLING_ERRORS as error:
         raise BadFrame(f"{type(error).__name__}: {error}") from None
