@@ -53,8 +53,9 @@ class SavedStates:
     def add_times_held(self, counts: dict[ObjectId, int]) -> None:
         """To how often the GCS holds these for others' sake."""
         for saved in self.of.values():
-            if saved.object in counts and not saved.lost:
-                counts[saved.object] += 1
+            some = saved.object
+            if some is not None and some in counts and not saved.lost:
+                counts[some] += 1
 
     def lost(self, actor: ActorId) -> str:
         """Why a state that was saved cannot be restored; empty: it can, or there is none."""
