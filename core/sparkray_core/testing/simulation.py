@@ -2,7 +2,8 @@
 
 The models are the real ones, and so are the links between nodes and the encoding of messages. Inside a node frames
 come in the order in which they were sent; between nodes `network` decides, and `model.link` mends it. After each event
-the invariants that it can have broken are checked (`sim_checks`). All dice are thrown here, from one seed: the same seed gives the same trace.
+the invariants that it can have broken are checked (`sim_checks`). All dice are thrown here, from one seed: the same
+seed gives the same trace.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ did every get end?       with the value that follows from the arguments, or with
 did anything leak?       all resources back; no pins, objects, claims, actors; no owner keeps a lease or an entry
 does the session end?    every node stops
 
-Besides, each model is checked after each event (`model.invariants`, as far as `sim_checks` says), and a task that may run once runs once. What
-goes wrong is in `weather`; many seeds are run by `storms`.
+Besides, each model is checked after each event (`model.invariants`, as far as `sim_checks` says), and a task that may
+run once runs once. What goes wrong is in `weather`; many seeds are run by `storms`.
 """
 
 from __future__ import annotations
