@@ -109,7 +109,8 @@ def run(
         session.add_driver(some, nodes * number // drivers, window)
     share = OwnShare()
     collects = gc.isenabled()
-    gc.disable()  # what the models leave behind has no cycles, and there is very much of it
+    if sys.implementation.name == "cpython":  # elsewhere it is all that frees
+        gc.disable()  # what the models leave behind has no cycles, and there is very much of it
     try:
         session.run()
     finally:
