@@ -168,3 +168,24 @@ def test_a_wait_looks_away_only_if_what_may_come_meanwhile_cannot_end_it(
         pump.close()
         os.close(reading)
         os.close(writing)
+
+
+def test_what_is_done_just_before_the_side_thread_sleeps_is_seen() -> None:
+    """A reference that is let go of behind the last look, by who sees that nobody sleeps and wakes nobody."""
+    let_go: list[str] = []
+    handed_in = threading.Event()
+
+    def turn(timeout: float | None) -> bool:
+        pump.poll(timeout)
+        if let_go:
+            handed_in.set()
+        elif not pump.asleep:
+            let_go.append("a reference")
+        return False
+
+    pump = Pump("test", turn)
+    pump.start()
+    try:
+        assert handed_in.wait(30)
+    finally:
+        pump.close()

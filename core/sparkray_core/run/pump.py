@@ -299,7 +299,7 @@ class Pump:
 
     def _release(self) -> None:
         self._leader.release()
-        if self.asleep:  # perhaps with the gate shut. Looked at after the release: see `_open_gate_unless_led`
+        if self.asleep:  # perhaps with the gate shut. Looked at after the release: see `_last_look`
             self.wake()
 
     def _lead(self, getter: Getter, deadline: float | None, interrupts: _Interrupts | None) -> None:
@@ -323,11 +323,17 @@ class Pump:
             self._gate_open = True
             self.outer.open_gate()
 
-    def _open_gate_unless_led(self) -> None:
-        """Before the side thread sleeps. Who leads now finds `asleep` set when that is over, and wakes it."""
+    def _last_look(self) -> None:
+        """Before the side thread sleeps: a turn for what was done since its last one by who thought that it was awake.
+        From now on it is woken for that. Who leads now finds `asleep` set when that is over, and wakes it."""
         if self._leader.acquire(blocking=False):
-            self._open_gate()
-            self._leader.release()
+            try:
+                self._open_gate()
+                self._barren = True  # what is there for the sockets will end the sleep
+                self._turn(0)
+            finally:
+                self._barren = False
+                self._leader.release()
 
     def _turn_until(self, getter: Getter, deadline: float | None, interrupts: _Interrupts | None) -> None:
         getter.reader, getter.stir = threading.get_ident(), self._stir
@@ -372,8 +378,8 @@ class Pump:
             timeout: float | None = pause
             if quiet >= QUIET_TURNS:
                 self.asleep = True
-                self._open_gate_unless_led()
-                timeout = self.look_s
+                self._last_look()
+                timeout, self.again_s = self.again_s or self.look_s, 0.0
                 # Who leads sees to the alarm as well, and wakes us when that ends.
                 if self.next_wake is not None and (not self._led or self.embedded):
                     alarm = max(0.0, self.next_wake - now())
