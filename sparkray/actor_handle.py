@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from sparkray.actor_facts import ActorFacts, MethodFacts, pack_retried, read_facts
@@ -86,17 +85,12 @@ class ActorHandle(Generic[T]):
 
     _ray_actor_id = _actor_id
 
-    def __del__(self) -> None:
-        object_ref.dropped.append(self._entry)
-        if object_ref.current is not None and object_ref.current.pump.asleep:
-            object_ref.current.pump.wake()
-
     def __reduce__(self) -> Any:
         here = actor_core(self)
         values.note_ref(self)
         with here.lock:
             here.owner.refs.export(self._entry)
-            self._entry.weak = weakref.ref(self)
+            object_ref.remember(self)
         return _rebuild, (self._entry.id, self._facts.wired)
 
     def __repr__(self) -> str:
@@ -126,7 +120,7 @@ def actor_core(handle: ActorHandle[Any]) -> Core:
 
 def new_handle(actor: Actor, facts: ActorFacts) -> ActorHandle[Any]:
     handle: ActorHandle[Any] = ActorHandle(actor, facts)
-    actor.entry.weak = weakref.ref(handle)
+    object_ref.remember(handle)
     return handle
 
 

@@ -6,11 +6,13 @@ import asyncio
 import os
 import threading
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from sparkray.exceptions import ActorAlreadyExistsError, ActorDiedError, RayActorError
+from sparkray_core.run import object_ref
 from tests.waiting import wait_until
 
 LOCAL_MODE_TOO = True
@@ -213,6 +215,30 @@ def test_names_are_looked_up_in_their_namespace(ray: Any, named_class: Any) -> N
     with pytest.raises(ValueError, match="needs a name"):
         named_class.options(get_if_exists=True).remote()
     del actor
+
+
+@pytest.mark.needs_workers
+def test_who_is_told_that_a_handle_died_does_not_find_it_alive(
+    ray: Any, named_class: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The side thread looks at once when it is woken, and would take it for one that came back: it lived for ever."""
+
+    class Pump:
+        asleep = True
+
+        def wake(self) -> None:
+            found.append(entry.weak())
+
+    found: list[object] = []
+    actor = named_class.remote(1)
+    ray.get(actor.get.remote(), timeout=30)
+    entry = actor._entry
+    with monkeypatch.context() as patched:
+        patched.setattr(object_ref, "current", SimpleNamespace(pump=Pump()))
+        del actor
+    object_ref.core().kick()
+    assert found
+    assert set(found) == {None}
 
 
 @pytest.mark.needs_workers

@@ -247,8 +247,8 @@ def _drop(entry: Entry) -> None:
         current.pump.wake()
 
 
-class _Weak(weakref.ref[ObjectRef[Any]]):
-    """To a ref that others can find. While its destructor runs they still can, in another thread, and it would live on:
+class _Weak(weakref.ref[Any]):
+    """To a ref, or an actor's handle, that others can find. While its destructor runs they still can, in another thread, and it would live on:
     so it is not its destructor that says that it is gone, but the end of this.
     """
 
@@ -256,15 +256,15 @@ class _Weak(weakref.ref[ObjectRef[Any]]):
     entry: Entry | None
 
 
-def _died(weak: weakref.ref[ObjectRef[Any]]) -> None:
+def _died(weak: weakref.ref[Any]) -> None:
     assert isinstance(weak, _Weak)
     entry, weak.entry = weak.entry, None  # they refer to each other
     if entry is not None:
         _drop(entry)
 
 
-def remember(ref: ObjectRef[Any]) -> None:
-    """Make the ref findable by its entry, so that the same id gives the same ref."""
+def remember(ref: Any) -> None:
+    """Make the ref, or the actor's handle, findable by its entry, so that the same id gives the same one."""
     entry = ref._entry
     if entry.weak is None or entry.weak() is None:
         weak = _Weak(ref, _died)
