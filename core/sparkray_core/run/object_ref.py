@@ -248,8 +248,8 @@ def _drop(entry: Entry) -> None:
 
 
 class _Weak(weakref.ref[Any]):
-    """To a ref, or an actor's handle, that others can find. While its destructor runs they still can, in another thread, and it would live on:
-    so it is not its destructor that says that it is gone, but the end of this.
+    """To a ref, or an actor's handle, that others can find. While its destructor runs they still can, in another
+    thread, and it would live on: so it is not its destructor that says that it is gone, but the end of this.
     """
 
     __slots__ = ("entry",)
