@@ -258,7 +258,7 @@ class Crew:
     def _free_slot(self, chunk: Chunk) -> _Slot | None:
         slot = min(self._slots, key=lambda slot: slot.running)
         depth = self._depth(chunk.kind)
-        if chunk.together and self.evens_out and self._longest_s.get(chunk.kind, BEHIND_S) < BEHIND_S:
+        if chunk.together and self._longest_s.get(chunk.kind, BEHIND_S) < BEHIND_S:
             depth = max(depth, 2)
         return slot if slot.running < depth else None
 

@@ -181,18 +181,16 @@ class Pool:
         self._check_running()
         items = list(iterable)
         size = self._chunksize(items, chunksize)
-        if chunksize is None and self._crew.evens_out:
-            sizes = tapering(len(items), self._crew.size, size)
-        else:
-            sizes = [size] * -(-len(items) // size)  # the last one has what is left
+        tapers = chunksize is None and self._crew.evens_out
+        even = [size] * -(-len(items) // size)  # the last one has what is left
+        sizes = tapering(len(items), self._crew.size, size) if tapers else even
         result = AsyncResult(len(sizes), callback, error_callback, single=False)
         stored = put(func) if len(sizes) > 1 else None  # pickled once
-        # The last ones go to whoever is free then.
-        behind_from = 2 * min(sizes, default=0) + 1 if chunksize is None else size + 1
+        least = min(sizes, default=0)
         start = 0
         for index, size in enumerate(sizes):
-            chunk = Chunk(result, index, func, how, items[start : start + size], stored, size >= behind_from)
-            self._crew.submit(chunk)
+            together = tapers and size > 2 * least  # the last ones go to whoever is free then
+            self._crew.submit(Chunk(result, index, func, how, items[start : start + size], stored, together))
             start += size
         return result
 
