@@ -86,6 +86,8 @@ def main() -> int:
     unknown = [part for part in args.parts.split(",") if part not in PARTS]
     if unknown:
         parser.error(f"no such part: {', '.join(unknown)}; there are {', '.join(PARTS)}")
+    if args.into and not args.into.parent.is_dir():
+        parser.error(f"--into {args.into}: there is no folder {args.into.parent}")
     rival, absent = os.path.abspath(args.ray_python), ""
     if not args.quick:
         absent = why_not_importable(rival, RIVAL) if Path(rival).exists() else "no such file"
