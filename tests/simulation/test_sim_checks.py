@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from random import Random
 from typing import Any
 
 import pytest
 
-from sparkray_core.ids import ProcessId
-from sparkray_core.messages import Message, ProcessGone
+from sparkray_core.ids import HEAD, ProcessId
+from sparkray_core.messages import InheritObjects, Message, ProcessGone
 from sparkray_core.model.effects import Effect
 from sparkray_core.model.events import Event, Received
 from sparkray_core.model.node import Node
 from sparkray_core.model.owner import Owner
 from sparkray_core.testing import sim_checks
+from sparkray_core.testing.builders import an_object, process_id
 from sparkray_core.testing.sim_core import ProcessEffect, SimCore
-from sparkray_core.testing.storm import run_storm
-from sparkray_core.testing.weather import COPIES, ROUGH, Weather
+from sparkray_core.testing.sim_driver import SimDriver
+from sparkray_core.testing.storm import Storm, run_storm
+from sparkray_core.testing.weather import CALM, COPIES, ROUGH, Weather
 
 CLAIM = ("state", "worker", "taken", "gpus", "waits", "needs", "holds", "env", "where", "bundle", "lease")
 WORKER = ("state", "claim", "env", "registered", "gpus")
@@ -112,3 +115,28 @@ def test_a_step_leaves_alone_what_is_not_looked_at_behind_it(
     monkeypatch.setattr(SimCore, "handle", of_process)
     run_storm(seed, weather)
     assert min(left_alone.values()) > 20, left_alone
+
+
+def test_an_heir_is_not_taken_to_have_freed_what_it_has_not_heard_of() -> None:
+    """What it inherits comes on one link, and to those that hold it the word of whose it is now comes on others."""
+    storm = Storm(0, CALM)
+    storm.sim.run(1.0)
+    home = storm.sim.hosts[storm.nodes[0]]
+    names = [process_id(home.node, name) for name in ("holder", "heir")]
+    holder, heir = [
+        SimDriver(name, home.segment, storm.sim.ledger, storm.oracle, Random(1), actors=False) for name in names
+    ]
+    for driver in (holder, heir):
+        driver.busy = 1
+        storm.drivers.append(driver)
+        storm.sim.add_process(driver)
+    dead = process_id(home.node, "dead")
+    held = holder.ref_of(an_object(dead, 1))
+    holder.handle(HEAD, ProcessGone(dead, "killed", heir.id), storm.sim.now)
+    assert held.entry.owner == heir.id
+
+    storm._look_at_what_is_held()
+
+    heir.handle(HEAD, InheritObjects(dead, "killed", [], [], []), storm.sim.now)
+    with pytest.raises(AssertionError, match="which was freed"):
+        storm._look_at_what_is_held()

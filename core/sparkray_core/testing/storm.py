@@ -318,7 +318,9 @@ class Storm:
                 owner = owners.get(entry.owner)
                 freed = entry.owner in kept and entry.id in kept[entry.owner].freed
                 if owner is not process and isinstance(owner, SimCore):
-                    freed = entry.id not in owner.owner.refs.exported
+                    refs, first = owner.owner.refs, owner_of(entry.id)
+                    has_heard = first == owner.id or refs.heirs.get(first) == owner.id  # else it is to be an heir
+                    freed = has_heard and entry.id not in refs.exported
                 assert not freed, f"{process.id.hex()} has a reference to {entry.id.hex()}, which was freed"
         self.sim.at(self.sim.now + LOOK_S, self._look_at_what_is_held)
 
