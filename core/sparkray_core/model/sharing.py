@@ -70,18 +70,22 @@ class Sharing:
         return bool(self._news or self._freed)
 
     def flush(self, effects: list[Effect]) -> None:
-        """Counts the GCS in for what is inside; that may be own objects, which are told then, too."""
+        """Counts the GCS in for what is inside. That may be own objects, which are told then, too; in the same message,
+        as the node may die between two, and the one is of no use without the other.
+        """
+        message = RecordObjects(self.driver, [], [], [])
         while self._news:
             news, self._news = self._news, {}
-            message = RecordObjects(self.driver, [], [], [])
+            tasks, objects = len(message.tasks), len(message.objects)
             for some, entry in news.items():
                 self._tell(some, entry, message)
             for some, entry in news.items():
                 self._forget_task(entry.count, some, needed=_may_get_lost(entry))
-            inside = [one for task in message.tasks for one in inside_task(task)]
-            inside += [one for _, value, _ in message.objects for one in inside_value(value)]
+            inside = [one for task in message.tasks[tasks:] for one in inside_task(task)]
+            inside += [one for _, value, _ in message.objects[objects:] for one in inside_value(value)]
             if inside:
                 self.refs.count_in_all(inside, HEAD, effects)
+        if message.objects:
             effects.append(Send(RECORDS, message))
         if self._freed:
             freed, self._freed = self._freed, []
