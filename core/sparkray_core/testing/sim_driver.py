@@ -12,7 +12,7 @@ from sparkray_core.model.effects import Send
 from sparkray_core.model.gangs import STRATEGIES
 from sparkray_core.model.resources import from_floats
 from sparkray_core.model.where import ANY_BUNDLE, GROUP, NODE, SPREAD
-from sparkray_core.testing.sim_core import Code, Got, Ledger, Memory, ProcessEffect, Ref, SimCore
+from sparkray_core.testing.sim_core import Code, Got, Ledger, Memory, ProcessEffect, Ref, Signal, SimCore
 from sparkray_core.testing.sim_programs import ACTOR, Expected, Program, expect, expect_items
 from sparkray_core.testing.sim_spark import SimSpark, deliver
 from sparkray_core.testing.sim_streams import call_generator
@@ -115,13 +115,21 @@ class SimDriver(SimCore):
         self.cancels = False  # it cancels some of its tasks, and has little patience with others
         self.force = False  # it has workers killed for that
         self.busy = 0  # pieces of user code that are not done
+        self._registered = False
+        self._unregistered: list[Signal] = []  # pieces of user code that wait for that
 
     def start(self, now: float) -> list[ProcessEffect]:
         effects = super().start(now)
         return [*effects, Send(HEAD, RegisterJob(0, {}))]
 
     def on_message(self, sender: ProcessId, message: Message) -> bool:
-        return isinstance(message, Answer)
+        if not isinstance(message, Answer):
+            return False
+        self._registered = True
+        for signal in self._unregistered:
+            signal.entry_ready(None)
+        self._unregistered.clear()
+        return True
 
     def begin(self, at: float, steps: int) -> None:
         """A piece of user code, from then on."""
@@ -133,6 +141,9 @@ class SimDriver(SimCore):
     def _life(self, steps: int) -> Code[None]:
         dice = self.dice
         pool: list[Known] = []
+        if not self._registered:  # as `init` waits: until then the head knows of no heir for what its workers own
+            self._unregistered.append(Signal(self))
+            yield self._unregistered[-1]
         for _ in range(steps):
             if self.owner.ended is not None:
                 break
