@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sparkray_core.ids import RECORDS, ProcessId, object_id, raylet_of, task_id
+from sparkray_core.ids import HEAD, RECORDS, NodeId, ProcessId, object_id, raylet_of, task_id
 from sparkray_core.messages import (
     STORED,
     AddBorrowers,
@@ -13,17 +13,27 @@ from sparkray_core.messages import (
     ForgetRecords,
     FreeObjects,
     InheritObjects,
+    Message,
+    NodeGone,
+    NodeTable,
+    NotHere,
+    ObjectChunk,
+    ObjectGone,
     ObjectReady,
     ObjectTaken,
+    ProcessGone,
+    PullObject,
     RecordObjects,
     TakeObject,
     Value,
 )
 from sparkray_core.model.effects import Effect, Send
+from sparkray_core.model.events import ClockTicked, Received
+from sparkray_core.model.invariants import check
 from sparkray_core.model.node_info import NodeInfo
 from sparkray_core.model.node_kept import Kept
 from sparkray_core.model.node_replicas import Replicas
-from sparkray_core.testing.builders import node_id, node_info, process_id, raylet
+from sparkray_core.testing.builders import a_node, node_id, node_info, process_id, raylet
 
 A, B, C, D = (node_id(letter) for letter in "abcd")
 READER = process_id(D, "reader")
@@ -101,3 +111,79 @@ def test_a_raylet_that_inherits_answers_those_who_asked_before_and_frees_all_cop
         Send(raylet("b"), FreeObjects([SOME])),
         Send(raylet("c"), FreeObjects([SOME])),
     ]
+
+
+class HeirBench:
+    """Node b, of which a and c are known."""
+
+    def __init__(self) -> None:
+        self.node = a_node("b", CPU=1)
+        self.node.start(0.0)
+        self.hears(HEAD, NodeTable([node_info(letter, CPU=1).as_dict() for letter in "abc"]))
+        self.hears(READER, AddBorrowers([(SOME, READER)]))
+
+    def hears(self, sender: ProcessId, message: Message) -> list[Effect]:
+        """What others are told of the object's bytes."""
+        effects = self.node.handle(Received(sender, message), 0.0)
+        check(self.node)
+        kinds = (PullObject, TakeObject, ObjectTaken, ObjectGone)
+        return [effect for effect in effects if isinstance(effect, Send) and isinstance(effect.message, kinds)]
+
+    def inherits(self, *there: NodeId) -> list[Effect]:
+        value: Value = (STORED, 3, there)
+        told = self.hears(HEAD, InheritObjects(raylet_of(A), "power cut", [], [], [(SOME, value, "")]))
+        told += self.hears(HEAD, ProcessGone(raylet_of(A), "power cut", self.node.me, [SOME]))
+        return told + self.hears(HEAD, NodeGone(A, "power cut"))
+
+    def is_kept(self) -> bool:
+        stored = self.node.store.stored.get(SOME)
+        return stored is not None and not stored.copy and SOME not in self.node.store.evictable
+
+
+def test_an_heir_fetches_what_it_has_not_and_keeps_it_as_others_do() -> None:
+    bench = HeirBench()
+
+    (pull,) = bench.inherits(A, C)
+    assert isinstance(pull, Send)
+    assert pull.to == raylet("c")
+    assert isinstance(pull.message, PullObject)
+
+    asked = bench.hears(raylet("c"), ObjectChunk(SOME, 0, 3, b"abc"))
+    assert asked == [Send(raylet("c"), TakeObject(SOME))]  # that may have pulled it to read it
+    assert bench.is_kept()
+    assert bench.hears(raylet("c"), ObjectTaken(SOME, True)) == []
+
+
+def test_an_heir_keeps_what_it_had_only_pulled_to_be_read() -> None:
+    bench = HeirBench()
+    store = bench.node.store
+    assert store.take(SOME, bench.node.me, 3, 0.0) is not None
+    store.seal(SOME, bench.node.me, 0.0)
+    assert SOME in store.evictable
+
+    bench.inherits(A, B)
+
+    assert bench.is_kept()
+
+
+def test_an_heir_that_has_no_room_tries_again_when_nodes_change() -> None:
+    bench = HeirBench()
+    assert bench.inherits(A, C)
+    bench.hears(raylet("c"), NotHere(SOME))
+    assert not bench.node.drain.taking
+    assert bench.hears(READER, AskObjects([SOME])) == []
+
+    (pull,) = bench.hears(HEAD, NodeTable([node_info("d", CPU=1).as_dict()]))
+    assert isinstance(pull, Send)
+    assert isinstance(pull.message, PullObject)
+
+
+def test_an_heir_does_not_fetch_again_what_was_freed_meanwhile() -> None:
+    bench = HeirBench()
+    bench.inherits(A, C)
+    bench.hears(raylet("c"), NotHere(SOME))
+    bench.hears(READER, DropBorrowers([(SOME, READER)]))
+    bench.node.handle(ClockTicked(), 31.0)  # nobody else had it
+
+    assert bench.hears(HEAD, NodeTable([node_info("d", CPU=1).as_dict()])) == []
+    assert not bench.node.replicas.copies

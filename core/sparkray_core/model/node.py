@@ -183,6 +183,7 @@ class Node:
         self.pulls.neighbour = self._neighbour
         self.replicas = Replicas(info, self.out)
         self.replicas.is_here = lambda some: some in self.store.stored
+        self.replicas.is_owned = lambda some: some in self.kept.refs.exported
         self.replicas.nodes = self._keepers
         self.drain = Drain(self)
         self.former = Former()
@@ -239,8 +240,10 @@ class Node:
             self.kept.settle(now)
             self._flush_kept(now)
             self.store.settle(now)
-            self.replicas.settle()
-            if self.drain.taking:
+            fetched = self.replicas.settle()
+            for some, there in fetched:
+                self.drain.take(self.me, some, there, now)
+            if fetched or self.drain.taking:
                 self._flush_kept(now)
             self.bundles.settle()
             self.claims.settle(now)
@@ -313,10 +316,9 @@ class Node:
                     self.kept.record(some)
             case InheritObjects() if sender == HEAD:
                 for some, value in self.kept.inherit(message).items():
-                    if some in self.store.stored:
-                        self.replicas.want(some, len(place(value)[1]) + 1, place(value)[1])
+                    self.replicas.inherit(some, place(value)[1])
             case TakeObject(some):
-                self.drain.take(sender, some, now)
+                self.drain.take(sender, some, (node_of(sender),), now)
             case ObjectTaken():
                 self.drain.taken(sender, message)
                 self.replicas.taken(node_of(sender), message)

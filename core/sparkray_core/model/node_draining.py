@@ -139,14 +139,15 @@ class Drain:
         self.moving = {some: target for some, target in self.moving.items() if target != node}
 
     # ------------------------------------------------------------------ those of others
-    def take(self, sender: ProcessId, some: ObjectId, now: float) -> None:
+    def take(self, sender: ProcessId, some: ObjectId, there: tuple[NodeId, ...], now: float) -> None:
+        """For another raylet; or for this one, of what it owns now."""
         if self.why:
             self.node.out.append(Send(sender, ObjectTaken(some, False)))
             return
         known = some in self.taking
         self.taking.setdefault(some, {})[sender] = None
         if not known:
-            self.node.pulls.read(self.node.me, some, (node_of(sender),), now)
+            self.node.pulls.read(self.node.me, some, there, now)
 
     def arrived(self, some: ObjectId, done: bool, now: float) -> None:
         """What was to be taken is here, and pinned; or it is not to be had."""

@@ -5,6 +5,9 @@
                      +--- too few nodes: when one joins; one of them died ----------+
 
 What the raylet owns of that is recorded in the GCS (`Recorded`), so that another raylet owns it when this node dies.
+That one keeps it, too, and fetches it first where it has none, or one that was pulled to be read and may go:
+
+    inherited -> fetched, once more with each change of nodes until it is here -> wanted, of those first who have it
 """
 
 from __future__ import annotations
@@ -28,41 +31,64 @@ class Replicas:
         self.out = out
         self.copies: dict[ObjectId, int] = {}  # wanted of each, this node's included
         self.at: dict[ObjectId, dict[NodeId, None]] = {}  # who has it, or was asked to
+        self.inherited: dict[ObjectId, tuple[NodeId, ...]] = {}  # who had it then
+        self.fetched: set[ObjectId] = set()  # of these: here, to stay
         self.news = False  # there are more to be had, perhaps
         self.nodes: Callable[[], Iterable[NodeInfo]] = list  # that live and stay, this one left out; node.py knows
         self.is_here: Callable[[ObjectId], bool] = lambda some: False
+        self.is_owned: Callable[[ObjectId], bool] = lambda some: False  # by this raylet
 
-    def want(self, some: ObjectId, copies: int, there: Iterable[NodeId] = ()) -> None:
+    def want(self, some: ObjectId, copies: int) -> None:
         self.copies[some] = copies
-        self.at[some] = dict.fromkeys(node for node in there if node != self.me.node)
+        self.at[some] = {}
         self.news = True
+
+    def inherit(self, some: ObjectId, there: tuple[NodeId, ...]) -> None:
+        """Its owner's node died. In the place of what that had another copy is wanted."""
+        self.want(some, len(there) + 1)
+        self.inherited[some] = there
 
     def forget(self, some: ObjectId) -> None:
         if self.copies.pop(some, None) is not None:
             del self.at[some]
+            self.inherited.pop(some, None)
+            self.fetched.discard(some)
 
-    def settle(self) -> None:
+    def settle(self) -> list[tuple[ObjectId, tuple[NodeId, ...]]]:
+        """Returns what is to be fetched, and from where. How that ended is told to `taken`, as of this node."""
         if not self.news:
-            return
+            return []
         self.news = False
-        for some in [some for some in self.copies if not self.is_here(some)]:
+        for some in [some for some in self.copies if not (self._is_coming(some) or self.is_here(some))]:
             self.forget(some)
         if not self.copies:
-            return
+            return []
         # Nodes that read each other's memory are on one host, and may die together.
         nodes = sorted(self.nodes(), key=lambda info: (info.host == self.me.host, info.node))
         for turn, (some, copies) in enumerate(self.copies.items()):
             asked = self.at[some]
-            able = [info for info in nodes if info.node not in asked]
-            far = [info for info in able if info.host != self.me.host]
-            first = turn % len(far) if far else 0
-            for info in [*far[first:], *far[:first], *able[len(far) :]][: max(0, copies - 1 - len(asked))]:
-                asked[info.node] = None
-                self.out.append(Send(raylet_of(info.node), TakeObject(some)))
+            missing = 0 if self._is_coming(some) else copies - 1 - len(asked)
+            if missing > 0:
+                able = [info for info in nodes if info.node not in asked]
+                far = [info for info in able if info.host != self.me.host]
+                first = turn % len(far) if far else 0
+                turns = [*far[first:], *far[:first], *able[len(far) :]]
+                if some in self.inherited:
+                    turns.sort(key=lambda info: info.node not in self.inherited[some])
+                for info in turns[:missing]:
+                    asked[info.node] = None
+                    self.out.append(Send(raylet_of(info.node), TakeObject(some)))
+        return [(some, there) for some, there in self.inherited.items() if self._is_coming(some)]
+
+    def _is_coming(self, some: ObjectId) -> bool:
+        return some in self.inherited and some not in self.fetched and self.is_owned(some)
 
     def taken(self, node: NodeId, message: ObjectTaken) -> None:
         """One that could not is asked again with the next change of nodes."""
-        if not message.done and message.object in self.at:
+        if node == self.me.node and message.done and message.object in self.inherited:
+            self.fetched.add(message.object)
+            self.news = True
+        elif not message.done and message.object in self.at:
             self.at[message.object].pop(node, None)
 
     def node_gone(self, node: NodeId) -> None:

@@ -265,12 +265,12 @@ class Storm:
 
     def _copies(self, some: ObjectId, live: dict[NodeId, Store]) -> int:
         """On living nodes, by the GCS's records: a copy that its owner's heir would not know of is none, nor is one
-        that may be evicted."""
+        that was pulled to be read, and may be evicted."""
         shards = [host.model.records for host in self.sim.live_shards() if isinstance(host.model, Shard)]
         estates = [estate for records in [self.sim.head.records, *shards] for estate in records.estates.values()]
         known = [estate.objects.get(some) for estate in estates]
         places = [place(it[1])[1] for it in known if it is not None and it[1] is not None and is_stored(it[1])]
-        stores = {node: store for node, store in live.items() if some in store.stored and some not in store.evictable}
+        stores = {node: store for node, store in live.items() if some in store.stored and not store.stored[some].copy}
         return max((len(stores.keys() & nodes) for nodes in map(set, places)), default=0)
 
     def _head_death(self) -> None:
