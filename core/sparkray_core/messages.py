@@ -692,7 +692,7 @@ class DropBorrowers:
 @frozen
 class CheckBorrowed:
     """Owner -> a process that it counts as a borrower, or the GCS: one died that had lent you some of these. How often
-    were you counted in? Answered by `BorrowedCounts`; not by the GCS if it has shards."""
+    were you counted in? Answered by `BorrowedCounts`. The head passes it on to its shards, and they answer, too."""
 
     round: int
     objects: list[ObjectId]
@@ -704,6 +704,7 @@ class BorrowedCounts:
 
     round: int
     counts: list[tuple[ObjectId, int]]
+    others: list[ProcessId] = NONE  # of the head: the shards, for whom it is counted in, too; each says so itself
 
 
 @frozen

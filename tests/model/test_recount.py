@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from dataclasses import replace
+
 import pytest
 
 from sparkray_core.ids import HEAD, NodeId, ObjectId, ProcessId, node_of, object_id, task_id
@@ -13,18 +16,23 @@ from sparkray_core.messages import (
     BorrowedCounts,
     CheckBorrowed,
     DropBorrowers,
+    ForgetRecords,
     FreeObjects,
+    JoinShard,
     NodeGone,
     NodeTable,
     ProcessGone,
     RecordedObject,
     RecordObjects,
 )
-from sparkray_core.model.effects import Effect, Send, WakeAt
+from sparkray_core.model.effects import Effect, Send, SendFrom, WakeAt
 from sparkray_core.model.entries import Entry
-from sparkray_core.model.events import ClockTicked
+from sparkray_core.model.events import ClockTicked, Received
+from sparkray_core.model.head import Head
 from sparkray_core.model.invariants import check_owner
-from sparkray_core.testing.builders import node_id, node_info, process_id
+from sparkray_core.model.records import keeper_of
+from sparkray_core.model.shard import Shard
+from sparkray_core.testing.builders import node_id, node_info, process_id, raylet
 from tests.model import test_actor_states, test_node_kept, test_records, test_shard
 from tests.model.test_owner import ME, NODE, RAYLET, REMOTE, SECOND, WORKER, Bench
 
@@ -192,10 +200,111 @@ def test_the_gcs_says_how_often_it_has_it_in_records_and_in_what_actors_saved() 
     assert answer == [Send(test_actor_states.DRIVER, BorrowedCounts(5, [(inner, 4), (unknown, 0)]))]
 
 
-def test_with_shards_it_does_not_answer() -> None:
-    bench = test_shard.HeadBench()
+# ---------------------------------------------------------------------------------- the GCS's shards
+SHARDS = test_shard.SHARDS
 
-    assert bench.hears(test_shard.OWNER, CheckBorrowed(5, [test_shard.SMALL])) == []
+
+def of_head(some: ObjectId, count: int = 0) -> BorrowedCounts:
+    return BorrowedCounts(1, [(some, count)], SHARDS)
+
+
+def counted_for_records(bench: Bench, some: ObjectId, times: int) -> None:
+    """The GCS so often; and LENDER's node dies, and all are asked."""
+    bench.hear(AddBorrowers([(some, HEAD)] * times), LENDER)
+    bench.hear(NodeGone(THERE, "power cut"))
+    later(bench)
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+def test_what_head_and_shards_say_counts_together_in_any_order(
+    bench: Bench, some: ObjectId, order: tuple[int, ...]
+) -> None:
+    counted_for_records(bench, some, 5)
+    answers = [(HEAD, of_head(some, 1)), *((shard, BorrowedCounts(1, [(some, 1)])) for shard in SHARDS)]
+    for n in order:
+        assert borrowers(bench, some) == {REMOTE: 2, SECOND: 1, HEAD: 5}
+        bench.hear(answers[n][1], answers[n][0])
+
+    assert borrowers(bench, some) == {REMOTE: 2, SECOND: 1, HEAD: 3}
+    assert not bench.owner.refs.recount.shares
+
+
+def test_what_a_shard_lets_go_of_between_the_first_answer_and_the_last_has_all_asked_again(
+    bench: Bench, some: ObjectId
+) -> None:
+    counted_for_records(bench, some, 2)
+    bench.hear(of_head(some), HEAD)
+    bench.hear(BorrowedCounts(1, [(some, 1)]), SHARDS[0])
+    bench.hear(DropBorrowers([(some, HEAD)]), SHARDS[0])  # of one that it said it had
+    bench.hear(BorrowedCounts(1, [(some, 0)]), SHARDS[1])
+
+    assert borrowers(bench, some) == {REMOTE: 2, SECOND: 1, HEAD: 1}
+    assert Send(HEAD, CheckBorrowed(2, [some])) in later(bench)
+    for process in (HEAD, *SHARDS):
+        others = SHARDS if process == HEAD else []
+        bench.hear(BorrowedCounts(2, [(some, 0)], others), process)
+    assert borrowers(bench, some) == {REMOTE: 2, SECOND: 1}
+
+
+def test_part_of_an_answer_is_forgotten_with_the_next_round(bench: Bench, some: ObjectId) -> None:
+    counted_for_records(bench, some, 1)
+    bench.hear(BorrowedCounts(1, [(some, 0)]), SHARDS[0])
+    bench.hear(AddBorrowers([(some, SECOND)]), WORKER)
+    bench.hear(ProcessGone(WORKER, "killed"))
+    later(bench)
+
+    bench.hear(of_head(some), HEAD)
+    bench.hear(BorrowedCounts(1, [(some, 0)]), SHARDS[1])
+
+    assert borrowers(bench, some) == {REMOTE: 2, SECOND: 2, HEAD: 1}
+
+
+def test_the_head_says_nothing_before_all_shards_have_joined() -> None:
+    head = Head("s", test_shard.LIMITS)
+    info = node_info("a", CPU=1)
+    head.handle(Received(raylet("a"), info.join()), 0.0)
+    head.handle(Received(SHARDS[0], JoinShard("memory://0")), 0.0)
+
+    asked = head.handle(Received(test_shard.DRIVER, CheckBorrowed(1, [test_shard.SMALL])), 0.0)
+
+    assert not [effect for effect in asked if isinstance(effect, Send | SendFrom)]
+
+
+def test_what_was_never_recorded_is_freed_though_the_gcs_has_shards(bench: Bench, some: ObjectId) -> None:
+    """A node had counted the GCS in for what is inside of a result, and died before its record had left it. Another
+    result, which a living node has recorded, has the same inside."""
+    head = test_shard.HeadBench()
+    head.hears(RAYLET, replace(node_info("a", CPU=1), node=NODE).join())
+    shards = {process: Shard(number, "memory://", test_shard.LIMITS) for number, process in enumerate(SHARDS)}
+    outer = object_id(task_id(test_shard.OWNER, 1))
+    recorded: list[RecordedObject] = [(outer, (HOLDS, b"1", (some,)), "")]
+    told = Received(test_shard.OWNER, RecordObjects(ProcessId(b""), [], [], recorded))
+    shards[keeper_of(test_shard.OWNER, 2)].handle(told, 0.0)
+    bench.hear(AddBorrowers([(some, HEAD)]), test_shard.OWNER)
+    bench.hear(DropBorrowers([(some, REMOTE), (some, REMOTE), (some, SECOND)]))
+    bench.hear(AddBorrowers([(some, HEAD)]), LENDER)
+
+    def ask() -> list[Effect]:
+        freed: list[Effect] = []
+        for asked in later(bench):
+            assert asked == Send(HEAD, CheckBorrowed(1, [some]))
+            for effect in head.head.handle(Received(ME, asked.message), bench.now):
+                if isinstance(effect, SendFrom):
+                    assert effect.sender == ME
+                    (answer,) = shards[effect.to].handle(Received(ME, effect.message), bench.now)
+                    assert isinstance(answer, Send)
+                    freed += bench.hear(answer.message, effect.to)
+                elif isinstance(effect, Send) and effect.to == ME:
+                    freed += bench.hear(effect.message, HEAD)
+        return freed
+
+    bench.hear(NodeGone(THERE, "power cut"))
+    assert ask() == []
+    assert borrowers(bench, some) == {HEAD: 1}
+    (dropped,) = shards[keeper_of(test_shard.OWNER, 2)].handle(
+        Received(test_shard.OWNER, ForgetRecords([outer])), bench.now
+    )
+    assert bench.hear(dropped.message, SHARDS[0]) == [Send(RAYLET, FreeObjects([some]))]  # type: ignore[union-attr]
 
 
 # ---------------------------------------------------------------------------------- below zero

@@ -65,7 +65,7 @@ from sparkray_core.model.alarm import Alarm
 from sparkray_core.model.bounded import Recent
 from sparkray_core.model.choosing import Choosing, Held, Refusal
 from sparkray_core.model.draining import Draining
-from sparkray_core.model.effects import ConnectPeer, Effect, ForgetPeer, LookForSigns, Send, Stop
+from sparkray_core.model.effects import ConnectPeer, Effect, ForgetPeer, LookForSigns, Send, SendFrom, Stop
 from sparkray_core.model.events import ClockTicked, Event, PeerLost, PeersHeard, Received
 from sparkray_core.model.groups import Group, Groups
 from sparkray_core.model.head_leases import HeadLeases
@@ -241,11 +241,8 @@ class Head:
                     self._bequeath(self.records.close(sender, self.gone.get(sender) or ""), now)
             case ForgetRecords():
                 self.records.forget(sender, message)
-            case CheckBorrowed(turn, objects):
-                if not self.shards.count:  # else they have the records, and none of them has all that it counts for
-                    counts = self.records.times_held(objects)
-                    self.actors.states.add_times_held(counts)
-                    self.out.append(Send(sender, BorrowedCounts(turn, list(counts.items()))))
+            case CheckBorrowed():
+                self._check_borrowed(sender, message)
             case NodeGone(node, why):
                 if node == node_of(sender):  # it takes its leave
                     self._bury(node, why, now)
@@ -438,6 +435,17 @@ class Head:
             self._forget(left.owner, left.why)
             self._tell_schedulers(ProcessGone(left.owner, left.why))
         self._bequeath(left, now)
+
+    def _check_borrowed(self, owner: ProcessId, message: CheckBorrowed) -> None:
+        """Each shard answers itself, behind what it has let go of. (One that has not joined yet has not heard of what
+        is on its way to it: then nobody answers, and the GCS stays counted in.)"""
+        shards = self.shards.processes()
+        if len(shards) < self.shards.count:
+            return
+        counts = self.records.times_held(message.objects)
+        self.actors.states.add_times_held(counts)
+        self.out.append(Send(owner, BorrowedCounts(message.round, list(counts.items()), shards)))
+        self.out.extend(SendFrom(shard, owner, message) for shard in shards)
 
     def _heir_of(self, left: EstateClosed) -> ProcessId | None:
         if left.owner == raylet_of(node_of(left.owner)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from sparkray_core.ids import NodeId, raylet_of, shard_node
+from sparkray_core.ids import NodeId, ProcessId, raylet_of, shard_node
 from sparkray_core.messages import CloseNode, EstateClosed, Message, ShardTable
 from sparkray_core.model.effects import ConnectPeer, Effect, Send
 from sparkray_core.model.limits import HeadLimits
@@ -39,8 +39,11 @@ class Shards:
     def table(self) -> ShardTable:
         return ShardTable(self.count, list(self.all.items()))
 
+    def processes(self) -> list[ProcessId]:
+        return [raylet_of(shard) for shard in self.all]
+
     def tell(self, message: Message) -> None:
-        self.out.extend(Send(raylet_of(shard), message) for shard in self.all)
+        self.out.extend(Send(shard, message) for shard in self.processes())
 
     # ------------------------------------------------------------------ nodes that die
     def close(self, node: NodeId, why: str, now: float) -> bool:

@@ -13,15 +13,16 @@ until then. If that word was its sender's last and is lost with it, that would b
 for `handover_s` counts as nothing. (It has let go of all that it had, or it would not have said so.)
 
 Of what the owner itself lends there is no need: it dies with it. Nor of what a dead owner had: see `legacy`. The GCS,
-which may have been counted in for what an owner was recording as its node died, is asked like any borrower; but with
-shards it does not answer, as none of its processes has all that it counts for: then it stays counted.
+which may have been counted in for what an owner was recording as its node died, is asked like any borrower. If it has
+shards, head and shards answer each for itself, on the way on which each says what it lets go of; and their sum counts,
+unless the GCS let go of some between the first answer and the last: then it is asked again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-from sparkray_core.ids import NodeId, ObjectId, ProcessId, node_of
+from sparkray_core.ids import HEAD, SHARDS, NodeId, ObjectId, ProcessId, node_of
 from sparkray_core.messages import BorrowedCounts, CheckBorrowed
 from sparkray_core.model.effects import Effect, Send
 from sparkray_core.model.entries import Entry
@@ -37,6 +38,7 @@ class Recount:
         self.lenders: dict[ObjectId, set[ProcessId]] = {}  # others than owner and borrower; of what is lent still
         # Those to be asked, or that were: whether they were counted in again since the round began.
         self.pairs: dict[_Pair, bool] = {}
+        self.shares: dict[ProcessId, BorrowedCounts] = {}  # of the GCS's answer, by head and shards, until it is whole
         self.at: float | None = None  # when they are; 0.0: a round is to begin
         self._round = 0
         # Those that count below zero: until when, the earliest first; 0.0, at the end, for those since `settle`.
@@ -46,8 +48,9 @@ class Recount:
     def lent(self, some: ObjectId, lender: ProcessId) -> None:
         self.lenders.setdefault(some, set()).add(lender)
 
-    def counted_in(self, some: ObjectId, borrower: ProcessId) -> None:
-        if (some, borrower) in self.pairs:
+    def counted(self, some: ObjectId, borrower: ProcessId, by: int) -> None:
+        """In, or (below zero) out."""
+        if (some, borrower) in self.pairs and (by > 0 or (borrower == HEAD and self.shares)):
             self.pairs[some, borrower] = True
 
     def counts(self, some: ObjectId, borrower: ProcessId, count: int) -> None:
@@ -114,6 +117,7 @@ class Recount:
     def _begin(self, at: float) -> None:
         """For all that are left: who was asked before may have answered before the last death."""
         self._round += 1
+        self.shares.clear()
         self.pairs = dict.fromkeys((pair for pair in self.pairs if self._count(pair)), False)
         self.at = at if self.pairs else None
 
@@ -121,20 +125,37 @@ class Recount:
         entry = self.exported.get(pair[0])
         return entry.borrowers.get(pair[1], 0) if entry is not None and entry.borrowers else 0
 
-    def answered(self, borrower: ProcessId, message: BorrowedCounts) -> list[tuple[ObjectId, int]]:
-        """Returns how often it is counted in too often."""
+    def answered(self, sender: ProcessId, message: BorrowedCounts) -> list[tuple[_Pair, int]]:
+        """Returns who is counted in too often, and how often."""
         if message.round != self._round:
             return []
-        too_many: list[tuple[ObjectId, int]] = []
-        for some, count in message.counts:
-            again = self.pairs.get((some, borrower))
+        borrower, counts = sender, message.counts
+        if sender == HEAD or node_of(sender).startswith(SHARDS):
+            borrower, counts = HEAD, self._of_the_gcs(sender, message)
+        too_many: list[tuple[_Pair, int]] = []
+        for some, count in counts:
+            pair = some, borrower
+            again = self.pairs.get(pair)
             if again:
                 self.at = 0.0  # what it was counted in for may be on its way
             elif again is not None:
-                del self.pairs[some, borrower]
-                if (by := self._count((some, borrower)) - count) > 0:
-                    too_many.append((some, by))
+                del self.pairs[pair]
+                if (by := self._count(pair) - count) > 0:
+                    too_many.append((pair, by))
         return too_many
+
+    def _of_the_gcs(self, sender: ProcessId, message: BorrowedCounts) -> list[tuple[ObjectId, int]]:
+        """The sums, once all of its processes have answered."""
+        self.shares[sender] = message
+        head = self.shares.get(HEAD)
+        if head is None or any(other not in self.shares for other in head.others):
+            return []
+        sums = dict(head.counts)
+        for other in head.others:
+            for some, count in self.shares[other].counts:
+                sums[some] = sums.get(some, 0) + count
+        self.shares.clear()
+        return list(sums.items())
 
 
 def counts_of(

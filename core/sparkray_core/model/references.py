@@ -468,8 +468,8 @@ class References:
             entry.borrowers = {}
             if self.sharing is not None:
                 self.sharing.lent(entry)
-        if self.recount.pairs and by > 0:
-            self.recount.counted_in(entry.id, process)
+        if self.recount.pairs:
+            self.recount.counted(entry.id, process, by)
         count = entry.borrowers[process] = entry.borrowers.get(process, 0) + by
         if count < 0 or self.recount.below:
             self.recount.counts(entry.id, process, count)
@@ -504,8 +504,8 @@ class References:
         effects.append(Send(owner, BorrowedCounts(message.round, counts)))
 
     def recounted(self, borrower: ProcessId, message: BorrowedCounts) -> None:
-        for some, by in self.recount.answered(borrower, message):
-            self.counted(borrower, [(some, borrower)], -by)
+        for (some, counted), by in self.recount.answered(borrower, message):
+            self.counted(counted, [(some, counted)], -by)
 
     def settle_counts(self, now: float, effects: list[Effect]) -> None:
         """What time alone does to them."""

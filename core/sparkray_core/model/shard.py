@@ -18,6 +18,8 @@ from __future__ import annotations
 
 from sparkray_core.ids import HEAD, NodeId, ProcessId, node_of, shard_node
 from sparkray_core.messages import (
+    BorrowedCounts,
+    CheckBorrowed,
     CloseNode,
     EndSession,
     ForgetRecords,
@@ -101,6 +103,9 @@ class Shard:
                 self._close(sender, self.gone.get(sender) or "")
         elif isinstance(message, ForgetRecords):
             self.records.forget(sender, message)
+        elif isinstance(message, CheckBorrowed):  # by way of the head
+            counts = self.records.times_held(message.objects)
+            self.out.append(Send(sender, BorrowedCounts(message.round, list(counts.items()))))
         elif isinstance(message, ProcessGone) and node_of(message.process) == node_of(sender):
             self.gone.remember(message.process, message.why)
             self._close(message.process, message.why)
