@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from random import Random
 
-from sparkray_core.ids import HEAD_NODE
+from sparkray_core.ids import HEAD_NODE, object_id, task_id
+from sparkray_core.model.entries import Entry
 from sparkray_core.testing.builders import node_info, process_id
 from sparkray_core.testing.network import PERFECT
-from sparkray_core.testing.sim_driver import Oracle, SimDriver
+from sparkray_core.testing.sim_core import Got, Ref
+from sparkray_core.testing.sim_driver import Known, Oracle, SimDriver
+from sparkray_core.testing.sim_programs import Expected
 from sparkray_core.testing.simulation import Simulation
 
 
@@ -30,3 +33,19 @@ def test_user_code_begins_when_the_head_knows_its_driver() -> None:
     assert driver.submitted
     assert oracle.judged
     assert not oracle.wrong
+
+
+def test_only_what_the_gcs_was_not_told_of_before_its_node_died_may_be_without_an_owner() -> None:
+    sim = Simulation(1, PERFECT)
+    oracle = Oracle(sim.ledger)
+    host = sim.add_node(node_info("a", CPU=2))
+    driver = SimDriver(process_id(host.node, "driver"), host.segment, sim.ledger, oracle, Random(1), False)
+    told, untold = (object_id(task_id(driver.me, number)) for number in (1, 2))
+    oracle.unrecorded.add(untold.hex())
+    known = Known(Ref(driver, Entry(driver.me, 3)), Expected("value 1"), "a test")
+
+    oracle.judge(known, Got(f"system OwnerDiedError: object {untold.hex()}: the process that owned it is gone"))
+    assert not oracle.wrong
+    oracle.judge(known, Got(f"system ObjectLostError: object {untold.hex()} was already freed by its owner"))
+    oracle.judge(known, Got(f"system OwnerDiedError: object {told.hex()}: the process that owned it is gone"))
+    assert len(oracle.wrong) == 2

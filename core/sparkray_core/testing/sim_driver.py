@@ -56,6 +56,8 @@ class Oracle:
     wrong: list[str] = field(default_factory=list)
     judged: int = 0
     cancelled: set[Made] = field(default_factory=set)
+    # In hexadecimal: the GCS had not been told of these when their owners' node died. Nobody can make them any more.
+    unrecorded: set[str] = field(default_factory=set)
 
     def judge(self, known: Known, got: Got) -> None:
         self.judged += 1
@@ -73,8 +75,9 @@ class Oracle:
             lost = owner_ends and got.outcome.startswith(("system OwnerDied", "system ObjectLost"))
             # An environment is not set up again if that worker ended: it may be what has ended it.
             set_up = self.kills and "the worker that set it up ended: killed" in got.outcome
+            never_told = "OwnerDied" in got.outcome and any(some in got.outcome for some in self.unrecorded)
             other = any(one in self.cancelled for one in known.hangs_on if one != maker)
-            if other or self.harmed or known.doomed or no_room or lost or set_up:
+            if other or self.harmed or known.doomed or no_room or lost or set_up or never_told:
                 return
         self.wrong.append(f"it is {got.outcome}, and was to be {known.expected.outcome}: {known.made_by}")
 

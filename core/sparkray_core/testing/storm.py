@@ -209,7 +209,7 @@ class Storm:
             sim.kill_process(host, victim)
             return
         sim.note(host, "death: the node is killed")
-        sim.kill_host(host, noticed=dice.random() < 0.5)
+        self._kill_node(host)
         if self._spare:
             self._node(self._spare.pop())
 
@@ -255,13 +255,24 @@ class Storm:
             there = [some for some in host.model.store.stored if owner_of(some)[8:] == host.me[8:]]  # of any raylet
             if kept and all(self._copies(some, live) > 1 for some in dict.fromkeys([*kept, *there])):
                 sim.note(host, f"loss: the node is killed, and owned {len(kept)} objects")
-                sim.kill_host(host, noticed=self.dice.random() < 0.5)
+                self._kill_node(host)
                 self.lost += len(kept)
                 if self._spare:
                     self._node(self._spare.pop())
                 return
         if looks:
             sim.at(sim.now + LOSS_LOOK_S, lambda: self._loss(looks - 1))
+
+    def _kill_node(self, host: Host) -> None:
+        """What its workers have lent may be known, by then, where the GCS's record of it has not come: the two go by
+        different links."""
+        for process in host.processes.values():
+            assert isinstance(process, SimCore)
+            if (sharing := process.owner.sharing) is not None:
+                estate = self._records_of(process.id).estates.get(process.id)
+                known = estate.objects if estate is not None else {}
+                self.oracle.unrecorded |= {some.hex() for some in sharing.shared if some not in known}
+        self.sim.kill_host(host, noticed=self.dice.random() < 0.5)
 
     def _copies(self, some: ObjectId, live: dict[NodeId, Store]) -> int:
         """On living nodes, by the GCS's records: a copy that its owner's heir would not know of is none, nor is one
