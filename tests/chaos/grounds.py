@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from sparkray.cluster_utils import Cluster, ClusterNode
 from sparkray_core.settings import Settings
 from tests.chaos.kills import PER_MINUTE, Kill
+from tests.waiting import wait_until
 
 FURTHER_NODES = 3
 SCHEDULERS, SHARDS = 2, 2
 NODE_CPUS = 2
-STORE_BYTES = 128 << 20
+STORE_BYTES = 24 << 20  # objects are on disk now and then
 PARTS = {"worker": "workers", "head": "head", "scheduler": "schedulers", "shard": "shards"}  # a process of a node
+FULL_S = 1.0
+STORE_WAIT_S = 30.0  # for a disk that has room again, and on a busy machine
 PAUSE_S = Settings.node_timeout_s * 0.5  # of a slow node; the rest is for a busy machine
 
 
@@ -77,11 +82,32 @@ class ClusterGround:
                 return None
             node, pid = found[kill.of(len(found))]
             return Victim(f"{node}, process {pid}", lambda: kill_all([pid]))
+        if kill.kind == "full":
+            writers = [pid for part in ("head", "shards") for pid in self._head.pids(part)]
+            writers += [pid for node in (self._head, *self._nodes) for pid in node.pids("raylet")]
+            writer = writers[kill.of(len(writers))]
+            return Victim(f"process {writer}", lambda: self._fill_disk(writer))
         node = self._nodes[kill.of(len(self._nodes))]
         name = f"{node}, keeper {node.pid}"
         if kill.kind == "pause":
             return Victim(name, lambda: pause(node.pids()))
         return Victim(name, lambda: self._end("all" if kill.kind == "node" else kill.kind, node))
+
+    def _fill_disk(self, writer: int) -> None:
+        """Until then no process of the GCS may die of a kill: it has nothing to go on from.
+
+        Raises:
+            ProcessLookupError: this one has died, of the full disk.
+        """
+        begun = self._journals_begun_anew()
+        with no_space(writer):
+            time.sleep(FULL_S)
+        if len(list(Path(self._head.folder).glob("gcs*.sqlite"))) <= SHARDS:
+            wait_until(lambda: self._journals_begun_anew() > begun, "the GCS's journal is written again", STORE_WAIT_S)
+
+    def _journals_begun_anew(self) -> int:
+        logs = Path(self._head.folder, "logs").glob("*.log")
+        return sum(path.read_text(errors="replace").count("the GCS's tables are written again") for path in logs)
 
     def _end(self, part: str, node: ClusterNode) -> None:
         with contextlib.suppress(ProcessLookupError):  # buried a moment ago: it is on its way out by itself
@@ -113,6 +139,15 @@ def kill_all(pids: Iterable[int], number: int = signal.SIGKILL) -> None:
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
+
+
+@contextlib.contextmanager
+def no_space(pid: int) -> Iterator[None]:
+    """It cannot make any file larger than nothing, nor write to one that is."""
+    _, most = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, most))
+    yield
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (most, most))
 
 
 def pause(pids: list[int]) -> None:

@@ -17,6 +17,7 @@ PER_MINUTE: Mapping[str, float] = {
     "keeper": 0.5,
     "node": 1.5,
     "pause": 3,
+    "full": 2,
 }
 JOURNALLED = ("head", "shard")
 ENDS_A_MINUTE = 4  # with the fifth end of one of these within a minute a session ends, as it should
@@ -27,7 +28,8 @@ class Kill:
     """One kill -9: of "head", the process of the GCS, of a "scheduler" or a "shard" beside it, of the "raylet" of a
     node, of all of a "node" at once, and so on.
 
-    "pause" kills nobody: a node stands still, for a time that is not enough to bury it.
+    "pause" and "full" kill nobody: a node stands still, for a time that is not enough to bury it; a raylet, or a
+    process of the GCS, cannot write to any file for a moment, as if all disks were full.
     """
 
     at: float  # seconds after the beginning

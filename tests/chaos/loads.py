@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from sparkray.exceptions import GetTimeoutError
 
 LIMIT_S = 60.0  # for one wait; a node's death and a new one's start take some seconds on a busy machine
 FLOATS = 250_000  # 2 MB: it lies in a store
+_CROWD = 60  # arrays, half of them in the store of the driver's node
 _KEPT = 4  # chains whose objects are kept, and read again when nodes have died since
 
 remote = sparkray.remote(max_retries=-1)
@@ -234,4 +236,21 @@ class Puts(Load):
             self._check(self._got(ready), [pending.pop(ref) for ref in ready])
 
 
-LOADS: Sequence[type[Load]] = (SmallTasks, NestedTasks, Chains, Ledgers, Generators, Puts)
+class Crowded(Load):
+    """More is kept than stores hold, so it lies on disk, and any of it is read now and then."""
+
+    name = "crowded"
+
+    def __init__(self, seed: int, floats: int = FLOATS) -> None:
+        super().__init__(seed, floats)
+        self._kept: deque[tuple[Any, int]] = deque(maxlen=_CROWD)
+
+    def round(self) -> None:
+        first = self.dice.randrange(1000)
+        self._kept.append((sparkray.put(ramp_from(first, self.floats)), first))
+        self._kept.append((ramp.remote(first, self.floats), first))
+        ref, first = self.dice.choice(self._kept)
+        self._check([float(self._got([ref])[0].sum())], [self._sum(first)])
+
+
+LOADS: Sequence[type[Load]] = (SmallTasks, NestedTasks, Chains, Ledgers, Generators, Puts, Crowded)

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 import sparkray
 from sparkray.util import state
+from sparkray_core.run import object_ref
+from sparkray_core.run.survey import ask_nodes
 from tests.chaos.grounds import Ground
 from tests.chaos.kills import Kill
 from tests.chaos.loads import FLOATS, LIMIT_S, LOADS, Load
@@ -33,6 +35,7 @@ class Summary:
     missed: Counter[str]  # kills for which there was no victim just then, or no time left
     buried: list[str]  # nodes that nobody killed, and that were taken for dead: on a busy machine a pause is long
     verified: dict[str, int]  # answers, by load
+    spilled: int  # bytes that the nodes which lived at the end had written to disk
     memory: dict[str, list[int]]
     descriptors: tuple[int, int]  # open ones of this process, when the loads began and after they had ended
     grown: list[str]
@@ -49,6 +52,7 @@ class Summary:
             f"chaos with seed {self.seed}: {self.seconds:.0f} s\n"
             f"kills: {sum(self.kills.values())}: {kills}{missed}\n{buried}"
             f"answers verified: {sum(self.verified.values())}: {answers}\n"
+            f"objects written to disk: {self.spilled / 1e6:.0f} MB\n"
             f"MiB of own memory, medians of each quarter: {memory}; "
             + ("; ".join(self.grown) or "all flat")
             + f"\nopen descriptors of the driver: {self.descriptors[0]} before, {self.descriptors[1]} after"
@@ -94,6 +98,7 @@ class Storm:
             assert all(verified.values()), f"a load that did nothing shows nothing: {verified}"
             self._failures.clear()
             loads.clear()
+            spilled = _spilled()
             self._settled()
         except BaseException as error:
             sys.stdout.write("\n  ".join([f"killed, by seed {seed}:", *self.story, ""]))
@@ -105,6 +110,7 @@ class Storm:
             self._missed,
             self._ground.buried(),
             verified,
+            spilled,
             self._memory.quarters(),
             (descriptors, _descriptors()),
             self._memory.grown(),
@@ -181,6 +187,12 @@ def _taken() -> list[str]:
         for name, amount in sparkray.cluster_resources().items()
         if abs(free.get(name, 0.0) - amount) > 1e-6
     ]
+
+
+def _spilled() -> int:
+    core = object_ref.current
+    assert core is not None
+    return sum(status["spilled"]["spilled_bytes"] for status in ask_nodes(core, "status").answers.values())
 
 
 def _descriptors() -> int:

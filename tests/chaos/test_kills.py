@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from sparkray.cluster_utils import Cluster
-from tests.chaos.grounds import SCHEDULERS, SHARDS, STORE_BYTES, ClusterGround
+from tests.chaos.grounds import SCHEDULERS, SHARDS, STORE_BYTES, STORE_WAIT_S, ClusterGround
 from tests.chaos.kills import PER_MINUTE, schedule
 from tests.chaos.storm import Storm
 from tests.left import LeftBehind
@@ -36,7 +36,7 @@ def test_a_seed_says_what_is_killed_and_when() -> None:
 def test_all_answers_are_right_and_memory_is_flat_while_processes_are_killed(
     left_behind: LeftBehind, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    beside = {"global_schedulers": SCHEDULERS, "gcs_shards": SHARDS}
+    beside = {"global_schedulers": SCHEDULERS, "gcs_shards": SHARDS, "store_wait_s": STORE_WAIT_S}
     head = {"num_cpus": 1, "object_store_memory": STORE_BYTES, **beside}
     with Cluster(initialize_head=True, head_node_args=head) as cluster:
         cluster.connect(log_to_driver=False)
