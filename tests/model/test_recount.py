@@ -286,9 +286,10 @@ def test_what_was_never_recorded_is_freed_though_the_gcs_has_shards(bench: Bench
 
     def ask() -> list[Effect]:
         freed: list[Effect] = []
+        question = CheckBorrowed(1, [some])
         for asked in later(bench):
-            assert asked == Send(HEAD, CheckBorrowed(1, [some]))
-            for effect in head.head.handle(Received(ME, asked.message), bench.now):
+            assert asked == Send(HEAD, question)
+            for effect in head.head.handle(Received(ME, question), bench.now):
                 if isinstance(effect, SendFrom):
                     assert effect.sender == ME
                     (answer,) = shards[effect.to].handle(Received(ME, effect.message), bench.now)
@@ -304,7 +305,8 @@ def test_what_was_never_recorded_is_freed_though_the_gcs_has_shards(bench: Bench
     (dropped,) = shards[keeper_of(test_shard.OWNER, 2)].handle(
         Received(test_shard.OWNER, ForgetRecords([outer])), bench.now
     )
-    assert bench.hear(dropped.message, SHARDS[0]) == [Send(RAYLET, FreeObjects([some]))]  # type: ignore[union-attr]
+    assert isinstance(dropped, Send)
+    assert bench.hear(dropped.message, SHARDS[0]) == [Send(RAYLET, FreeObjects([some]))]
 
 
 # ---------------------------------------------------------------------------------- below zero
