@@ -144,6 +144,8 @@ from sparkray_core.model.node_workers import Workers, WorkerState
 from sparkray_core.model.records import keeper_of
 from sparkray_core.model.resources import CPU, UNIT, fits, plus, show
 
+_KINDS = 64  # of requests that are remembered
+
 
 class Node:
     """`start` once, then `handle` for whatever happens, in one thread."""
@@ -157,6 +159,7 @@ class Node:
         self.processes: dict[ProcessId, str] = {}  # registered and connected: role
         self.table: dict[NodeId, NodeInfo] = {}  # the head's last word on who is alive
         self.peers: set[NodeId] = set()  # alive, and not this one
+        self._elsewhere: dict[tuple[tuple[str, int], ...], bool] = {}  # what was found of requests: see `_others_could`
         self.schedulers: list[NodeId] = []  # beside the head
         self.shards = 0  # processes beside the head that keep what owners record
         self.gone: Recent[ProcessId, str] = Recent(self.limits.remembered)
@@ -679,8 +682,16 @@ class Node:
         return claim is not None
 
     def _others_could(self, resources: Resources) -> bool:
-        table = self.table
-        return any(fits(resources, table[node].resources) and not table[node].draining for node in self.peers)
+        """All nodes are gone through for the first request of a kind only, until other nodes are known."""
+        key = tuple(sorted(resources.items()))
+        found = self._elsewhere.get(key)
+        if found is None:
+            table = self.table
+            found = any(fits(resources, table[node].resources) and not table[node].draining for node in self.peers)
+            if len(self._elsewhere) >= _KINDS:
+                self._elsewhere.clear()
+            self._elsewhere[key] = found
+        return found
 
     def _returned(self, owner: ProcessId, leases: list[LeaseId], now: float, retire: bool = False) -> None:
         """One that was not granted yet is cancelled, without an answer: who returns it does not wait for it."""
@@ -769,6 +780,7 @@ class Node:
                 self._bury(info.node, info.why, now)
             elif info.node not in self.table:
                 self.table[info.node] = info
+                self._elsewhere.clear()
                 if info.node != self.info.node:
                     self.peers.add(info.node)
                     self.replicas.news = True
@@ -776,6 +788,7 @@ class Node:
                     self.pulls.node_known(info.node, now)
             elif info.draining:
                 self.table[info.node] = info
+                self._elsewhere.clear()
 
     def _bury(self, node: NodeId, why: str, now: float, planned: bool = False) -> None:
         if node == self.info.node:
@@ -786,6 +799,7 @@ class Node:
             return
         self.table[node] = replace(known, alive=False, why=why)
         self.peers.discard(node)
+        self._elsewhere.clear()
         self.out.append(ForgetPeer(node))
         self._drop_claims(self.claims.of_owners(lambda owner: node_of(owner) == node), f"{known} is gone: {why}", now)
         self.pulls.node_gone(node, now)

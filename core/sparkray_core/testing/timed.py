@@ -13,15 +13,18 @@ computed some 50 us early, as it would be if nothing else came meanwhile.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from time import perf_counter
 from typing import Any
 
 from sparkray_core.ids import HEAD, HEAD_NODE, LeaseId, NodeId, ProcessId, node_of, raylet_of
 from sparkray_core.messages import (
+    JoinScheduler,
     LeaseGranted,
+    Loads,
     Message,
     NodeBeat,
+    NodeTable,
     PushTasks,
     RegisterProcess,
     RequestLeases,
@@ -35,6 +38,7 @@ from sparkray_core.model.limits import HeadLimits, NodeLimits
 from sparkray_core.model.node import Node
 from sparkray_core.model.node_info import NodeInfo
 from sparkray_core.model.resources import from_floats
+from sparkray_core.model.scheduler import Scheduler
 from sparkray_core.store.allocator import Allocator
 from sparkray_core.testing.agenda import Agenda
 from sparkray_core.testing.costs import Costs
@@ -47,21 +51,25 @@ STORE_BYTES = 1 << 30
 STALL_S = 120.0  # of virtual time without a result, beyond the longest task: then something is lost
 _LOOK_EVERY = 1 << 14  # events between two looks at that
 _FOREVER = float("inf")
+_ARRIVES_S = 0.05  # what is under way has been heard by then
 COMPONENTS = ("owner", "raylet", "head")  # that schedule; what they do for tasks
+SCHEDULERS = "scheduler"  # beside the head, if there are any
 RAYLET_BEATS, HEAD_BEATS = "beats of raylets", "beats at the head"  # and what else comes with the clock
+LOADS = "loads at schedulers"  # what the head passes on to them of these beats
 OFFERS = "leases offered again"  # by the clock, too: what waits at a node for some seconds is placed anew
 
 
 class Host:
-    """The head, or a node. Its model is made when the first message comes for it: until then it only beats."""
+    """The head, a scheduler beside it, or a node. A node's model is made when the first message comes for it: until
+    then it only beats."""
 
     __slots__ = ("busy_s", "free_at", "info", "line_free_at", "me", "model", "node", "wake")
 
     def __init__(self, node: NodeId, info: NodeInfo | None = None) -> None:
         self.node = node
         self.info = info
-        self.me = HEAD if info is None else raylet_of(node)
-        self.model: Head | Node | None = None
+        self.me = HEAD if node == HEAD_NODE else raylet_of(node)
+        self.model: Head | Scheduler | Node | None = None
         self.free_at = 0.0  # the process that speaks for it
         self.line_free_at = 0.0  # what leaves the node
         self.busy_s = 0.0
@@ -80,10 +88,16 @@ class TimedSession:
         with_bytes: bool = False,
         head_limits: HeadLimits | None = None,
         node_limits: NodeLimits | None = None,
+        drivers_apart: bool = False,
+        schedulers: int = 0,
+        measure: Callable[[], Measured] = Measured,
     ) -> None:
         """
         Args:
             with_bytes: every message is encoded and decoded, and its bytes are counted; about twice as slow.
+            drivers_apart: there is one node more, the first, without CPUs: there Spark's drivers live.
+            schedulers: so many place leases beside the head.
+            measure: by what the models' steps are measured, made for each kind of them.
         """
         if nodes < 1 or cpus_per_node < 1:
             raise ValueError(f"{nodes} nodes of {cpus_per_node} CPUs: both must be at least 1")
@@ -91,12 +105,14 @@ class TimedSession:
         self.cpus = nodes * cpus_per_node
         self.with_bytes = with_bytes
         self.node_limits = node_limits or NodeLimits()
+        nodes += drivers_apart
         self._beat_s = self.node_limits.beat_after(nodes)
         self.now = 0.0
         self.events = 0
         self.sent: dict[type[Message], int] = {}
         self.sent_bytes = 0
-        self.measured = {name: Measured() for name in (*COMPONENTS, "worker", RAYLET_BEATS, HEAD_BEATS, OFFERS)}
+        kinds = (*COMPONENTS, "worker", SCHEDULERS, RAYLET_BEATS, HEAD_BEATS, LOADS, OFFERS)
+        self.measured = {name: measure() for name in kinds}
         self.placed = self.offered = self.granted = 0  # leases: by the head, by it once more, by raylets
         self._offered: set[LeaseId] = set()  # again
         self.delays = Histogram()  # from a task's submission to its start
@@ -109,17 +125,30 @@ class TimedSession:
         self._head = Host(HEAD_NODE)
         self._head.model = head = Head("timed", head_limits)
         self._hosts: dict[NodeId, Host] = {HEAD_NODE: self._head}
-        resources = from_floats({"CPU": cpus_per_node})
         self._table: dict[NodeId, NodeInfo] = {}
+        self._schedulers = [NodeId(b"\0sch" + number.to_bytes(4, "big")) for number in range(schedulers)]
         for number in range(1, nodes + 1):
             node = NodeId(number.to_bytes(8, "big"))
+            resources = from_floats({"CPU": 0 if drivers_apart and number == 1 else cpus_per_node})
             info = NodeInfo(node, f"tcp://n{number}:1", f"n{number}", 1, resources, {}, STORE_BYTES, f"/n{number}")
             self._table[node] = info
             self._hosts[node] = host = Host(node, info)
             head.handle(Received(host.me, info.join()), 0.0)  # its answers are of the start, which is not timed
             self.at(self._beat_s * number / nodes, self._beat_of_idle, host)
         head.handle(ClockTicked(), 0.05)
+        for node in self._schedulers:
+            self._add_scheduler(head, node)
         self._performed(self._head, head.start(0.0), 0.0)
+
+    def _add_scheduler(self, head: Head, node: NodeId) -> None:
+        """It was up long before, and has been told of all nodes, and they of it."""
+        self._hosts[node] = host = Host(node)
+        host.model = scheduler = Scheduler(node, f"tcp://s{node.hex()}:1")
+        effects = scheduler.start(0.05)
+        for effect in head.handle(Received(host.me, JoinScheduler(scheduler.address, 0)), 0.05):
+            if isinstance(effect, Send) and isinstance(effect.message, NodeTable | Loads) and effect.to == host.me:
+                scheduler.handle(Received(HEAD, effect.message), 0.05)
+        self._performed(host, [effect for effect in effects if isinstance(effect, WakeAt)], 0.05)
 
     # ------------------------------------------------------------------ setting up, and running
     def add_driver(self, seconds: Sequence[float], node: int = 0, window: int | None = None) -> TimedDriver:
@@ -165,8 +194,19 @@ class TimedSession:
         if self.started != wanted:
             raise RuntimeError(f"{wanted} tasks were submitted, and {self.started} ran")
 
+    def steps(self) -> Iterator[None]:
+        """In place of `run`, an event at a time, and then on until drivers have given all their leases back."""
+        end = _FOREVER
+        while self.now < end:
+            self.now, _, do, args = self._agenda.pop()
+            do(self.now, *args)
+            self.events += 1
+            if end == _FOREVER and not self.unfinished and not any(driver.has_leases for driver in self.drivers):
+                end = self.now + _ARRIVES_S
+            yield
+
     # ------------------------------------------------------------------ raylets and the head
-    def _model(self, host: Host, now: float) -> Head | Node:
+    def _model(self, host: Host, now: float) -> Head | Scheduler | Node:
         if host.model is not None:
             return host.model
         assert host.info is not None
@@ -174,6 +214,7 @@ class TimedSession:
         # All nodes share one book of who is alive: nobody joins or dies.
         node.table = self._table
         node.peers = set() if len(self._table) == 1 else self._table.keys()  # type: ignore[assignment]
+        node.schedulers = self._schedulers
         effects = node.start(now)
         for effect in effects:  # it was up long before, and so were these
             if isinstance(effect, StartWorker):
@@ -195,10 +236,10 @@ class TimedSession:
 
     def _receive(self, now: float, host: Host, sender: ProcessId, message: Any) -> None:
         if self.with_bytes:
-            message = self.decoded(message, "head" if host is self._head else "raylet")
+            message = self.decoded(message, self._who(host))
         costs = self.costs
         leases = len(message.leases) if isinstance(message, RequestLeases | ReturnLeases) else 0
-        if host is self._head:
+        if host.info is None:  # a scheduler is the head's equal
             cost = costs.head_message_s + leases * costs.head_lease_s
             if isinstance(message, RequestLeases):
                 self.placed += leases * (not message.placed)
@@ -224,14 +265,17 @@ class TimedSession:
         """What the clock brings, whether there are tasks or not, is apart."""
         at_head = host is self._head
         message = event.message if isinstance(event, Received) else None
-        if message is None or isinstance(message, NodeBeat):
-            return self.measured[HEAD_BEATS if at_head else RAYLET_BEATS]
+        if message is None or isinstance(message, NodeBeat | JoinScheduler | Loads):
+            return self.measured[HEAD_BEATS if at_head else LOADS if host.info is None else RAYLET_BEATS]
         if isinstance(message, RequestLeases) and message.placed:
             if at_head:
                 self._offered.update(message.leases)
             if message.leases[0] in self._offered:
                 return self.measured[OFFERS]
-        return self.measured["head" if at_head else "raylet"]
+        return self.measured[self._who(host)]
+
+    def _who(self, host: Host) -> str:
+        return "head" if host is self._head else SCHEDULERS if host.info is None else "raylet"
 
     def _performed(self, host: Host, effects: Sequence[Effect], now: float) -> None:
         for effect in effects:
@@ -257,8 +301,8 @@ class TimedSession:
         host = relayed_by or self._hosts[node_of(sender)]
         frame: Any = message
         if self.with_bytes:
-            who = "head" if host is self._head else "raylet"
-            frame = self.encoded(message, who if relayed_by or sender == host.me else self.processes[sender].role)
+            process = self.processes[sender] if not relayed_by and sender != host.me else None
+            frame = self.encoded(message, self._who(host) if process is None else process.role)
         if node_of(to) == host.node:
             self._hand_over(host, sender, to, frame, now)
         elif relayed_by is not None or sender == host.me:
@@ -330,4 +374,4 @@ class TimedSession:
 
     @property
     def raylets(self) -> list[Host]:
-        return [host for host in self._hosts.values() if host is not self._head]
+        return [host for host in self._hosts.values() if host.info is not None]

@@ -66,6 +66,11 @@ class TimedDriver:
     def answered(self) -> int:
         return self.submitted - len(self.owner.book.tasks)
 
+    @property
+    def has_leases(self) -> bool:
+        """Or asks for some."""
+        return bool(self.owner.leasing.leases or self.owner.leasing.requests)
+
     def submit(self, now: float) -> None:
         """The next tasks of the loop: one by one where somebody idles for want of them, else as many as go together."""
         count, costs = self.submitted, self.session.costs
