@@ -1,16 +1,20 @@
 """What a task costs each scheduler, and what a node that joins costs the head, by the number of nodes.
 
     python benchmarks/scaling.py                          10 to 10,000 nodes, each with the same work for a CPU
-    python benchmarks/scaling.py --nodes 10 100 --rounds 5
-    python benchmarks/scaling.py --alone                  the owner alone, which takes a minute or two
+    python benchmarks/scaling.py --nodes 10 100 --at-once
+    python benchmarks/scaling.py --alone                  an owner with a long queue, and a shard, each alone
 
-Simulated (`sparkray_core.testing.simulate`): the time is the models' own, CPU time of this machine, so that what else
-runs on it matters little, but for the caches. Each round has a session of every size, the small ones several times;
-the medians are shown. In the simulator all models share one core's caches: between two steps of the owner raylets have
-theirs, the more the more nodes there are. So each is measured alone, too, as a process has its memory to itself: the
-owner gets its leases and its answers, and nothing else happens; the head, and one raylet after the other, hear again
-what they heard in the session, decoded just before, as it comes off a socket. The table of nodes is counted as it is
-encoded.
+Simulated (`sparkray_core.testing.simulate`): the driver lives on a node without CPUs, as in Spark, and keeps as many
+tasks unanswered as there are CPUs; with `--at-once` it submits all of them first, and asks for up to 64 leases more
+than there are. Once the head places the leases, and once a scheduler beside it (`global_schedulers=1`).
+
+Lines of the models' code that run for a task, and messages, are counted: they are the same wherever and beside whatever
+it runs. (For lines one step of some is looked at.) CPU time of this machine is shown twice. By itself a small session
+fits into the processor's caches and a large one does not, whatever its code does. So there is a second table in which
+each row has as many nodes, tasks and messages in this process: 1,000 sessions of 10 nodes that take turns by a dice,
+or 1 of 10,000. There all find the caches full of something else, as a process does that has little to do among others;
+the smaller ones more so, since what a head or an owner looks at in each step is there once for each session.
+What comes with the clock, beats above all, is paid for each node and second, not for tasks, and is shown by itself.
 docs/scale.md says what came out.
 """
 
@@ -20,144 +24,129 @@ import argparse
 import gc
 import statistics
 from array import array
-from collections import deque
-from typing import Any
+from collections.abc import Sequence
+from functools import partial
 
-from sparkray_core.ids import FunctionId, LeaseId, NodeId, ProcessId, node_of, raylet_of
-from sparkray_core.messages import LeaseGranted, NodeBeat, NodeTable, PushTasks, RequestLeases, TaskResults
-from sparkray_core.model.effects import Effect, Send, WakeAt
-from sparkray_core.model.entries import Entry
-from sparkray_core.model.events import ClockTicked, Event, Received
+from scaling_parts import CPUS, RECORDED, in_turns, one_by_one, owner_steps, shard_steps
+
+from sparkray_core.ids import NodeId
+from sparkray_core.messages import JoinScheduler, Loads, NodeBeat, NodeTable
+from sparkray_core.model.effects import Send
+from sparkray_core.model.events import ClockTicked, Received
 from sparkray_core.model.head import Head
 from sparkray_core.model.limits import NodeLimits
 from sparkray_core.model.node_info import NodeInfo
-from sparkray_core.model.owner import Function, Owner, Task
 from sparkray_core.model.resources import from_floats
-from sparkray_core.testing.measured import Measured, OwnShare
-from sparkray_core.testing.timed import COMPONENTS, HEAD_BEATS, RAYLET_BEATS, Host, TimedSession
+from sparkray_core.testing.measured import Counted, Measured, OwnShare
+from sparkray_core.testing.timed import COMPONENTS, HEAD_BEATS, LOADS, RAYLET_BEATS, SCHEDULERS, TimedSession
 from sparkray_core.wire import codec
 
-CPUS = 4  # of each node
-BATCH = 64  # tasks that are submitted together, as in run.local_process
-SUBMIT_S = 8e-6  # between two of them
-Heard = tuple[float, str, ProcessId | None, bytes]
+OF_TASKS = (*COMPONENTS, SCHEDULERS)
+OF_THE_CLOCK = (RAYLET_BEATS, HEAD_BEATS, LOADS)
+MESSAGES = "messages"
+Costs = dict[tuple[str, str], float]  # by component and unit
 
 
-def one_by_one(nodes: int, most: int = 200) -> float:
-    """Microseconds that a task takes its owner which is submitted by itself, while a worker on each CPU idles."""
-    me = ProcessId(NodeId(bytes(7) + b"\1") + b"driver..")
-    owner, measured, share = Owner(me), Measured(), OwnShare()
-    shape, function = owner.leasing.shape(from_floats({"CPU": 1}), True), Function(FunctionId(b"f" * 16), "f", b"")
-    workers = [ProcessId(n.to_bytes(8, "big") + n.to_bytes(8, "big")) for n in range(1, nodes * CPUS + 1)]
-
-    def task(number: int) -> Task:
-        return Task(number, function, b"", None, None, (Entry(me, number),), 3, shape)
-
-    owner.submit([task(number) for number in range(1, 2 * len(workers) + 1)], 0.0)
-    for worker in workers:
-        owner.handle(raylet_of(node_of(worker)), LeaseGranted(next(iter(owner.leasing.requests)), worker), 0.0)
-    while owner.book.tasks:
-        for worker, lease in owner.leasing.by_worker.items():
-            owner.handle(worker, TaskResults([(number, [b"value"], None) for number in lease.inflight], 2.5), 0.1)
-    count = min(most, len(workers))
-    for number in range(1, count + 1):
-        measured.step(owner.submit, [task(2 * len(workers) + number)], 0.1)
-    return measured.seconds * share.so_far() / count * 1e6
-
-
-class Recorded(TimedSession):
-    """Keeps what the head and the raylets heard: when, as which kind of step, from whom, and the message's bytes."""
-
-    def __init__(self, nodes: int) -> None:
-        self.heard: dict[NodeId, list[Heard]] = {}
-        super().__init__(nodes, CPUS)
-        self.kinds = {id(measured): name for name, measured in self.measured.items()}
-
-    def _handle(self, host: Host, event: Event, now: float, cost: float) -> None:
-        kind = self.kinds[id(self._measured_of(host, event))]
-        sender, body = (event.sender, codec.encode(event.message)) if isinstance(event, Received) else (None, b"")
-        self.heard.setdefault(host.node, []).append((max(now, host.free_at), kind, sender, body))
-        super()._handle(host, event, now, cost)
-
-    def replayed(self) -> dict[str, float]:
-        """Seconds of CPU time by kind of step, where one model after the other hears all that it heard."""
-        fresh, share = TimedSession(len(self.raylets), CPUS), OwnShare()
-        for node, events in self.heard.items():
-            host = fresh._hosts[node]
-            model = fresh._model(host, events[0][0])
-            for at, kind, sender, body in events:
-                event = ClockTicked() if sender is None else Received(sender, codec.decode(body))
-                fresh.measured[kind].step(model.handle, event, at)
-        return {name: measured.seconds * share.so_far() for name, measured in fresh.measured.items()}
-
-
-def measure(nodes: int, per_cpu: int, seconds: float) -> tuple[list[float], float]:
-    """Microseconds per task of raylets and head alone, and in the session by component, and of beats alone per node
-    and second; and messages per task without beats."""
-    count = nodes * CPUS * per_cpu
-    session, share = Recorded(nodes), OwnShare()
-    driver = session.add_driver(array("d", [seconds]) * count)
-    session.run()
-    together = [session.measured[name].seconds * share.so_far() / count * 1e6 for name in COMPONENTS]
-    alone = session.replayed()
-    assert driver.finished_at is not None
-    beats = [alone[name] / nodes / driver.finished_at * 1e6 for name in (RAYLET_BEATS, HEAD_BEATS)]
-    messages = sum(number for kind, number in session.sent.items() if kind is not NodeBeat) / count
-    return [*(alone[name] / count * 1e6 for name in COMPONENTS[1:]), *together, *beats], messages
-
-
-def owner_alone(nodes: int, per_cpu: int, seconds: float) -> float:
-    """Microseconds per task of an owner with a lease on each CPU, whose tasks are answered as they end."""
-    me = ProcessId(NodeId(bytes(7) + b"\1") + b"driver..")
-    owner, measured, share = Owner(me), Measured(), OwnShare()
-    shape = owner.leasing.shape(from_floats({"CPU": 1}), True)
-    function, payload = Function(FunctionId(b"f" * 16), "f", b"pickle"), bytes(42)
-    values: list[Any] = [b"\x80\x05N."]
-    workers = [
-        ProcessId((1 + number // CPUS).to_bytes(8, "big") + (1 + number).to_bytes(8, "big"))
-        for number in range(nodes * CPUS)
+def measure(nodes: int, count: int, schedulers: int, args: argparse.Namespace, every: int = 0) -> Costs:
+    """Of so many sessions in turns: microseconds per task, and per node and second of what comes with the clock; and
+    messages per task. Or (`every`) lines in place of microseconds, for which one step of so many is looked at."""
+    kind = partial(Counted, every) if every else Measured
+    sessions = [
+        TimedSession(nodes, CPUS, drivers_apart=True, schedulers=schedulers, measure=kind) for _ in range(count)
     ]
-    free = list(reversed(workers))
-    busy_until = dict.fromkeys(workers, 0.0)
-    asked: deque[LeaseId] = deque()
-    ends: deque[tuple[float, ProcessId, int]] = deque()  # of tasks: all take as long, so they end as they began
-    now, wake = 0.0, float("inf")
+    measured = sessions[0].measured
+    tasks = nodes * CPUS * args.per_cpu
+    for session in sessions:
+        session.measured = measured
+        session.add_driver(array("d", [args.task_seconds]) * tasks, window=None if args.at_once else nodes * CPUS)
+    share = OwnShare()
+    in_turns(session.steps() for session in sessions)
+    costs: Costs = {}
+    for name in (*OF_TASKS, *OF_THE_CLOCK):
+        one = measured[name]
+        units = count * (nodes * sessions[0].now if name in OF_THE_CLOCK else tasks)
+        if isinstance(one, Counted):
+            costs[name, "lines"] = one.lines / units
+        else:
+            costs[name, "us"] = one.seconds * share.so_far() / units * 1e6
+    sent = sessions[0].sent.items()
+    not_of_tasks = NodeBeat, Loads, JoinScheduler
+    costs[MESSAGES, ""] = sum(number for kind, number in sent if kind not in not_of_tasks) / tasks
+    return costs
 
-    def perform(effects: list[Effect]) -> None:
-        nonlocal wake
-        for effect in effects:
-            if isinstance(effect, WakeAt):
-                wake = min(wake, effect.at)
-            elif isinstance(effect, Send) and isinstance(effect.message, RequestLeases):
-                asked.extend(effect.message.leases)
-            elif isinstance(effect, Send) and isinstance(effect.message, PushTasks):
-                for task in effect.message.tasks:
-                    busy_until[effect.to] = max(now, busy_until[effect.to]) + seconds
-                    ends.append((busy_until[effect.to], effect.to, task[0]))
 
-    count = nodes * CPUS * per_cpu
-    for first in range(1, count + 1, BATCH):
-        numbers = range(first, min(first + BATCH, count + 1))
-        tasks = [Task(n, function, payload, None, None, (Entry(me, n),), 3, shape) for n in numbers]
-        perform(measured.step(owner.submit, tasks, now))
-        now += len(tasks) * SUBMIT_S
-        while asked and free:
-            worker = free.pop()
-            granted = LeaseGranted(asked.popleft(), worker)
-            perform(measured.step(owner.handle, raylet_of(node_of(worker)), granted, now))
-    while ends:
-        end, worker, number = ends.popleft()
-        now = max(now, end)
-        if wake <= now:
-            wake = float("inf")
-            perform(measured.step(owner.tick, now))
-        perform(measured.step(owner.handle, worker, TaskResults([(number, values, None)], seconds), now))
-        while asked and free:
-            worker = free.pop()
-            granted = LeaseGranted(asked.popleft(), worker)
-            perform(measured.step(owner.handle, raylet_of(node_of(worker)), granted, now))
-    assert not owner.book.tasks, f"{len(owner.book.tasks)} tasks were not answered"
-    return measured.seconds * share.so_far() / count * 1e6
+def both(nodes: int, count: int, args: argparse.Namespace, every: int = 0) -> Costs:
+    """With the head placing leases, and of a scheduler that does."""
+    costs: Costs = {}
+    for schedulers in args.schedulers:
+        found = measure(nodes, count, schedulers, args, every)
+        costs.update({key: cost for key, cost in found.items() if key not in costs or key[0] in (SCHEDULERS, LOADS)})
+    return costs
+
+
+def compare_sessions(args: argparse.Namespace) -> None:
+    beside = args.beside or max(args.nodes)
+    how = "all tasks at once" if args.at_once else "as many tasks unanswered as there are CPUs"
+    print(f"{CPUS} CPUs a node, {args.per_cpu} tasks of {args.task_seconds:g} s for each CPU, {how}.")
+    if args.what != "times":
+        every = {nodes: 1 if nodes <= 100 else 7 if nodes <= 1000 else 31 for nodes in args.nodes}
+        lines = {nodes: both(nodes, 1, args, every[nodes]) for nodes in args.nodes}
+        columns = [*((name, "lines") for name in OF_TASKS), (MESSAGES, "")]
+        show("Lines of code that run for a task, and messages", lines, columns)
+    if args.what == "lines":
+        return
+    found: dict[int, list[Costs]] = {nodes: [] for nodes in args.nodes}
+    alone: dict[int, list[Costs]] = {nodes: [] for nodes in args.nodes}
+    for _ in range(args.rounds):
+        for nodes in args.nodes:
+            count = max(1, beside // nodes)
+            found[nodes].append(both(nodes, count, args))
+            alone[nodes] += [both(nodes, 1, args) for _ in range(min(3, count - 1))] or found[nodes][-1:]
+    each, times = f"{beside:,} nodes in each row; medians of {args.rounds}", [(name, "us") for name in OF_TASKS]
+    show(f"us of CPU time per task, {each}", medians(found), times)
+    show("us of CPU time per task, each session by itself", medians(alone), times)
+    clock = [(name, "us") for name in OF_THE_CLOCK]
+    show(f"us of CPU time per node and second for what comes with the clock, {each}", medians(found), clock)
+
+
+def medians(found: dict[int, list[Costs]]) -> dict[int, Costs]:
+    return {
+        nodes: {key: statistics.median(costs[key] for costs in some) for key in some[0]}
+        for nodes, some in found.items()
+    }
+
+
+def show(title: str, rows: dict[int, Costs], columns: Sequence[tuple[str, str]]) -> None:
+    """A table; below it how much the last row is above the first, and the dearest above the cheapest."""
+    print(f"\n{title}:\n\n| nodes | {' | '.join(name for name, _ in columns)} |\n|{'---:|' * (len(columns) + 1)}")
+    for nodes, costs in rows.items():
+        cells = (f"{costs[column]:.2f}" if column[0] == MESSAGES else f"{costs[column]:.1f}" for column in columns)
+        print(f"| {nodes:,} | {' | '.join(cells)} |")
+    spans = []
+    for column in columns:
+        some = [costs[column] for costs in rows.values()]
+        spans.append(f"{some[-1] / some[0] - 1:+.0%}; {max(some) / min(some) - 1:.0%}" if min(some) else "")
+    print(f"| last to first; most to least | {' | '.join(spans)} |", flush=True)
+
+
+def compare_alone(args: argparse.Namespace) -> None:
+    beside = args.beside or max(args.nodes)
+    print(f"{CPUS} CPUs a node, {args.per_cpu} tasks for each CPU, all at once. us of CPU time, medians (least):\n")
+    print("| nodes | owners, shards | owner, a task | one by one, all workers idle | shard, an object |")
+    print(f"|{'---:|' * 5}")
+    for nodes in args.nodes:
+        count = max(1, beside // nodes)
+        owner, shard = [], []
+        for _ in range(args.rounds):
+            measured, share = Measured(), OwnShare()
+            in_turns([owner_steps(nodes, args.per_cpu, args.task_seconds, measured) for _ in range(count)])
+            owner.append(measured.seconds * share.so_far() / (count * nodes * CPUS * args.per_cpu) * 1e6)
+            measured, share = Measured(), OwnShare()
+            in_turns([shard_steps(nodes, measured) for _ in range(count)])
+            shard.append(measured.seconds * share.so_far() / (count * nodes * CPUS * RECORDED) * 1e6)
+        single = [one_by_one(nodes) for _ in range(3)]
+        cells = (f"{statistics.median(some):.1f} ({min(some):.1f})" for some in (owner, single, shard))
+        print(f"| {nodes:,} | {count:,} | {' | '.join(cells)} |", flush=True)
 
 
 def tell_of_a_join(nodes: int) -> tuple[int, int, int]:
@@ -184,48 +173,35 @@ def tell_of_a_join(nodes: int) -> tuple[int, int, int]:
     return sizes[0], sizes[1], sizes[0] + sizes[1] * (len(told) - 1)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--nodes", type=int, nargs="+", default=[10, 100, 1000, 10_000])
-    parser.add_argument("--per-cpu", type=int, default=10, help="tasks for each CPU")
-    parser.add_argument("--task-seconds", type=float, default=2.5)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--alone", action="store_true", help="the owner alone, and no sessions")
-    args = parser.parse_args()
-    gc.disable()  # as the simulator has it: what the models leave behind has no cycles
-    if args.alone:
-        for nodes in args.nodes:
-            times = [owner_alone(nodes, args.per_cpu, args.task_seconds) for _ in range(max(1, min(30, 3000 // nodes)))]
-            single = statistics.median(one_by_one(nodes) for _ in range(3))
-            print(f"{nodes:>6,} nodes: {statistics.median(times):.1f} us per task, least {min(times):.1f}; ", end="")
-            print(f"one by one, all workers idle: {single:.1f}", flush=True)
-        return
-    found: dict[int, list[list[float]]] = {nodes: [] for nodes in args.nodes}
-    alone: dict[int, list[float]] = {nodes: [] for nodes in args.nodes}
-    messages: dict[int, float] = {}
-    for _ in range(args.rounds):
-        for nodes in args.nodes:
-            for _ in range(max(1, min(10, 1000 // nodes))):
-                costs, messages[nodes] = measure(nodes, args.per_cpu, args.task_seconds)
-                found[nodes].append(costs)
-                alone[nodes].append(owner_alone(nodes, args.per_cpu, args.task_seconds))
-    print(f"{CPUS} CPUs a node, {args.per_cpu} tasks of {args.task_seconds:g} s for each CPU. us of CPU time:\n")
-    print(
-        "| nodes | tasks | sessions | per task, each alone: owner | raylets | head | all in one process: owner", end=""
-    )
-    print(" | raylets | head | per node and second, of beats: raylet | head | messages per task |\n|" + 12 * "---:|")
-    for nodes, all_costs in found.items():
-        medians = [statistics.median(column) for column in zip(*all_costs, strict=True)]
-        shown = [f"{us:.1f}" for us in medians]
-        shown.insert(0, f"{statistics.median(alone[nodes]):.1f}")
-        shown.append(f"{messages[nodes]:.2f}")
-        print(f"| {nodes:,} | {nodes * CPUS * args.per_cpu:,} | {len(all_costs)} | {' | '.join(shown)} |")
+def show_joins(nodes: Sequence[int]) -> None:
     print("\nA node joins:\n")
     print("| nodes | seconds between two beats of one | bytes told to it | to each other node | in all |")
     print("|" + 5 * "---:|")
-    for nodes in args.nodes:
-        whole, row, total = tell_of_a_join(nodes)
-        print(f"| {nodes:,} | {NodeLimits().beat_after(nodes):g} | {whole:,} | {row:,} | {total:,} |")
+    for there in nodes:
+        whole, row, total = tell_of_a_join(there)
+        print(f"| {there:,} | {NodeLimits().beat_after(there):g} | {whole:,} | {row:,} | {total:,} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--nodes", type=int, nargs="+", default=[10, 100, 1000, 10_000])
+    parser.add_argument("--per-cpu", type=int, default=5, help="tasks for each CPU")
+    parser.add_argument("--task-seconds", type=float, default=2.5)
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--what", choices=["all", "lines", "times"], default="all")
+    parser.add_argument("--beside", type=int, default=0, help="nodes in each row; else as many as the largest has")
+    parser.add_argument("--schedulers", type=int, nargs="+", default=[0, 1], help="beside the head, in turn")
+    parser.add_argument("--at-once", action="store_true", help="all tasks are submitted at once")
+    parser.add_argument("--alone", action="store_true", help="an owner and a shard alone, and no sessions")
+    parser.add_argument("--joins", action="store_true", help="what a node that joins costs, and nothing else")
+    args = parser.parse_args()
+    gc.disable()  # as the simulator has it: what the models leave behind has no cycles
+    if args.alone:
+        compare_alone(args)
+    elif not args.joins:
+        compare_sessions(args)
+    if not args.alone:
+        show_joins(args.nodes)
 
 
 if __name__ == "__main__":
