@@ -9,6 +9,7 @@ from sparkray_core.messages import (
     STORED,
     AddBorrowers,
     AskObjects,
+    CopyMade,
     DropBorrowers,
     ForgetRecords,
     FreeObjects,
@@ -187,3 +188,17 @@ def test_an_heir_does_not_fetch_again_what_was_freed_meanwhile() -> None:
 
     assert bench.hears(HEAD, NodeTable([node_info("d", CPU=1).as_dict()])) == []
     assert not bench.node.replicas.copies
+
+
+def test_the_heir_of_an_heir_is_told_of_copies_that_its_predecessor_had_not_heard_of() -> None:
+    node = a_node("d")
+    first = ProcessGone(raylet("a"), "power cut", raylet("b"), [SOME])
+    node.handle(Received(HEAD, first), 0.0)
+    assert node.store.take(SOME, node.me, 100, 0.0) is not None
+    node.store.seal(SOME, node.me, 0.0)
+
+    effects = node.handle(Received(HEAD, ProcessGone(raylet("b"), "power cut", raylet("c"), [SOME])), 0.0)
+
+    assert [effect for effect in effects if isinstance(effect, Send) and effect.to != HEAD] == [
+        Send(raylet("c"), CopyMade(SOME, D))
+    ]

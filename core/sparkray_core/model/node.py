@@ -514,19 +514,21 @@ class Node:
     def _bury_owner(self, message: ProcessGone, now: float) -> None:
         """The head has decided what becomes of what it owned."""
         process, heir = message.process, message.heir
-        for former, later in list(self.heirs.items()):
-            if later == process and heir is None:
+        inherited = [former for former, later in self.heirs.items() if later == process]
+        for former in inherited:
+            if heir is None:
                 del self.heirs[former]  # what it had inherited goes, too
                 self._free_objects_of(former, (), now)
-            elif later == process and heir is not None:
+            else:
                 self.heirs[former] = heir
         if heir is not None:
             self.heirs[process] = heir
             self.kept.refs.process_gone(process, message.why, self.out, heir)
         self._free_objects_of(process, message.kept, now)
-        if heir is not None:  # which may not have heard of all copies
+        if heir is not None:  # which may not have heard of all copies, be it as its predecessor's heir
+            owners = {process, *inherited}
             for some, stored in self.store.stored.items():
-                if owner_of(some) == process and not stored.doomed:
+                if owner_of(some) in owners and not stored.doomed:
                     self.out.append(Send(heir, CopyMade(some, self.info.node)))
         for sender in self.unburied.pop(process, ()):
             self._undelivered(sender, process)
