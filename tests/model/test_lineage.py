@@ -32,6 +32,7 @@ from sparkray_core.messages import (
 from sparkray_core.model.effects import Effect, Send
 from sparkray_core.model.entries import Entry
 from sparkray_core.model.invariants import check_owner
+from sparkray_core.model.legacy import HANDOVER_S
 from sparkray_core.model.lineage import RECORD_BYTES
 from sparkray_core.model.owner import Actor, Owner, OwnerLimits, Task
 from sparkray_core.model.streams import Stream
@@ -535,19 +536,55 @@ def test_a_result_that_nobody_holds_is_freed_when_it_is_made_again_for_another_s
     check_owner(bench.owner, [task.returns[0]])
 
 
-def test_references_inside_a_lost_value_are_let_go_of_and_come_anew(bench: Bench) -> None:
+def test_references_inside_a_lost_value_are_held_until_it_is_made_again_and_those_who_read_it_have_said_so(
+    bench: Bench,
+) -> None:
     """Its task makes others the second time."""
     theirs, others = Entry(REMOTE2, 5).id, Entry(REMOTE2, 6).id
     task = bench.task()
     run(bench, task, value=(HOLDS, THERE, (theirs,)))
 
     node_dies(bench)
-    assert theirs not in bench.owner.refs.exported
+    assert theirs in bench.owner.refs.exported
     want(bench, task)
-    end(bench, task, (HOLDS, HERE, (others,)))
+    assert Send(REMOTE2, DropBorrowers([(theirs, ME)])) not in end(bench, task, (HOLDS, HERE, (others,)))
 
     assert [entry.id for entry in task.returns[0].contained or ()] == [others]
+    assert Send(REMOTE2, DropBorrowers([(theirs, ME)])) in late(bench)
     check(bench, [task])
+
+
+def test_what_is_inside_a_lost_value_goes_with_its_last_reference(bench: Bench) -> None:
+    task = bench.task()
+    run(bench, task, value=(HOLDS, THERE, (Entry(REMOTE2, 5).id,)))
+    node_dies(bench)
+
+    assert Send(REMOTE2, DropBorrowers([(Entry(REMOTE2, 5).id, ME)])) in drop(bench, task)
+
+
+def test_a_value_made_again_for_a_late_reader_s_word_may_still_lie_there_as_it_was(bench: Bench) -> None:
+    """The reader had looked before it was made again the first time. A node keeps what it has, so its bytes name what
+    was inside then."""
+    first, second = Entry(REMOTE2, 5).id, Entry(REMOTE2, 6).id
+    task = bench.task()
+    run(bench, task, value=(HOLDS, HERE, (first,)))
+    some = bench.owner.refs.export(task.returns[0])
+
+    bench.hear(ObjectMissing(some, [NODE]), REMOTE)
+    end(bench, task, (HOLDS, HERE, (second,)))
+
+    assert task.returns[0].value == (HOLDS, HERE, (first, second))
+    assert Send(REMOTE2, DropBorrowers([(first, ME)])) not in late(bench)
+    check(bench, [task])
+    told = [(effect.to, effect.message) for effect in drop(bench, task) if isinstance(effect, Send)]
+    assert (REMOTE2, DropBorrowers([(first, ME), (second, ME)])) in told
+
+
+def late(bench: Bench) -> list[Effect]:
+    """What time brings."""
+    effects = bench.owner.tick(bench.now)
+    bench.now += HANDOVER_S
+    return [*effects, *bench.owner.tick(bench.now)]
 
 
 # ---------------------------------------------------------------------------------- bytes

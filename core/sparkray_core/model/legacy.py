@@ -38,6 +38,7 @@ class Legacy:
         self.mine: list[ProcessId] = []  # those whose heir this process is, in the order of their deaths
         self.early: dict[ProcessId, list[tuple[ProcessId, Message]]] = {}  # for whom we will be the heir: what was said
         self._numbers: dict[ProcessId, int] = {}  # places in `mine`
+        self.busy = False  # some are held
         self._new: list[Entry] = []  # held since the last `settle`
         self._held: deque[tuple[float, list[Entry]]] = deque()  # until when, earliest first
 
@@ -72,6 +73,7 @@ class Legacy:
         if not self._new and self.refs.lineage is not None:
             effects.append(WakeAt(0.0))  # for `settle`, which has the time. (A raylet does it with each event.)
         self._new.append(entry)
+        self.busy = True
 
     def settle(self, now: float) -> None:
         if self._new:
@@ -80,13 +82,10 @@ class Legacy:
         while self._held and self._held[0][0] <= now:
             for entry in self._held.popleft()[1]:
                 self.refs.unpin(entry)
+        self.busy = bool(self._new or self._held)
 
     def next_wake(self) -> float | None:
         return self._held[0][0] if self._held else None
-
-    @property
-    def busy(self) -> bool:
-        return bool(self._new or self._held)
 
     def held(self) -> list[Entry]:
         """One entry per pin."""

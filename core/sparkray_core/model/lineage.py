@@ -145,8 +145,7 @@ class Lineage:
             entry.value = lost_for_good(entry, story)
             return
         record.story = story
-        self._empty(record, entry)
-        self.refs.let_go_of_contained(entry)
+        self._empty(record, entry)  # what is inside is held on to: some of its bytes may be read still
 
     @staticmethod
     def _empty(record: Record, entry: Entry) -> None:
@@ -163,6 +162,12 @@ class Lineage:
         record = self.records.get(entry.count)
         if record is not None:
             record.strays += [(node, entry.index) for node in nodes]
+
+    def lies_as_before(self, entry: Entry) -> bool:
+        """Whether one of the nodes that have it now may have had it before it was made again, and still as it was."""
+        assert entry.value is not None
+        strays = self.records[entry.count].strays if entry.count in self.records else ()
+        return any(index == entry.index and node in place(entry.value)[1] for node, index in strays)
 
     # ------------------------------------------------------------------ wanted
     def wanted(self, entry: Entry) -> None:

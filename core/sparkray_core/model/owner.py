@@ -317,7 +317,7 @@ class Owner:
                 calls.dispatch(effects)
             # Perhaps a call failed, and with it what waited for its result; or arguments got lost since they came.
         recount = self.refs.recount
-        if recount.at is not None or recount.below or (self.refs.heirs and self.refs.legacy.busy):
+        if recount.at is not None or recount.below or self.refs.legacy.busy:
             self._settle_deaths(now, effects)
         self.refs.flush(effects)
         return effects

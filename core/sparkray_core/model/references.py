@@ -139,9 +139,12 @@ class References:
         if entry.value is not None:
             self._doubled(entry, value)
             return
+        if entry.contained:
+            self._settle_anew(entry, value)
+            value = entry.value  # type: ignore[assignment]
+        elif type(value) is tuple and value[0] == HOLDS:
+            self._contain(entry, value[2])
         if type(value) is tuple:
-            if value[0] == HOLDS:
-                self._contain(entry, value[2])
             entry.value = value
             if entry.owner == self.me and is_stored(value):
                 self.stored[entry.id] = entry
@@ -195,6 +198,22 @@ class References:
                     return
         self.decline(value)
 
+    def _settle_anew(self, entry: Entry, value: Value) -> None:
+        """It had a value before, with references inside: as it was told here before, or as it was made before it got
+        lost. (Not found by a reader, that is, which may have been late: its bytes may still be where they were.)"""
+        entry.value = value
+        lineage = self.lineage if entry.owner == self.me else None
+        if lineage is not None and is_stored(value) and lineage.lies_as_before(entry):
+            self._hold_also(entry, value[2] if value[0] == HOLDS else ())  # type: ignore[arg-type]
+            return
+        former, entry.contained = entry.contained or [], None
+        if type(value) is tuple and value[0] == HOLDS:
+            self._contain(entry, value[2])
+        for inner in former:
+            if lineage is not None:
+                self.legacy.hold(inner, self._late)  # for those who read it as it was before all of that is freed
+            self.unpin(inner)
+
     def _hold_also(self, entry: Entry, objects: Iterable[ObjectId]) -> None:
         """What one of its nodes has is as it was made now, or as it was made before: it had kept its copy, or had given
         it up for room. Nobody says which, so that what is inside of either is held."""
@@ -215,7 +234,7 @@ class References:
 
     def _contain(self, entry: Entry, objects: Iterable[ObjectId]) -> None:
         """The value has these references inside; whoever sent it has counted us as a borrower of each."""
-        former, entry.contained = entry.contained, []
+        entry.contained = []
         for some_object in objects:
             inner = self.find(some_object)
             inner.pins += 1
@@ -226,8 +245,6 @@ class References:
                 # Not told at once that we are counted twice: that could overtake the second count, and the owner would
                 # see none while we hold it. What goes below zero on the way is no harm, what goes through zero is.
                 inner.registered += 1
-        for inner in former or ():  # of the same value, as it came before
-            self.unpin(inner)
 
     def let_go_of_contained(self, entry: Entry) -> None:
         contained, entry.contained = entry.contained, None
