@@ -808,6 +808,42 @@ def test_a_lost_item_is_made_again_by_a_run_that_skips_those_before_it_and_ends_
     assert not bench.owner.lineage.records
 
 
+def test_lost_items_that_are_let_go_of_while_it_runs_again_go_with_the_run_that_does_not_come_to_them(
+    bench: Bench,
+) -> None:
+    task, stream = streaming(bench)
+    items(bench, task, 0, THERE, THERE)
+    ends(bench, task, 2)
+    first, second = take(bench, stream, 2)
+    node_dies(bench)
+    bench.owner.want([first], bench.now)
+    bench.owner.drop([second])
+    items(bench, task, 0, HERE)
+    bench.owner.drop([first])
+    bench.owner.drop_stream(stream)
+
+    ends(bench, task, 1)
+
+    assert not bench.owner.lineage.records
+    check_owner(bench.owner, [])
+
+
+def test_a_lost_item_that_is_no_stored_value_the_second_time_needs_no_record(bench: Bench) -> None:
+    task, stream = streaming(bench)
+    items(bench, task, 0, THERE)
+    ends(bench, task, 1)
+    (first,) = take(bench, stream, 1)
+    node_dies(bench)
+    bench.owner.want([first], bench.now)
+    items(bench, task, 0, (FAILED, "ObjectStoreFullError", "no room"))
+    ends(bench, task, 1)
+    bench.owner.drop([first])
+    bench.owner.drop_stream(stream)
+
+    assert not bench.owner.lineage.records
+    check_owner(bench.owner, [])
+
+
 def test_an_item_that_was_lost_while_the_task_still_ran_is_made_again_at_its_end(bench: Bench) -> None:
     task, stream = streaming(bench)
     items(bench, task, 0, THERE)

@@ -100,6 +100,11 @@ class Lineage:
             record = self.records[entry.count] = Record(task)
         record.alive.add(entry.index)
 
+    def not_stored(self, entry: Entry) -> None:
+        """A lost item was made again, and is a small value this time, or a failure: it cannot get lost any more."""
+        if entry.count in self.records:
+            self.records[entry.count].alive.discard(entry.index)
+
     def delivered(self, delivery: Delivery) -> None:
         """All its objects lie in stores."""
         record = self.records[delivery.count] = Record(delivery)
@@ -237,6 +242,7 @@ class Lineage:
                         entry.value = None  # it was freed as soon as it came
         self._free_strays(task.count, record)
         if task.stream is not None:
+            self._let_go_of_what_did_not_come(task)
             self._fail_what_did_not_come(record, task, values)
         if not record.needed:
             if task.count in self.records:
@@ -262,6 +268,14 @@ class Lineage:
             return False
         self._hold_arguments(record, task)
         return True
+
+    def _let_go_of_what_did_not_come(self, task: Task) -> None:
+        """Lost items that were let go of while this run might still have made them; it ended before it came to them."""
+        assert task.stream is not None
+        for index, entry in list(task.stream.lacking.items()):
+            if not (entry.held or entry.pins or entry.borrowers):
+                del task.stream.lacking[index]
+                self.refs.free(entry)
 
     def _fail_what_did_not_come(self, record: Record, task: Task, values: list[Value]) -> None:
         """Items for which this run of their generator was begun."""

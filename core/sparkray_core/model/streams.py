@@ -172,6 +172,8 @@ class Streams:
             self._discard(stream, stream.position, value, effects)
         else:
             self.refs.settle(entry, value, effects)
+            if self.refs.lineage is not None and not is_stored(value):
+                self.refs.lineage.not_stored(entry)
         if stream.over:
             self._end_replay(stream, effects)
 
