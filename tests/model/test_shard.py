@@ -11,6 +11,7 @@ from sparkray_core.ids import HEAD, ProcessId, object_id, raylet_of, shard_node,
 from sparkray_core.messages import (
     STORED,
     CloseNode,
+    DrainNode,
     EndSession,
     EstateClosed,
     ForgetRecords,
@@ -36,7 +37,7 @@ from sparkray_core.model.node import Node
 from sparkray_core.model.records import keeper_of
 from sparkray_core.model.shard import Shard
 from sparkray_core.store.allocator import Allocator
-from sparkray_core.testing.builders import node_id, node_info, process_id
+from sparkray_core.testing.builders import node_id, node_info, process_id, raylet
 
 A, B = node_id("a"), node_id("b")
 DRIVER, OWNER = process_id(A, "driver"), process_id(B, "owner")
@@ -180,6 +181,23 @@ def test_a_dead_node_is_buried_when_all_shards_have_answered_and_its_owners_come
 
     assert told[:2] == [ProcessGone(OWNER, "killed", DRIVER, [LARGE]), NodeGone(B, "silent")]
     assert not bench.head.nodes.is_alive(B)
+
+
+@pytest.mark.parametrize("draining", ["", "ac"])
+def test_what_a_raylet_owned_goes_to_a_node_that_stays_if_one_has_it(bench: HeadBench, draining: str) -> None:
+    bench.hears(raylet("c"), node_info("c", CPU=1).join())
+    for letter in draining or "a":
+        bench.hears(DRIVER, DrainNode(0, node_id(letter), "sold", None))
+    bench.head.handle(PeerLost(B, "silent"), 0.0)
+    there: Value = (STORED, 10, (B, A, node_id("c")))
+    kept = object_id(task_id(raylet_of(B), 1))
+    bench.hears(SHARDS[0], EstateClosed(raylet_of(B), "silent", ProcessId(b""), [], [], [(kept, there, "")]))
+    bench.hears(SHARDS[0], NodeClosed(B))
+
+    told = bench.hears(SHARDS[1], NodeClosed(B))
+
+    heirs = [to for to, message in told if isinstance(message, InheritObjects)]
+    assert heirs == [raylet("a" if draining else "c")]  # none stays, or c does
 
 
 def test_a_shard_that_does_not_answer_holds_up_a_burial_for_a_while_only(bench: HeadBench) -> None:

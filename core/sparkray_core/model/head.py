@@ -450,7 +450,11 @@ class Head:
     def _heir_of(self, left: EstateClosed) -> ProcessId | None:
         if left.owner == raylet_of(node_of(left.owner)):
             places = (node for node in places_in(left.objects) if node not in self.shards.closing)
-            return next((raylet_of(node) for node in places if self.nodes.is_alive(node)), None)
+            living = [self.nodes.all[node].info for node in places if self.nodes.is_alive(node)]
+            heir = min(
+                living, key=lambda info: bool(info.visits or info.draining), default=None
+            )  # the first that stays
+            return raylet_of(heir.node) if heir is not None else None
         return self.jobs.heir(left.driver) if left.objects else None
 
     def _send_owed_table(self) -> None:
