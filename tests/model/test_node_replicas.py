@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sparkray_core.ids import HEAD, RECORDS, NodeId, ProcessId, object_id, raylet_of, task_id
+import pytest
+
+from sparkray_core.ids import HEAD, RECORDS, NodeId, ObjectId, ProcessId, object_id, raylet_of, task_id
 from sparkray_core.messages import (
     STORED,
     AddBorrowers,
@@ -165,6 +167,22 @@ def test_an_heir_keeps_what_it_had_only_pulled_to_be_read() -> None:
     bench.inherits(A, B)
 
     assert bench.is_kept()
+
+
+def test_an_heir_leaves_where_it_is_what_stays_anyway(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be on disk."""
+    bench = HeirBench()
+    store = bench.node.store
+    assert store.take(SOME, bench.node.me, 3, 0.0) is not None
+    store.seal(SOME, bench.node.me, 0.0)
+    bench.hears(raylet("a"), TakeObject(SOME))
+    assert bench.is_kept()
+    read: list[ObjectId] = []
+    monkeypatch.setattr(bench.node.pulls, "read", lambda process, some, nodes, now: read.append(some))
+
+    assert bench.inherits(A, B)[-1:] == [Send(raylet("c"), TakeObject(SOME))]
+
+    assert not read
 
 
 def test_an_heir_that_has_no_room_tries_again_when_nodes_change() -> None:

@@ -319,7 +319,9 @@ class Node:
                     self.kept.record(some)
             case InheritObjects() if sender == HEAD:
                 for some, value in self.kept.inherit(message).items():
-                    self.replicas.inherit(some, place(value)[1])
+                    stored = self.store.stored.get(some)
+                    stays = stored is not None and not stored.copy
+                    self.replicas.inherit(some, place(value)[1], stays)
             case TakeObject(some):
                 self.drain.take(sender, some, (node_of(sender),), now)
             case ObjectTaken():

@@ -43,10 +43,16 @@ class Replicas:
         self.at[some] = {}
         self.news = True
 
-    def inherit(self, some: ObjectId, there: tuple[NodeId, ...]) -> None:
-        """Its owner's node died. In the place of what that had another copy is wanted."""
+    def inherit(self, some: ObjectId, there: tuple[NodeId, ...], stays: bool) -> None:
+        """Its owner's node died. In the place of what that had another copy is wanted.
+
+        Args:
+            stays: it is here, in memory or on disk, and is no copy that may go.
+        """
         self.want(some, len(there) + 1)
         self.inherited[some] = there
+        if stays:
+            self.fetched.add(some)
 
     def forget(self, some: ObjectId) -> None:
         if self.copies.pop(some, None) is not None:
