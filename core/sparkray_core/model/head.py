@@ -451,10 +451,8 @@ class Head:
         if left.owner == raylet_of(node_of(left.owner)):
             places = (node for node in places_in(left.objects) if node not in self.shards.closing)
             living = [self.nodes.all[node].info for node in places if self.nodes.is_alive(node)]
-            heir = min(
-                living, key=lambda info: bool(info.visits or info.draining), default=None
-            )  # the first that stays
-            return raylet_of(heir.node) if heir is not None else None
+            first = min(living, key=lambda info: bool(info.visits or info.draining), default=None)  # that stays
+            return raylet_of(first.node) if first is not None else None
         return self.jobs.heir(left.driver) if left.objects else None
 
     def _send_owed_table(self) -> None:
