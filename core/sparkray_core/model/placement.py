@@ -141,20 +141,6 @@ class Place:
         if self.room < 0:
             self.queued += 1
 
-    def copy(self) -> Place:
-        return Place(
-            self.node,
-            self.joined,
-            self.slots,
-            self.room,
-            self.queued,
-            self.task_s,
-            self.saved,
-            self.residents,
-            self.costs_nothing,
-            self.turns,
-        )
-
     def entry(self) -> tuple[float, float, int, Place]:
         return (*self.key(), self)
 

@@ -86,49 +86,45 @@ class Ranking:
         self._slots: dict[NodeId, tuple[Resources, int | None]] = {}  # of these totals; None: it could never hold one
         self._seen = -1  # changes
         self._current: dict[NodeId, Entry] = {}  # of the nodes that could ever hold one
-        self._heap: list[Entry] = []  # these, and older ones
+        self._heap: list[Entry] = []  # these without `_taken`, and older ones
+        self._taken: dict[NodeId, None] = {}  # chosen by the last `choose`, whose entries it used up
         self._made = 0
         self._checked: dict[NodeId, object] = {}  # what the last check of this node looked at
 
     def choose(self, count: int, saves: Saves) -> list[NodeId]:
         self._catch_up()
-        touched: dict[NodeId, Place] = {}  # their entries count no more
-        heap: list[Entry] = []  # theirs
+        taken = self._taken
+        heap: list[Entry] = []  # of those that are taken: their entries count no more
         for node, saved in saves.items() if saves else ():
             if node in self._current:
-                touched[node] = place = self._current[node][-1].copy()
+                taken[node] = None
+                place = self._current[node][-1]
                 place.saved = saved
                 heapq.heappush(heap, self._entry(place))
-        set_aside: list[Entry] = []
         chosen: list[NodeId] = []
         while len(chosen) < count:
-            best = self._best(touched, set_aside)
+            best = self._best()
             if best is None and not heap:
                 break
             if best is not None and (not heap or best < heap[0]):
-                set_aside.append(heapq.heappop(self._heap))
-                place = touched[best[-1].node] = best[-1].copy()
+                place = heapq.heappop(self._heap)[-1]
+                taken[place.node] = None
             else:
                 place = heapq.heappop(heap)[-1]
             chosen.append(place.node)
             place.take_one()
             heapq.heappush(heap, self._entry(place))
-        for entry in set_aside:
-            heapq.heappush(self._heap, entry)
         return chosen
 
-    def _best(self, touched: dict[NodeId, Place], set_aside: list[Entry]) -> Entry | None:
-        """The best of the nodes that are not touched, on top of the heap."""
-        heap, current = self._heap, self._current
+    def _best(self) -> Entry | None:
+        """The best of the nodes that are not taken, on top of the heap."""
+        heap, current, taken = self._heap, self._current, self._taken
         while heap:
             entry = heap[0]
             node = entry[-1].node
-            if current.get(node) is not entry:
-                heapq.heappop(heap)
-            elif node in touched:
-                set_aside.append(heapq.heappop(heap))
-            else:
+            if current.get(node) is entry and node not in taken:
                 return entry
+            heapq.heappop(heap)
         return None
 
     def _entry(self, place: Place) -> Entry:
@@ -143,7 +139,7 @@ class Ranking:
             self._heap = list(self._current.values())
             heapq.heapify(self._heap)
         else:
-            for node in changed:
+            for node in {**self._taken, **dict.fromkeys(changed)}:
                 place = self._place(node)
                 if place is not None:
                     self._current[node] = entry = self._entry(place)
@@ -151,6 +147,7 @@ class Ranking:
                 else:
                     self._current.pop(node, None)
         self._seen = log.ends
+        self._taken.clear()
 
     def check(self) -> None:
         self._catch_up()

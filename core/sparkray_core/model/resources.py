@@ -57,14 +57,18 @@ def plus(some: Resources, more: Resources) -> Resources:
     total = dict(some)
     for name, amount in more.items():
         total[name] = total.get(name, 0) + amount
-    return {name: amount for name, amount in total.items() if amount}
+    return _without_zeros(total)
 
 
 def minus(some: Resources, less: Resources) -> Resources:
     left = dict(some)
     for name, amount in less.items():
         left[name] = left.get(name, 0) - amount
-    return {name: amount for name, amount in left.items() if amount}
+    return _without_zeros(left)
+
+
+def _without_zeros(amounts: Resources) -> Resources:
+    return {name: amount for name, amount in amounts.items() if amount} if 0 in amounts.values() else amounts
 
 
 def larger(some: Resources, other: Resources) -> Resources:

@@ -9,10 +9,9 @@ owners ask again, under the same ids, by way of another one: a lease that is gra
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
-from sparkray_core.frozen import replaced
+from sparkray_core.frozen import frozen, replaced
 from sparkray_core.ids import HEAD, HEAD_NODE, LeaseId, NodeId, ProcessId, node_of, raylet_of
 from sparkray_core.messages import (
     EndSession,
@@ -39,7 +38,7 @@ from sparkray_core.model.limits import HeadLimits
 from sparkray_core.model.node_info import NodeInfo
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Placed:
     """A lease that may be waiting on a node still."""
 
