@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sparkray_core.ids import ObjectId, ProcessId, object_id, raylet_of, task_id
+from sparkray_core.ids import HEAD, ObjectId, ProcessId, object_id, raylet_of, task_id
 from sparkray_core.messages import (
     FAILED,
     HOLDS,
@@ -18,12 +18,14 @@ from sparkray_core.messages import (
     DropBorrowers,
     Message,
     ObjectReady,
+    ProcessGone,
     RegisterProcess,
     SealObjects,
 )
 from sparkray_core.model.effects import Send
-from sparkray_core.model.events import Received, WorkerExited
+from sparkray_core.model.events import ClockTicked, Received, WorkerExited
 from sparkray_core.model.invariants import check
+from sparkray_core.model.legacy import HANDOVER_S
 from sparkray_core.model.node_kept import kept_count, maker_of
 from sparkray_core.testing.builders import a_node, an_object, node_id, process_id, register_workers
 
@@ -135,3 +137,37 @@ def test_what_lies_inside_is_held_for_as_long_and_then_dropped(killed: bool) -> 
     assert set(bench.node.kept.refs.exported) == {outer, inner, theirs}
     assert bench.say(FAR, DropBorrowers([(outer, FAR)])) == [(FAR, DropBorrowers([(theirs, ME)]))]
     assert not bench.node.kept.refs.exported
+
+
+@pytest.mark.parametrize("takes", [True, False])
+def test_what_a_dead_owner_had_is_held_until_its_heir_has_said_what_of_it_it_has(takes: bool) -> None:
+    """It may be inside of what is inherited. That the GCS was counted in for that may be told later than the death."""
+    bench = Bench()
+    some = bench.an_id()
+    bench.say(bench.worker, AdoptObject(some, bench.write(some)))
+    bench.say(bench.worker, AddBorrowers([(some, FAR)]))
+    bench.say(bench.worker, DropBorrowers([(some, bench.worker)]))
+
+    bench.say(HEAD, ProcessGone(FAR, "killed", DRIVER))
+    assert bench.used
+
+    if takes:
+        bench.say(DRIVER, AddBorrowers([(some, DRIVER)]))
+    bench.node.handle(ClockTicked(), HANDOVER_S)
+    assert bool(bench.used) == takes
+    bench.say(DRIVER, DropBorrowers([(some, DRIVER)]))
+    assert not bench.used
+
+
+def test_so_is_what_it_was_counted_in_for_by_a_third_that_had_not_heard_of_its_death() -> None:
+    bench = Bench()
+    some = bench.an_id()
+    bench.say(bench.worker, AdoptObject(some, bench.write(some)))
+    bench.say(HEAD, ProcessGone(FAR, "killed", DRIVER))
+
+    bench.say(bench.worker, AddBorrowers([(some, FAR)]))
+    bench.say(bench.worker, DropBorrowers([(some, bench.worker)]))
+    assert bench.used
+
+    bench.node.handle(ClockTicked(), HANDOVER_S)
+    assert not bench.used

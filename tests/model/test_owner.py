@@ -43,6 +43,7 @@ from sparkray_core.messages import (
 )
 from sparkray_core.model.effects import Effect, Send, WakeAt
 from sparkray_core.model.entries import Entry
+from sparkray_core.model.legacy import HANDOVER_S
 from sparkray_core.model.owner import Actor, Function, Owner, OwnerLimits, Task
 from sparkray_core.model.references import ACTOR_INDEX
 
@@ -441,6 +442,19 @@ def test_a_dead_borrower_holds_nothing(bench: Bench) -> None:
     assert bench.owner.drop([entry]) == []
 
     assert bench.hear(ProcessGone(REMOTE, "killed")) == [Send(RAYLET, FreeObjects([entry.id]))]
+
+
+def test_what_a_dead_borrower_had_is_held_until_its_heir_has_said_that_it_inherited_it(bench: Bench) -> None:
+    entry = Entry(ME, 77)
+    bench.owner.put(entry, (STORED, 1000, (NODE,)), [])
+    bench.owner.refs.export(entry)
+    bench.hear(AddBorrowers([(entry.id, REMOTE)]))
+    bench.owner.drop([entry])
+
+    assert bench.hear(ProcessGone(REMOTE, "killed", SECOND)) == [WakeAt(0.0), WakeAt(bench.now + HANDOVER_S)]
+    bench.hear(AddBorrowers([(entry.id, SECOND)]), SECOND)
+    assert bench.owner.tick(bench.now + HANDOVER_S) == []
+    assert bench.hear(DropBorrowers([(entry.id, SECOND)]), SECOND) == [Send(RAYLET, FreeObjects([entry.id]))]
 
 
 def test_a_drop_that_overtakes_its_add_does_not_leave_the_object_held_for_ever(bench: Bench) -> None:

@@ -3,7 +3,8 @@
 Nobody knows any more who borrows them, so each says so itself: with the word of the death it tells the heir what it
 has, and what reaches it later it tells then. Whoever passes such a reference on does not count the receiver in, but
 holds the object itself for `HANDOVER_S`, and so does the heir from the start: by then whoever got it has said so. (A
-frame that takes longer means that a link is broken, and one of its ends is buried.)
+frame that takes longer means that a link is broken, and one of its ends is buried.) So do the owners of what the dead
+one had borrowed, since its heir may find that inside of what it inherits.
 
 The entry of such an object has the heir as its owner, under the id that it always had.
 """

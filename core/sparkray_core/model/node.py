@@ -372,8 +372,8 @@ class Node:
                 self._learn(nodes, now)
             case NodeGone(node, why, planned):
                 self._bury(node, why, now, planned)
-            case ProcessGone(process):
-                self._forget_owner(process, message.why, now)
+            case ProcessGone(process, why, heir):
+                self._forget_owner(process, why, now, heir)
                 self._bury_owner(message, now)
                 self._tell_processes(replaced(message, kept=[]))
             case EndSession(why):
@@ -505,12 +505,12 @@ class Node:
         """Where what this process sends to `RECORDS` belongs."""
         return keeper_of(owner, self.shards)
 
-    def _forget_owner(self, process: ProcessId, why: str, now: float) -> None:
+    def _forget_owner(self, process: ProcessId, why: str, now: float, heir: ProcessId | None = None) -> None:
         if process in self.gone:
             return
         self.gone.remember(process, why)
         self._drop_claims(self.claims.of_owners(lambda owner: owner == process), f"its owner is gone: {why}", now)
-        self.kept.process_gone(process, why)
+        self.kept.process_gone(process, why, heir)
         self.store.free_all(lambda some: self.kept.is_left_over(some, process), now)
 
     def _bury_owner(self, message: ProcessGone, now: float) -> None:

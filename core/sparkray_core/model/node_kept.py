@@ -155,13 +155,13 @@ class Kept:
                 self.receive(sender, early)  # type: ignore[arg-type]
         return left
 
-    def process_gone(self, process: ProcessId, why: str) -> None:
+    def process_gone(self, process: ProcessId, why: str, heir: ProcessId | None) -> None:
         """It holds nothing any more, and what it has not handed over will not come."""
         for entry in list(self.refs.exported.values()):
             if entry.owner == self.me and entry.value is None and maker_of(entry.id) == process:
                 sentence = f"object {entry.id.hex()}: the process that made it ({process.hex()}) is gone: {why}"
                 self.refs.settle(entry, (FAILED, "OwnerDiedError", sentence), self.out)
-        self.refs.process_gone(process, why, self.out)
+        self.refs.process_gone(process, why, self.out, heir)
 
     def is_left_over(self, some: ObjectId, process: ProcessId) -> bool:
         """Written by this process, which died, and never handed over."""

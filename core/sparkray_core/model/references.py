@@ -508,6 +508,8 @@ class References:
                     continue  # freed before: the borrower's process had died in between
                 entry = self.find(some_object)
             self.count_in(entry, process, by)
+            if by > 0 and process in self.heirs:
+                self.legacy.hold(entry, self._late)  # as of what it had been counted in for when it died
             if by > 0 and sender != process and entry.borrowers:
                 self.recount.lent(some_object, sender)
                 if self.is_gone(sender):
@@ -567,7 +569,11 @@ class References:
         return process in self._gone or node_of(process) in self._gone
 
     def process_gone(self, process: ProcessId, why: str, effects: list[Effect], heir: ProcessId | None = None) -> None:
-        """It borrows nothing any more. What it owned is its heir's; without one, what we wait for will not come."""
+        """It borrows nothing any more. What it owned is its heir's; without one, what we wait for will not come.
+
+        What it had from here its heir may find inside of that, and will say so. The GCS, which has that, too, may not
+        be counted in: so the dead one has said, but the word of its death may come first.
+        """
         self._gone.remember(process, why)
         self.recount.process_gone(process)
         if heir is not None:
@@ -580,6 +586,8 @@ class References:
                 sentence = f"object {entry.id.hex()}: the process that owned it ({process.hex()}) is gone: {why}"
                 self.settle(entry, (FAILED, "OwnerDiedError", sentence), effects)
             elif entry.borrowers and process in entry.borrowers:
+                if heir is not None:
+                    self.legacy.hold(entry, effects)  # it may be inside of what is inherited
                 del entry.borrowers[process]
                 if not entry.borrowers and not entry.held and not entry.pins:
                     self.free(entry)
