@@ -108,6 +108,10 @@ def test_only_nodes_on_which_something_changed_are_looked_at_again(size: int, mo
             nodes.all[node].place(KINDS[0], LeaseId(b"lease"))
     idle = nodes.all[node_id("5")]
     idle.beat(NodeBeat(idle.reported, idle.queued, idle.task_s, 0))
-
     rankings.choose(KINDS[0], 1, None)
     assert len(looks) == 101
+
+    for record in nodes.all.values():
+        record.beat(NodeBeat(*record.free(), record.task_s, record.placed))  # as was counted in already
+    rankings.choose(KINDS[0], 1, None)
+    assert len(looks) == 102  # the last one was chosen, and nothing placed

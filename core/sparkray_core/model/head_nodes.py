@@ -69,7 +69,11 @@ class NodeRecord:
         self.log.add(self.info.node)
 
     def beat(self, message: NodeBeat) -> list[Placement]:
-        """Believe it, but for what was placed after it was sent. Returns what it settles."""
+        """Believe it, but for what was placed after it was sent. Returns what it settles.
+
+        One that only confirms what was counted in when it was placed is no change: nobody need rank the node anew.
+        """
+        before, task_s, held = self.sums, self.task_s, self.bound
         news = (message.available, message.queued, message.task_s) != (self.reported, self.queued, self.task_s)
         self.reported, self.queued, self.task_s = message.available, message.queued, message.task_s
         self.longer_s = message.longer_s
@@ -85,7 +89,8 @@ class NodeRecord:
             self.bound = bound
         if news:
             self.sums = None
-            self.log.add(self.info.node)
+            if before is None or (self.free(), self.task_s, self.bound) != (before, task_s, held):
+                self.log.add(self.info.node)
         settled: list[Placement] = []
         while self.unsettled and (number := next(iter(self.unsettled))) <= message.settled:
             settled.append(self.unsettled.pop(number))
