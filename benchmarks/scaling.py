@@ -30,7 +30,7 @@ from functools import partial
 from scaling_parts import CPUS, RECORDED, in_turns, one_by_one, owner_steps, shard_steps
 
 from sparkray_core.ids import NodeId
-from sparkray_core.messages import JoinScheduler, Loads, NodeBeat, NodeTable
+from sparkray_core.messages import NodeTable
 from sparkray_core.model.effects import Send
 from sparkray_core.model.events import ClockTicked, Received
 from sparkray_core.model.head import Head
@@ -38,7 +38,7 @@ from sparkray_core.model.limits import NodeLimits
 from sparkray_core.model.node_info import NodeInfo
 from sparkray_core.model.resources import from_floats
 from sparkray_core.testing.measured import Counted, Measured, OwnShare
-from sparkray_core.testing.timed import COMPONENTS, HEAD_BEATS, LOADS, RAYLET_BEATS, SCHEDULERS, TimedSession
+from sparkray_core.testing.timed import COMPONENTS, HEAD_BEATS, LOADS, PACED, RAYLET_BEATS, SCHEDULERS, TimedSession
 from sparkray_core.wire import codec
 
 OF_TASKS = (*COMPONENTS, SCHEDULERS)
@@ -70,8 +70,7 @@ def measure(nodes: int, count: int, schedulers: int, args: argparse.Namespace, e
         else:
             costs[name, "us"] = one.seconds * share.so_far() / units * 1e6
     sent = sessions[0].sent.items()
-    not_of_tasks = NodeBeat, Loads, JoinScheduler
-    costs[MESSAGES, ""] = sum(number for kind, number in sent if kind not in not_of_tasks) / tasks
+    costs[MESSAGES, ""] = sum(number for kind, number in sent if kind not in PACED) / tasks
     return costs
 
 

@@ -144,10 +144,12 @@ def kill_all(pids: Iterable[int], number: int = signal.SIGKILL) -> None:
 @contextlib.contextmanager
 def no_space(pid: int) -> Iterator[None]:
     """It cannot make any file larger than nothing, nor write to one that is."""
-    _, most = resource.prlimit(pid, resource.RLIMIT_FSIZE)
-    resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, most))
-    yield
-    resource.prlimit(pid, resource.RLIMIT_FSIZE, (most, most))
+    before = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, before)
 
 
 def pause(pids: list[int]) -> None:

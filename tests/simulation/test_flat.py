@@ -11,10 +11,7 @@ import pytest
 
 from sparkray_core.ids import HEAD
 from sparkray_core.messages import (
-    JoinScheduler,
-    Loads,
     Message,
-    NodeBeat,
     NodeGone,
     NodeTable,
     RegisterProcess,
@@ -24,7 +21,7 @@ from sparkray_core.model.effects import SendFrom
 from sparkray_core.model.events import Received
 from sparkray_core.testing.builders import a_node, lease_id, node_info, process_id
 from sparkray_core.testing.measured import Counted, Measured
-from sparkray_core.testing.timed import HEAD_BEATS, LOADS, RAYLET_BEATS, SCHEDULERS, TimedSession
+from sparkray_core.testing.timed import HEAD_BEATS, LOADS, PACED, RAYLET_BEATS, SCHEDULERS, TimedSession
 
 CPUS, PER_CPU = 2, 3
 
@@ -42,8 +39,7 @@ def per_task(nodes: int, schedulers: int) -> dict[str, float]:
         counted = session.measured[name]
         assert isinstance(counted, Counted)
         costs[name] = counted.lines / tasks
-    not_of_tasks = NodeBeat, Loads, JoinScheduler
-    costs["messages"] = sum(n for kind, n in session.sent.items() if kind not in not_of_tasks) / tasks
+    costs["messages"] = sum(n for kind, n in session.sent.items() if kind not in PACED) / tasks
     return costs
 
 

@@ -140,8 +140,7 @@ class References:
             self._doubled(entry, value)
             return
         if entry.contained:
-            self._settle_anew(entry, value)
-            value = entry.value  # type: ignore[assignment]
+            value = self._settle_anew(entry, value)
         elif type(value) is tuple and value[0] == HOLDS:
             self._contain(entry, value[2])
         if type(value) is tuple:
@@ -198,14 +197,17 @@ class References:
                     return
         self.decline(value)
 
-    def _settle_anew(self, entry: Entry, value: Value) -> None:
+    def _settle_anew(self, entry: Entry, value: Value) -> Value:
         """It had a value before, with references inside: as it was told here before, or as it was made before it got
-        lost. (Not found by a reader, that is, which may have been late: its bytes may still be where they were.)"""
+        lost. (Not found by a reader, that is, which may have been late: its bytes may still be where they were.)
+
+        Returns its value now, with what is held for it.
+        """
         entry.value = value
         lineage = self.lineage if entry.owner == self.me else None
         if lineage is not None and is_stored(value) and lineage.lies_as_before(entry):
-            self._hold_also(entry, value[2] if value[0] == HOLDS else ())  # type: ignore[arg-type]
-            return
+            self._hold_also(entry, value[2] if type(value) is tuple and value[0] == HOLDS else ())
+            return entry.value
         former, entry.contained = entry.contained or [], None
         if type(value) is tuple and value[0] == HOLDS:
             self._contain(entry, value[2])
@@ -213,6 +215,7 @@ class References:
             if lineage is not None:
                 self.legacy.hold(inner, self._late)  # for those who read it as it was before all of that is freed
             self.unpin(inner)
+        return value
 
     def _hold_also(self, entry: Entry, objects: Iterable[ObjectId]) -> None:
         """What one of its nodes has is as it was made now, or as it was made before: it had kept its copy, or had given

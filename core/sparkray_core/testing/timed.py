@@ -52,6 +52,7 @@ STALL_S = 120.0  # of virtual time without a result, beyond the longest task: th
 _LOOK_EVERY = 1 << 14  # events between two looks at that
 _FOREVER = float("inf")
 _ARRIVES_S = 0.05  # what is under way has been heard by then
+PACED = NodeBeat, Loads, JoinScheduler  # messages that come with the clock, not for tasks
 COMPONENTS = ("owner", "raylet", "head")  # that schedule; what they do for tasks
 SCHEDULERS = "scheduler"  # beside the head, if there are any
 RAYLET_BEATS, HEAD_BEATS = "beats of raylets", "beats at the head"  # and what else comes with the clock
