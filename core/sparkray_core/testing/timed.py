@@ -80,6 +80,8 @@ class Host:
 class TimedSession:
     """Nodes with their CPUs, and drivers whose tasks they run. `run` once."""
 
+    driver_type: type[TimedDriver] = TimedDriver
+
     def __init__(
         self,
         nodes: int,
@@ -161,7 +163,7 @@ class TimedSession:
         """
         host = self._hosts[NodeId((node + 1).to_bytes(8, "big"))]
         me = ProcessId(host.node + (0xFF << 56 | len(self.drivers)).to_bytes(8, "big"))
-        driver = TimedDriver(self, me, seconds, window)
+        driver = self.driver_type(self, me, seconds, window)
         self._model(host, 0.0)
         self._handle(host, Received(me, RegisterProcess("driver", 1)), 0.0, 0.0)
         self.processes[me] = driver
@@ -372,6 +374,15 @@ class TimedSession:
     @property
     def workers(self) -> list[TimedWorker]:
         return [process for process in self.processes.values() if isinstance(process, TimedWorker)]
+
+    @property
+    def placers(self) -> list[Host]:
+        """The head, and the schedulers beside it."""
+        return [self._head, *(self._hosts[node] for node in self._schedulers)]
+
+    def model_of(self, node: NodeId, now: float) -> Head | Scheduler | Node:
+        """As it is, or made just now."""
+        return self._model(self._hosts[node], now)
 
     @property
     def raylets(self) -> list[Host]:

@@ -13,6 +13,7 @@ from sparkray_core.model.effects import Effect, Send, WakeAt
 from sparkray_core.model.entries import Entry
 from sparkray_core.model.owner import Function, Owner, Task
 from sparkray_core.model.resources import from_floats
+from sparkray_core.model.tasks import Shape
 
 if TYPE_CHECKING:
     from sparkray_core.testing.timed import TimedSession
@@ -29,11 +30,18 @@ _VALUES: list[Any] = [b"\x80\x05N."]  # what each task returns
 _FOREVER = float("inf")
 
 
-class _WaitForAll:
+def a_task(owner: ProcessId, number: int, shape: Shape) -> Task:
+    return Task(number, _FUNCTION, _PAYLOAD, None, None, (Entry(owner, number),), 3, shape)
+
+
+class WaitForAll:
     __slots__ = ("missing",)
 
-    def __init__(self, missing: int) -> None:
-        self.missing = missing
+    def __init__(self, owner: Owner) -> None:
+        """For what its tasks return, of which each returns one value."""
+        self.missing = len(owner.book.tasks)
+        for task in owner.book.tasks.values():
+            task.returns[0].waiters = [self]
 
     def entry_ready(self, entry: Entry) -> None:
         self.missing -= 1
@@ -58,7 +66,7 @@ class TimedDriver:
         self.free_at = 0.0
         self.busy_s = 0.0
         self.finished_at: float | None = None
-        self._waits: _WaitForAll | None = None
+        self._waits: WaitForAll | None = None
         self._paused = False  # as many tasks as may be are unanswered
         self._wake = _FOREVER
 
@@ -88,7 +96,7 @@ class TimedDriver:
         for number in range(count + 1, count + some + 1):
             start += costs.driver_submit_s
             at[number - 1] = start
-            tasks.append(Task(number, _FUNCTION, _PAYLOAD, None, None, (Entry(me, number),), 3, shape))
+            tasks.append(a_task(me, number, shape))
         self.submitted += some
         begins = max(now, self.free_at)
         self._step(self.owner.submit, (tasks, start), begins, some * costs.driver_submit_s)
@@ -97,9 +105,7 @@ class TimedDriver:
     def _get_all(self) -> None:
         """What a driver does once it has submitted all: it waits for all that is to come, and for nothing less."""
         if self._waits is None and self.submitted == len(self.seconds):
-            self._waits = _WaitForAll(len(self.owner.book.tasks))
-            for task in self.owner.book.tasks.values():
-                task.returns[0].waiters = [self._waits]
+            self._waits = WaitForAll(self.owner)
 
     def receive(self, now: float, sender: ProcessId, message: Any) -> None:
         session, costs = self.session, self.session.costs
