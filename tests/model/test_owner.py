@@ -43,6 +43,7 @@ from sparkray_core.messages import (
 )
 from sparkray_core.model.effects import Effect, Send, WakeAt
 from sparkray_core.model.entries import Entry
+from sparkray_core.model.invariants import check_owner
 from sparkray_core.model.legacy import HANDOVER_S
 from sparkray_core.model.owner import Actor, Function, Owner, OwnerLimits, Task
 from sparkray_core.model.references import ACTOR_INDEX
@@ -547,6 +548,27 @@ def test_the_heir_does_not_wait_for_what_was_not_recorded_and_is_lost(bench: Ben
     assert failure[:2] == (FAILED, "OwnerDiedError")
     assert effects == []
     assert bench.owner.drop([entry]) == []
+    assert not bench.owner.refs.exported
+
+
+def test_the_heir_owns_a_value_that_was_not_recorded_and_that_it_had_been_told(bench: Bench) -> None:
+    """Its owner's node was cut off from the GCS, as above; who else has it says so here."""
+    told, stored = object_id(task_id(REMOTE, 5)), object_id(task_id(REMOTE, 6))
+    entries = [bench.owner.refs.find(told), bench.owner.refs.find(stored)]
+    for entry in entries:
+        entry.held = True
+    bench.hear(ObjectReady(told, b"value"), REMOTE)
+    bench.hear(ObjectReady(stored, (STORED, 1000, (OTHER_NODE,))), REMOTE)
+    bench.hear(AddBorrowers([(told, SECOND), (stored, SECOND)]), SECOND)  # which heard of the death before us
+    bench.hear(InheritObjects(REMOTE, "its node is gone: silent", [], [], []), HEAD)
+    bench.now += HANDOVER_S + 1.0
+    bench.owner.tick(bench.now)
+    bench.owner.drop(entries)
+    check_owner(bench.owner)
+
+    assert list(bench.owner.refs.exported) == [told], "what lay in a store is gone with its owner"
+    assert bench.hear(AskObjects([told]), SECOND) == [Send(SECOND, ObjectReady(told, b"value"))]
+    bench.hear(DropBorrowers([(told, SECOND)]), SECOND)
     assert not bench.owner.refs.exported
 
 

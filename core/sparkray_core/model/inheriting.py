@@ -52,7 +52,7 @@ class Inheriting:
         makers = self._inherit_tasks(message, functions, entries, effects)
         for recorded in message.objects:
             self._settle(recorded, entries[recorded[0]], makers, effects)
-        self._fail_the_rest(message.owner, effects)
+        self._end_the_rest(message.owner, effects)
         return legacy.early.pop(message.owner, [])
 
     # ------------------------------------------------------------------ tasks
@@ -147,13 +147,19 @@ class Inheriting:
         elif waited:
             self.refs.ask(entry, effects)
 
-    def _fail_the_rest(self, owner: ProcessId, effects: list[Effect]) -> None:
-        """Of what this owner had, and that was not recorded."""
+    def _end_the_rest(self, owner: ProcessId, effects: list[Effect]) -> None:
+        """Of what this owner had, and that was not recorded: a value that had been told here is ours from now on, since
+        others may have it, too. What lies in stores goes with its owner."""
         for entry in list(self.refs.exported.values()):
             if entry.owner == owner and entry.index != ACTOR_INDEX:
-                entry.registered = 0
                 if entry.value is None:
+                    entry.registered = 0
                     self.refs.settle(entry, self.refs.legacy.not_inherited(entry.id), effects)
+                elif is_stored(entry.value):
+                    entry.registered = 0
+                else:
+                    self.refs.legacy.hold(self.refs.legacy.take(entry.id), effects)
+                    entry.seen = True  # whoever gets it looks at it, if it is a failure
 
 
 def _is_safe(value: Value | None) -> bool:

@@ -510,6 +510,8 @@ class References:
                 if self.unknown(some_object) is not None:
                     continue  # freed before: the borrower's process had died in between
                 entry = self.find(some_object)
+            if entry.owner != self.me:
+                continue  # its owner died, whose heir we are, and its bytes went with it
             self.count_in(entry, process, by)
             if by > 0 and process in self.heirs:
                 self.legacy.hold(entry, self._late)  # as of what it had been counted in for when it died
