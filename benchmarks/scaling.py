@@ -122,9 +122,8 @@ def show(title: str, rows: dict[int, Costs], columns: Sequence[str]) -> None:
 
 
 def show_alone(nodes: Sequence[int]) -> None:
-    print(
-        "\nus of CPU time:\n\n| nodes | owner: a task by itself, all workers idle | shard: an object |\n|---:|---:|---:|"
-    )
+    print("\nus of CPU time, single runs:\n")
+    print("| nodes | owner: a task by itself, all workers idle | shard: an object |\n|---:|---:|---:|")
     for count in nodes:
         print(f"| {count:,} | {one_by_one(count):.1f} | {of_a_shard(count):.1f} |", flush=True)
 

@@ -1,4 +1,4 @@
-"""What `scaling.py` measures beside sessions, for any number of nodes: an owner's idle workers, and a shard of the GCS."""
+"""What `scaling.py` measures beside sessions, for any number of nodes: idle workers of an owner, a shard of the GCS."""
 
 from __future__ import annotations
 
