@@ -165,7 +165,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nodes", type=int, nargs="+", default=[10, 100, 1000, 10_000])
     parser.add_argument("--per-cpu", type=int, default=3, help="tasks for each CPU")
-    parser.add_argument("--task-seconds", type=float, default=2.5)
+    parser.add_argument("--task-seconds", type=float, default=5.0)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--what", choices=["lines", "times", "alone", "joins"], nargs="+", help="else all of it")
     parser.add_argument("--at-once", action="store_true", help="all tasks are submitted at once")

@@ -510,6 +510,24 @@ def test_an_answer_that_nobody_waits_for_is_counted_as_any(bench: Bench) -> None
     assert kept.borrowers == {WORKER: 1}
 
 
+def test_what_only_the_caller_holds_is_lent_on_for_longer_than_the_caller_holds_it(bench: Bench) -> None:
+    """Its word that it lets go may come to the owner before ours that another has it: so it says first that we do."""
+    came = bench.owner.refs.find(object_id(task_id(REMOTE, 5)))
+    came.held = True
+    nested = bench.task(nested=[came])
+    bench.submit(nested)
+    bench.lease(1)
+    told = bench.hear(TaskResults([(nested.count, [b"value"], [came.id])], 0.001), WORKER)
+    effects: list[Effect] = []
+
+    assert Send(REMOTE, AddBorrowers([(came.id, WORKER)])) in told
+    lent_on = bench.owner.refs.lent_on([came])
+    assert bench.owner.refs.outlives([came], lent_on, effects) == [came.id]
+    assert effects == [Send(REMOTE, DropBorrowers([(came.id, ME)]))], "behind what it has been told of the worker"
+    assert bench.owner.refs.lent_on([came]) == []
+    assert bench.owner.refs.outlives([came], [], effects) is None
+
+
 def test_a_borrowed_object_is_asked_for_once_and_answers_all_who_wait(bench: Bench) -> None:
     theirs = object_id(task_id(REMOTE, 5))
     entry = bench.owner.refs.find(theirs)

@@ -83,6 +83,7 @@ class References:
         self.legacy = Legacy(self)
         self.heirs = self.legacy.heirs  # of owners that died: who owns what they had
         self.recount = Recount(self.exported)
+        self._lent_on: set[ObjectId] = set()  # what only a caller keeps alive for us, and was lent to others
         self._freed: dict[NodeId, list[ObjectId]] = {}
         self._given_away: list[Entry] = []  # to the keeper
         self._late: list[Effect] = []  # what follows from something that is lost: who is told, who makes it again
@@ -174,6 +175,34 @@ class References:
                 self.legacy.registers(entry, effects)
             else:
                 entry.registered = 1
+
+    def lent_on(self, entries: Iterable[Entry]) -> list[Entry]:
+        """Of what came in the arguments of a task that ends: what others were counted in for. To be asked while it is
+        held, for `outlives`."""
+        return [entry for entry in entries if entry.id in self._lent_on] if self._lent_on else []
+
+    def outlives(
+        self, entries: Iterable[Entry], lent_on: Iterable[Entry], effects: list[Effect]
+    ) -> list[ObjectId] | None:
+        """Of what came in the arguments of a task that ends: what its caller is to count us in for, who then lets go of
+        it. That is what lives on here; and what was lent on, as our word of that may come to the owner after the
+        caller's. What is told of the latter follows that word on its way: we let go of it at once.
+        """
+        held = [
+            entry
+            for entry in entries
+            if not entry.registered
+            and entry.owner != self.me
+            and (entry.pins or (entry.weak is not None and entry.weak() is not None))
+        ]
+        self.note_held(held, effects)
+        still = [entry.id for entry in held]
+        for entry in lent_on:
+            self._lent_on.discard(entry.id)
+            if not entry.registered and entry.owner != self.me:
+                still.append(entry.id)
+                effects.append(Send(entry.owner, DropBorrowers([(entry.id, self.me)])))
+        return still or None
 
     def settle_failed(self, entry: Entry, failure: Value) -> None:
         """As `settle`, of what is lost for good. Who asked from elsewhere is told with the next `flush`."""
@@ -285,6 +314,9 @@ class References:
                 self.legacy.hold(self.find(some_object), effects)
             else:
                 effects.append(Send(owner, AddBorrowers([(some_object, to)])))
+                entry = self.exported.get(some_object)
+                if entry is not None and not entry.registered:
+                    self._lent_on.add(some_object)
 
     def tell(self, entry: Entry, process: ProcessId, effects: list[Effect]) -> None:
         assert entry.value is not None
@@ -427,6 +459,8 @@ class References:
             self.exported.pop(entry._id, None)
             if self.recount.lenders:
                 self.recount.lenders.pop(entry._id, None)
+            if self._lent_on:
+                self._lent_on.discard(entry._id)
             if self.sharing is not None:
                 self.sharing.freed(entry)
         if entry.index == ACTOR_INDEX:

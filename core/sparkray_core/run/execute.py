@@ -24,7 +24,7 @@ from sparkray_core.messages import (
     Value,
 )
 from sparkray_core.model.effects import Effect
-from sparkray_core.model.entries import Entry, is_stored
+from sparkray_core.model.entries import is_stored
 from sparkray_core.run import current_task, modules
 from sparkray_core.run.brief import are_brief
 from sparkray_core.run.current_task import ExitActor, set_running
@@ -263,18 +263,15 @@ def pack(core: Core, caller: ProcessId, count: int, index: int, result: Any) -> 
 
 
 def still_held(core: Core, found: list[Any]) -> list[ObjectId] | None:
-    """Of the references that came in the arguments, those that outlive the task: the caller counts us in for them."""
-    entries: list[Entry] = []
-    while found:  # emptied, so that no reference of ours keeps one alive
-        entry = found.pop()._entry
-        if entry.owner != core.me and not entry.registered and entry not in entries:
-            entries.append(entry)
-    still = [entry for entry in entries if entry.pins or (entry.weak is not None and entry.weak() is not None)]
-    effects: list[Effect] = []
-    core.owner.refs.note_held(still, effects)
+    """Of the references that came in the arguments, those that the caller counts us in for."""
+    refs, effects = core.owner.refs, list[Effect]()
+    entries = list(dict.fromkeys([ref._entry for ref in found]))
+    lent_on = refs.lent_on(entries)
+    found.clear()  # so that no reference of ours keeps one alive
+    still = refs.outlives(entries, lent_on, effects)
     if effects:
         core.perform(effects)
-    return [entry.id for entry in still] or None
+    return still
 
 
 def failure_text(name: str, error: BaseException) -> str:

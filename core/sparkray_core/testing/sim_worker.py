@@ -305,17 +305,13 @@ class SimWorker(SimCore):
 
     def _still_held(self, found: list[Ref]) -> list[ObjectId] | None:
         """Of what came in the arguments of a task that ends."""
+        refs, effects = self.owner.refs, list[Effect]()
         entries = list(dict.fromkeys(ref.entry for ref in found))
+        lent_on = refs.lent_on(entries)
         found.clear()
-        still = [
-            entry
-            for entry in entries
-            if entry.owner != self.me and not entry.registered and (entry.pins or (entry.weak and entry.weak()))
-        ]
-        effects: list[Effect] = []
-        self.owner.refs.note_held(still, effects)
+        still = refs.outlives(entries, lent_on, effects)
         self.perform(effects)
-        return [entry.id for entry in still] or None
+        return still
 
     def _execute(
         self, caller: ProcessId, task: TaskTuple, program: Program, named: list[ObjectId], found: list[Ref]
