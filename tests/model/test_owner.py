@@ -528,6 +528,23 @@ def test_what_only_the_caller_holds_is_lent_on_for_longer_than_the_caller_holds_
     assert bench.owner.refs.outlives([came], [], effects) is None
 
 
+def test_what_came_back_from_one_whom_it_was_lent_to_is_counted_by_the_caller_too(bench: Bench) -> None:
+    """Who sent it back has counted us in, and has no more than what we had from our caller: that word may come late."""
+    came = bench.owner.refs.find(object_id(task_id(REMOTE, 5)))
+    came.held = True
+    nested = bench.task(nested=[came])
+    bench.submit(nested)
+    bench.lease(1)
+    bench.hear(TaskResults([(nested.count, [(HOLDS, b"value", (came.id,))], None)], 0.001), WORKER)
+    effects: list[Effect] = []
+
+    assert bench.owner.refs.outlives([came], bench.owner.refs.lent_on([came]), effects) == [came.id]
+    assert effects == []
+    assert bench.owner.drop([came]) == []
+    twice = [(came.id, ME), (came.id, ME)]
+    assert Send(REMOTE, DropBorrowers(twice)) in bench.owner.drop(nested.returns)
+
+
 def test_a_borrowed_object_is_asked_for_once_and_answers_all_who_wait(bench: Bench) -> None:
     theirs = object_id(task_id(REMOTE, 5))
     entry = bench.owner.refs.find(theirs)

@@ -83,7 +83,8 @@ class References:
         self.legacy = Legacy(self)
         self.heirs = self.legacy.heirs  # of owners that died: who owns what they had
         self.recount = Recount(self.exported)
-        self._lent_on: set[ObjectId] = set()  # what only a caller keeps alive for us, and was lent to others
+        # Objects that only a caller kept alive, while we counted others in, or others us: see `outlives`.
+        self._lent_on: set[ObjectId] = set()
         self._freed: dict[NodeId, list[ObjectId]] = {}
         self._given_away: list[Entry] = []  # to the keeper
         self._late: list[Effect] = []  # what follows from something that is lost: who is told, who makes it again
@@ -177,30 +178,29 @@ class References:
                 entry.registered = 1
 
     def lent_on(self, entries: Iterable[Entry]) -> list[Entry]:
-        """Of what came in the arguments of a task that ends: what others were counted in for. To be asked while it is
-        held, for `outlives`."""
+        """Of what came in the arguments of a task that ends: what `outlives` is to be told of. To be asked while it is
+        held."""
         return [entry for entry in entries if entry.id in self._lent_on] if self._lent_on else []
 
     def outlives(
         self, entries: Iterable[Entry], lent_on: Iterable[Entry], effects: list[Effect]
     ) -> list[ObjectId] | None:
         """Of what came in the arguments of a task that ends: what its caller is to count us in for, who then lets go of
-        it. That is what lives on here; and what was lent on, as our word of that may come to the owner after the
-        caller's. What is told of the latter follows that word on its way: we let go of it at once.
+        it. That is what lives on here and is not counted yet. And what was lent on, to others by us or to us by others
+        who had it from us: the caller's word may come to the owner before those words. Of our own they are, or the one
+        that we let go of it, behind them on the same way.
         """
-        held = [
-            entry
-            for entry in entries
-            if not entry.registered
-            and entry.owner != self.me
-            and (entry.pins or (entry.weak is not None and entry.weak() is not None))
-        ]
+        held = [entry for entry in entries if entry.owner != self.me and not entry.registered and _lives(entry)]
         self.note_held(held, effects)
         still = [entry.id for entry in held]
         for entry in lent_on:
             self._lent_on.discard(entry.id)
-            if not entry.registered and entry.owner != self.me:
-                still.append(entry.id)
+            if entry.owner == self.me or entry in held:
+                continue
+            still.append(entry.id)
+            if entry.registered and self.exported.get(entry.id) is entry:
+                entry.registered += 1
+            else:
                 effects.append(Send(entry.owner, DropBorrowers([(entry.id, self.me)])))
         return still or None
 
@@ -269,11 +269,14 @@ class References:
         entry.contained = []
         for some_object in objects:
             inner = self.find(some_object)
+            covered = (inner.held or inner.pins) and not inner.registered
             inner.pins += 1
             entry.contained.append(inner)
             if self.heirs and owner_of(some_object) in self.heirs:
                 self.legacy.registers(inner, self._late)
             elif inner.owner != self.me:
+                if covered:
+                    self._lent_on.add(some_object)
                 # Not told at once that we are counted twice: that could overtake the second count, and the owner would
                 # see none while we hold it. What goes below zero on the way is no harm, what goes through zero is.
                 inner.registered += 1
@@ -666,6 +669,10 @@ class References:
                 else:
                     del self.stored[entry.id]
                     entry.value = lost_for_good(entry, story)
+
+
+def _lives(entry: Entry) -> bool:
+    return bool(entry.pins) or (entry.weak is not None and entry.weak() is not None)
 
 
 def lost_for_good(entry: Entry, story: str) -> Value:
