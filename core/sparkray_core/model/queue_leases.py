@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from collections import OrderedDict
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -29,7 +30,8 @@ class QueueLeases:
     )
 
     def __init__(self) -> None:
-        self.idle: dict[Lease, None] = {}  # who became so first is first
+        # Who became so first is first. (In a plain dict the first is behind the places of all that have left it.)
+        self.idle: OrderedDict[Lease, None] = OrderedDict()
         self.spent: dict[Lease, None] = {}  # of these, who gets nothing more
         self.busy = 0  # have a task
         self.loaded = 0  # have more than one
