@@ -4,6 +4,7 @@ head_nodes   nodes, what is free there, who does not reach whom
 head_leases  leases that are to be placed, and those that fit nowhere yet
 head_schedulers  other processes that place leases, if there are any
 head_shards  other processes that keep the records of objects, if there are any
+head_estates  who is the heir of a dead owner, and who hears of it
 choosing     which node gets a lease or an actor
 groups       placement groups
 actors       their lives
@@ -26,7 +27,6 @@ from sparkray_core.messages import (
     ActorUnplaced,
     Answer,
     Ask,
-    BorrowedCounts,
     BundlesReserved,
     CheckBorrowed,
     CreateActor,
@@ -39,7 +39,6 @@ from sparkray_core.messages import (
     ExplainNode,
     FindActor,
     ForgetRecords,
-    InheritObjects,
     JoinNode,
     JoinScheduler,
     JoinShard,
@@ -65,9 +64,10 @@ from sparkray_core.model.alarm import Alarm
 from sparkray_core.model.bounded import Recent
 from sparkray_core.model.choosing import Choosing, Held, Refusal
 from sparkray_core.model.draining import Draining
-from sparkray_core.model.effects import ConnectPeer, Effect, ForgetPeer, LookForSigns, Send, SendFrom, Stop
+from sparkray_core.model.effects import ConnectPeer, Effect, ForgetPeer, LookForSigns, Send, Stop
 from sparkray_core.model.events import ClockTicked, Event, PeerLost, PeersHeard, Received
 from sparkray_core.model.groups import Group, Groups
+from sparkray_core.model.head_estates import Estates
 from sparkray_core.model.head_leases import HeadLeases
 from sparkray_core.model.head_nodes import NodeRecord, Nodes
 from sparkray_core.model.head_schedulers import Schedulers
@@ -75,7 +75,7 @@ from sparkray_core.model.head_shards import Shards
 from sparkray_core.model.jobs import Jobs
 from sparkray_core.model.limits import HeadLimits
 from sparkray_core.model.node_info import NodeInfo
-from sparkray_core.model.records import Records, places_in, stored_in
+from sparkray_core.model.records import Records
 
 EVENTS = 1_000  # of joins, deaths and the like that are remembered
 
@@ -118,7 +118,7 @@ class Head:
         self.records = Records(self.limits.record_bytes, self.limits.record_objects, self.limits.handover_s, self.out)
         self.shards = Shards(self.limits, self.out)  # who has the records, if there are any
         self.gone: Recent[ProcessId, str] = Recent(self.limits.remembered)
-        self.bequeathed: Recent[ProcessId, None] = Recent(self.limits.remembered)  # of whose heirs was decided
+        self.estates = Estates(self)
         self.ended: str | None = None  # why the session ends, once it does
         self.stopped = False
         self.strays = 0  # messages that are not for a head; a bug of somebody's
@@ -233,16 +233,16 @@ class Head:
             case ProcessGone(process, why):
                 self._forget(process, why)
                 if not self.shards.count:  # else the shard that has its records hears of it, too, and says what it had
-                    self._bequeath(self.records.close(process, why), now)
+                    self.estates.pass_on(self.records.close(process, why), now)
                 self._tell_schedulers(message)
             case RecordObjects():
                 self.records.record(sender, message)
                 if sender in self.gone:  # it was read only after its sender's death
-                    self._bequeath(self.records.close(sender, self.gone.get(sender) or ""), now)
+                    self.estates.pass_on(self.records.close(sender, self.gone.get(sender) or ""), now)
             case ForgetRecords():
                 self.records.forget(sender, message)
             case CheckBorrowed():
-                self._check_borrowed(sender, message)
+                self.estates.check_borrowed(sender, message)
             case NodeGone(node, why):
                 if node == node_of(sender):  # it takes its leave
                     self._bury(node, why, now)
@@ -322,10 +322,10 @@ class Head:
         self.jobs.node_gone(node, why)
         self.leases.forget(node=node)
         for left in self.shards.bury(node):
-            self._bequeath(left, now)
+            self.estates.pass_on(left, now)
         for owner in self.records.owners_on(node):
-            self._bequeath(self.records.close(owner, f"its node is gone: {why}"), now)
-        self._tell_nodes(NodeGone(node, why, planned))
+            self.estates.pass_on(self.records.close(owner, f"its node is gone: {why}"), now)
+        self.tell_nodes(NodeGone(node, why, planned))
         self._tell_schedulers(NodeGone(node, why, planned))
         self.shards.tell(NodeGone(node, why, planned))
         self.groups.node_gone(node, why)
@@ -345,13 +345,13 @@ class Head:
                     self._send_owed_table()
                     self.out.append(Send(sender, self.nodes.table()))
                     self.schedulers.tell_all_loads(scheduler)
-                    self._tell_nodes(self.schedulers.table())
+                    self.tell_nodes(self.schedulers.table())
                     self._note("SCHEDULER", "INFO", f"scheduler {scheduler.hex()} joined")
             case JoinShard(address) if self.ended is None:
                 if self.shards.joined(scheduler, address):
                     self._send_owed_table()
                     self.out.append(Send(sender, self.nodes.table()))
-                    self._tell_nodes(self.shards.table())
+                    self.tell_nodes(self.shards.table())
             case EstateClosed() if scheduler in self.shards.all:
                 self._left(message, now)
             case NodeClosed(node) if scheduler in self.shards.all:
@@ -367,7 +367,7 @@ class Head:
         if scheduler in self.schedulers.all:
             self.out.append(Send(raylet_of(scheduler), NodeGone(scheduler, why)))
             self.schedulers.drop(scheduler)
-            self._tell_nodes(self.schedulers.table())
+            self.tell_nodes(self.schedulers.table())
             self._note("SCHEDULER", "WARNING", f"scheduler {scheduler.hex()} is gone: {why}")
 
     def _tell_schedulers(self, message: Message) -> None:
@@ -393,13 +393,13 @@ class Head:
     def _send_table(self, now: float) -> None:
         self._table_due, self._table_at = None, now
         news = self.nodes.news()
-        self._tell_nodes(news, but=self._newcomer)
+        self.tell_nodes(news, but=self._newcomer)
         self.shards.tell(news)
         if self.schedulers.all:
             self._tell_schedulers(news)
-            self._tell_nodes(self.schedulers.table())
+            self.tell_nodes(self.schedulers.table())
 
-    def _tell_nodes(self, message: Message, but: NodeId | None = None) -> None:
+    def tell_nodes(self, message: Message, but: NodeId | None = None) -> None:
         nodes = (record.info.node for record in self.nodes.alive())
         self.out.extend(Send(raylet_of(node), message) for node in nodes if node != but)
 
@@ -411,21 +411,6 @@ class Head:
         self.groups.forget_process(process)
         self._no_job(f"its driver is gone: {why}")
 
-    def _bequeath(self, left: EstateClosed, now: float) -> None:
-        """What this process had recorded is its heir's, if there is one. All nodes hear of its death and of the heir;
-        what comes later goes to the same."""
-        owner, why = left.owner, left.why
-        first = owner not in self.bequeathed
-        heir = self._heir_of(left) if first else self.records.heirs.get(owner)
-        if heir is not None:
-            self.out.append(Send(heir, InheritObjects(owner, why, left.functions, left.tasks, left.objects)))
-        self.records.passes(owner, heir, now)
-        self.shards.tell(ProcessGone(owner, why, heir))
-        if first:
-            self.bequeathed.remember(owner, None)
-            kept = stored_in(left.objects) if heir is not None else []
-            self._tell_nodes(ProcessGone(owner, why, heir, kept))
-
     def _left(self, left: EstateClosed, now: float) -> None:
         """A shard says what an owner had recorded that died: its raylet has told it so, or the owner's node is dead."""
         node = node_of(left.owner)
@@ -434,26 +419,7 @@ class Head:
         if left.owner not in self.gone and self.nodes.is_alive(node):  # what its raylet says comes by another way
             self._forget(left.owner, left.why)
             self._tell_schedulers(ProcessGone(left.owner, left.why))
-        self._bequeath(left, now)
-
-    def _check_borrowed(self, owner: ProcessId, message: CheckBorrowed) -> None:
-        """Each shard answers itself, behind what it has let go of. (One that has not joined yet has not heard of what
-        is on its way to it: then nobody answers, and the GCS stays counted in.)"""
-        shards = self.shards.processes()
-        if len(shards) < self.shards.count:
-            return
-        counts = self.records.times_held(message.objects)
-        self.actors.states.add_times_held(counts)
-        self.out.append(Send(owner, BorrowedCounts(message.round, list(counts.items()), shards)))
-        self.out.extend(SendFrom(shard, owner, message) for shard in shards)
-
-    def _heir_of(self, left: EstateClosed) -> ProcessId | None:
-        if left.owner == raylet_of(node_of(left.owner)):
-            places = (node for node in places_in(left.objects) if node not in self.shards.closing)
-            living = [self.nodes.all[node].info for node in places if self.nodes.is_alive(node)]
-            first = min(living, key=lambda info: bool(info.visits or info.draining), default=None)  # that stays
-            return raylet_of(first.node) if first is not None else None
-        return self.jobs.heir(left.driver) if left.objects else None
+        self.estates.pass_on(left, now)
 
     def _send_owed_table(self) -> None:
         """Who is brought together by a placement must have heard of each other first."""
@@ -574,7 +540,7 @@ class Head:
 
     def _end(self, why: str, now: float) -> None:
         self.ended, self._stop_at = why, now + self.limits.drain_s
-        self._tell_nodes(EndSession(why))
+        self.tell_nodes(EndSession(why))
         self._tell_schedulers(EndSession(why))
         self.shards.tell(EndSession(why))
 
