@@ -143,6 +143,37 @@ def test_a_reference_put_by_a_task_outlives_the_task(ray: Any) -> None:
     assert ray.get(ref)[0] == 7
 
 
+@pytest.mark.needs_workers
+@pytest.mark.parametrize("back", [False, True])
+def test_what_a_task_lends_on_outlives_it_and_its_caller_s_reference(ray: Any, back: bool) -> None:
+    """The task has it from its caller, an actor from the task; with `back` the task has it from the actor, too."""
+
+    @ray.remote
+    class Keeper:
+        def keep(self, refs: Any) -> Any:
+            self.refs = refs
+            return refs if back else None
+
+        def total(self) -> int:
+            return int(sum(ray.get(ref).sum() for ref in self.refs))
+
+    @ray.remote
+    def lends_on(refs: Any, keeper: Any) -> int:
+        again = ray.get(keeper.keep.remote(refs)) or []
+        return int(sum(ray.get(ref).sum() for ref in again))
+
+    keeper = Keeper.remote()
+    before = stored_bytes(ray)
+    refs = [ray.put(np.ones(MIB, dtype=np.uint8)) for _ in range(2)]
+
+    assert ray.get(lends_on.remote(refs, keeper)) == (2 * MIB if back else 0)
+    del refs
+    gc.collect()
+    assert ray.get(keeper.total.remote()) == 2 * MIB
+    ray.get(keeper.keep.remote([]))
+    wait_until_stored(ray, before)
+
+
 def test_the_same_reference_comes_back_as_the_same_object(ray: Any) -> None:
     ref = ray.put("x")
 
