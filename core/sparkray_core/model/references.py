@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING, Protocol
 
 from sparkray_core.ids import (
@@ -183,19 +183,20 @@ class References:
         return [entry for entry in entries if entry.id in self._lent_on] if self._lent_on else []
 
     def outlives(
-        self, entries: Iterable[Entry], lent_on: Iterable[Entry], effects: list[Effect]
+        self, entries: Iterable[Entry], lent_on: Collection[Entry], effects: list[Effect]
     ) -> list[ObjectId] | None:
         """Of what came in the arguments of a task that ends: what its caller is to count us in for, who then lets go of
         it. That is what lives on here and is not counted yet. And what was lent on, to others by us or to us by others
-        who had it from us: the caller's word may come to the owner before those words. Of our own they are, or the one
-        that we let go of it, behind them on the same way.
+        who had it from us: the caller's word may come to the owner before the words of that. Ours, that we let go of
+        it, comes behind them, by the same way.
         """
         held = [entry for entry in entries if entry.owner != self.me and not entry.registered and _lives(entry)]
         self.note_held(held, effects)
         still = [entry.id for entry in held]
+        known = set(still) if lent_on else ()
         for entry in lent_on:
             self._lent_on.discard(entry.id)
-            if entry.owner == self.me or entry in held:
+            if entry.owner == self.me or entry.id in known:
                 continue
             still.append(entry.id)
             if entry.registered and self.exported.get(entry.id) is entry:
