@@ -162,7 +162,7 @@ def test_what_a_task_lends_on_outlives_it_and_its_caller_s_reference(ray: Any, b
         again = ray.get(keeper.keep.remote(refs)) or []
         return int(sum(ray.get(ref).sum() for ref in again))
 
-    keeper = Keeper.remote()
+    keeper = Keeper.remote()  # type: ignore[attr-defined]
     before = stored_bytes(ray)
     refs = [ray.put(np.ones(MIB, dtype=np.uint8)) for _ in range(2)]
 

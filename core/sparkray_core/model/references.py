@@ -193,7 +193,7 @@ class References:
         held = [entry for entry in entries if entry.owner != self.me and not entry.registered and _lives(entry)]
         self.note_held(held, effects)
         still = [entry.id for entry in held]
-        known = set(still) if lent_on else ()
+        known = set(still) if lent_on else set()
         for entry in lent_on:
             self._lent_on.discard(entry.id)
             if entry.owner == self.me or entry.id in known:
