@@ -77,6 +77,7 @@ def show_times(args: argparse.Namespace) -> None:
     least, *more = args.nodes
     found: defaultdict[tuple[int, str], list[float]] = defaultdict(list)
     ratios: defaultdict[tuple[int, str], list[float]] = defaultdict(list)
+    heard: dict[int, Costs] = {count: {} for count in args.nodes}
     for nodes in more:
         for schedulers, names in ((0, COMPONENTS), (1, [SCHEDULERS])):
             both = [
@@ -85,7 +86,8 @@ def show_times(args: argparse.Namespace) -> None:
             for name in [name for name in names for _ in range(args.rounds)]:
                 few, many = side_by_side(name, *both)
                 ratios[nodes, name].append(many[name] / few[name])
-                for count, costs in ((least, few), (nodes, many)):
+                for count, costs, recording in ((least, few, both[0]), (nodes, many, both[1])):
+                    heard[count][name] = recording.messages(name)
                     for what, cost in costs.items():
                         found[count, what].append(cost)
     of_the_clock = (RAYLET_BEATS, HEAD_BEATS, LOADS)
@@ -101,6 +103,7 @@ def show_times(args: argparse.Namespace) -> None:
             some = [ratio - 1 for ratio in ratios[nodes, name]]
             cells.append(f"{statistics.median(some):+.0%} ({min(some):+.0%} to {max(some):+.0%})")
         print(f"| {nodes:,} | {' | '.join(cells)} |", flush=True)
+    show("Messages that each hears for a task", heard, OF_TASKS, 2)
     show("us of CPU time for a node and second, of what comes with the clock", medians, of_the_clock)
 
 
@@ -108,11 +111,11 @@ def _header(columns: Sequence[str]) -> str:
     return f"| nodes | {' | '.join(columns)} |\n|{'---:|' * (len(columns) + 1)}"
 
 
-def show(title: str, rows: dict[int, Costs], columns: Sequence[str]) -> None:
+def show(title: str, rows: dict[int, Costs], columns: Sequence[str], digits: int = 1) -> None:
     """A table; below it how much the last row is above the first, and the dearest above the cheapest."""
     print(f"\n{title}:\n\n{_header(columns)}")
     for nodes, costs in rows.items():
-        cells = (f"{costs[name]:.2f}" if name == MESSAGES else f"{costs[name]:.1f}" for name in columns)
+        cells = (f"{costs[name]:.{2 if name == MESSAGES else digits}f}" for name in columns)
         print(f"| {nodes:,} | {' | '.join(cells)} |")
     spans = []
     for name in columns:

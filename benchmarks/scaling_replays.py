@@ -143,6 +143,12 @@ class Recording:
         units = {what: self.tasks if what == name else self.nodes * self.seconds for what in spent}
         return Counter({what: seconds / units[what] * 1e6 for what, seconds in spent.items()})
 
+    def messages(self, name: str) -> float:
+        """That this component hears for a task, without what the clock brings."""
+        kind = "handle" if name == "owner" else name
+        heard = ((weight, self.heard[one].steps) for one, weight in self.told[name])
+        return sum(weight * sum(what == kind for what, *_ in steps) for weight, steps in heard) / self.tasks
+
     def replay(self, name: str, spent: Counter[str]) -> Iterator[None]:
         """All that this component hears, to fresh processes, one after the other; it yields after each step.
 
