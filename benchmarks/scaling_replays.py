@@ -10,7 +10,7 @@ process does but for its sockets: it decodes a message, takes a step, and encode
 from __future__ import annotations
 
 from array import array
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -34,6 +34,7 @@ from sparkray_core.wire import codec
 SAMPLE = 20  # of the raylets that run tasks: they are alike
 LEAST_S = 0.5  # of steps, for which a process is told again and again
 TURN_S = 0.02
+Seconds = defaultdict[str, float]  # by what they were for, as `TimedSession.measured` has it
 
 
 @dataclass(slots=True)
@@ -128,7 +129,8 @@ class Recording:
         home, *others = (host.node for host in session.raylets if host.model is not None)
         sample = others[:: max(1, len(others) // SAMPLE)]
         placers = [host.node for host in session.placers]
-        self.heard = {name: session.heard[name] for name in (driver.me, *placers, home, *sample)}
+        named: list[bytes] = [driver.me, *placers, home, *sample]
+        self.heard = {name: session.heard[name] for name in named}
         # By component: whose steps are told again, and for how many others each stands.
         alike = len(others) / len(sample)
         self.told: dict[str, list[tuple[bytes, float]]] = {
@@ -138,10 +140,14 @@ class Recording:
             SCHEDULERS: [(one, 1.0) for one in placers[1:]],
         }
 
-    def costs(self, name: str, spent: Counter[str]) -> Counter[str]:
-        """Microseconds: of tasks' messages for a task, of what comes with the clock for a node and second."""
+    def costs(self, name: str, share: float, spent: Seconds) -> dict[str, float]:
+        """Microseconds: of tasks' messages for a task, of what comes with the clock for a node and second.
+
+        Args:
+            share: of these seconds, which counts.
+        """
         units = {what: self.tasks if what == name else self.nodes * self.seconds for what in spent}
-        return Counter({what: seconds / units[what] * 1e6 for what, seconds in spent.items()})
+        return {what: seconds * share / units[what] * 1e6 for what, seconds in spent.items()}
 
     def messages(self, name: str) -> float:
         """That this component hears for a task, without what the clock brings."""
@@ -149,7 +155,7 @@ class Recording:
         heard = ((weight, self.heard[one].steps) for one, weight in self.told[name])
         return sum(weight * sum(what == kind for what, *_ in steps) for weight, steps in heard) / self.tasks
 
-    def replay(self, name: str, spent: Counter[str]) -> Iterator[None]:
+    def replay(self, name: str, spent: Seconds) -> Iterator[None]:
         """All that this component hears, to fresh processes, one after the other; it yields after each step.
 
         Args:
@@ -173,7 +179,7 @@ class Recording:
                 yield
             heard.check(sent)
 
-    def _owner(self, spent: Counter[str]) -> Iterator[None]:
+    def _owner(self, spent: Seconds) -> Iterator[None]:
         owner, heard, sent = Owner(self.driver), self.heard[self.driver], 0
         shape = owner.leasing.shape(from_floats({"CPU": 1}), True)
         for what, sender, body, now in heard.steps:
@@ -198,15 +204,16 @@ class _Turns:
     """A component's replays, some milliseconds at a time."""
 
     def __init__(self, recording: Recording, name: str) -> None:
-        self._begin = lambda: recording.replay(name, self.spent)
-        self.spent: Counter[str] = Counter()
+        self.recording = recording
+        self.name = name
+        self.spent: Seconds = defaultdict(float)
         self.rounds = 0
         self._steps: Iterator[None] | None = None
 
     def run(self, seconds: float) -> None:
         """Or until it has been told all."""
         ends = perf_counter() + seconds
-        self._steps = self._steps or self._begin()
+        self._steps = self._steps or self.recording.replay(self.name, self.spent)
         while perf_counter() < ends:
             if next(self._steps, self) is self:
                 self.rounds += 1
@@ -215,25 +222,22 @@ class _Turns:
 
     @property
     def has_enough(self) -> bool:
-        return self.rounds > 0 and self.spent.total() > LEAST_S
+        return self.rounds > 0 and sum(self.spent.values()) > LEAST_S
 
-    def mean(self) -> Counter[str]:
-        """Seconds of a round. What has begun is ended first."""
+    def end(self) -> None:
+        """What has begun."""
         if self._steps:
             self.run(float("inf"))
-        return Counter({what: seconds / self.rounds for what, seconds in self.spent.items()})
 
 
-def side_by_side(name: str, *some: Recording) -> list[Counter[str]]:
+def side_by_side(name: str, *some: Recording) -> list[dict[str, float]]:
     """What a component costs in each, all in the same seconds: each has the processor for some milliseconds, then the
     next. So how fast the machine is just then has little part in how they compare."""
     share, turns = OwnShare(), [_Turns(one, name) for one in some]
     while not all(one.has_enough for one in turns):
         for one in turns:
             one.run(TURN_S)
-    means = [one.mean() for one in turns]
+    for one in turns:
+        one.end()
     own = share.so_far()
-    return [
-        recording.costs(name, Counter({what: seconds * own for what, seconds in mean.items()}))
-        for recording, mean in zip(some, means, strict=True)
-    ]
+    return [one.recording.costs(name, own / one.rounds, one.spent) for one in turns]
