@@ -86,10 +86,11 @@ def show_times(args: argparse.Namespace) -> None:
             for name in [name for name in names for _ in range(args.rounds)]:
                 few, many = side_by_side(name, *both)
                 ratios[nodes, name].append(many[name] / few[name])
-                for count, costs, recording in ((least, few, both[0]), (nodes, many, both[1])):
-                    heard[count][name] = recording.messages(name)
+                for count, costs in ((least, few), (nodes, many)):
                     for what, cost in costs.items():
                         found[count, what].append(cost)
+            for name in names:
+                heard[least][name], heard[nodes][name] = (recording.messages(name) for recording in both)
     of_the_clock = (RAYLET_BEATS, HEAD_BEATS, LOADS)
     medians = {
         count: {what: statistics.median(found[count, what]) for what in (*OF_TASKS, *of_the_clock)}

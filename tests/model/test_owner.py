@@ -100,6 +100,15 @@ class Bench:
     ) -> list[Effect]:
         return self.hear(TaskResults([(task.count, [value], None) for task in tasks], busy_s * len(tasks)), worker)
 
+    def lends_on(self) -> tuple[Entry, Task]:
+        """What came in an argument, is REMOTE's, and is in turn an argument of a task that is on WORKER now."""
+        came = self.owner.refs.find(object_id(task_id(REMOTE, 5)))
+        came.held = True
+        nested = self.task(nested=[came])
+        self.submit(nested)
+        self.lease(1)
+        return came, nested
+
     def running(self, retries: int = 3) -> Task:
         """A task that is on WORKER now, under lease 1."""
         task = self.task(retries=retries)
@@ -512,11 +521,7 @@ def test_an_answer_that_nobody_waits_for_is_counted_as_any(bench: Bench) -> None
 
 def test_what_only_the_caller_holds_is_lent_on_for_longer_than_the_caller_holds_it(bench: Bench) -> None:
     """Its word that it lets go may come to the owner before ours that another has it: so it says first that we do."""
-    came = bench.owner.refs.find(object_id(task_id(REMOTE, 5)))
-    came.held = True
-    nested = bench.task(nested=[came])
-    bench.submit(nested)
-    bench.lease(1)
+    came, nested = bench.lends_on()
     told = bench.hear(TaskResults([(nested.count, [b"value"], [came.id])], 0.001), WORKER)
     effects: list[Effect] = []
 
@@ -530,11 +535,7 @@ def test_what_only_the_caller_holds_is_lent_on_for_longer_than_the_caller_holds_
 
 def test_what_came_back_from_one_whom_it_was_lent_to_is_counted_by_the_caller_too(bench: Bench) -> None:
     """Who sent it back has counted us in, and has no more than what we had from our caller: that word may come late."""
-    came = bench.owner.refs.find(object_id(task_id(REMOTE, 5)))
-    came.held = True
-    nested = bench.task(nested=[came])
-    bench.submit(nested)
-    bench.lease(1)
+    came, nested = bench.lends_on()
     bench.hear(TaskResults([(nested.count, [(HOLDS, b"value", (came.id,))], None)], 0.001), WORKER)
     effects: list[Effect] = []
 
