@@ -10,7 +10,7 @@ from sparkray_core.ids import ActorId, LeaseId, NodeId
 from sparkray_core.messages import NodeBeat, Resources
 from sparkray_core.model.head_nodes import Nodes
 from sparkray_core.model.limits import HeadLimits
-from sparkray_core.model.placement import Place, choose_nodes
+from sparkray_core.model.placement import choose_nodes
 from sparkray_core.model.ranking import MOST, Ranking, Rankings
 from sparkray_core.testing.builders import node_id, node_info
 
@@ -95,13 +95,13 @@ def test_only_nodes_on_which_something_changed_are_looked_at_again(size: int, mo
     (before,) = rankings.choose(KINDS[0], 1, None)
     nodes.all[before].place(KINDS[0], LeaseId(b"lease"))
     looks: list[NodeId] = []
-    look = Ranking._place
+    look = Ranking._rank
 
-    def noted(self: Ranking, node: NodeId) -> Place | None:
+    def noted(self: Ranking, node: NodeId) -> None:
         looks.append(node)
-        return look(self, node)
+        look(self, node)
 
-    monkeypatch.setattr(Ranking, "_place", noted)
+    monkeypatch.setattr(Ranking, "_rank", noted)
 
     for _ in range(100):
         for node in rankings.choose(KINDS[0], 1, None):

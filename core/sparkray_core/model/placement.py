@@ -26,6 +26,7 @@ from sparkray_core.model.resources import CPU, UNIT, fits, minus, times
 FOR_A_LIFE_S = 1e6  # of waiting, where an actor or a placement group has to end first
 
 Saves = Mapping[NodeId, float] | None
+Level = tuple[float, float]  # seconds to wait, less those saved; free share, negated
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,10 +147,14 @@ class Place:
 
     def key(self) -> tuple[float, float, int]:
         """The best place has the least one."""
+        return (*self.level(), self.joined)
+
+    def level(self) -> Level:
+        """Of the key, what many places have in common."""
         wait = 0.0
         if self.room <= 0 and not self.costs_nothing:
             wait = (self.queued + 1) * self.task_s / max(1, self.turns)
             if not self.turns:
                 wait += FOR_A_LIFE_S
         share = (self.room - self.residents) / self.slots if self.slots else float("-inf")
-        return wait - self.saved, -share, self.joined
+        return wait - self.saved, -share
