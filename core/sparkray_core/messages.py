@@ -973,16 +973,27 @@ class WorkerSetUp:
 
 @frozen
 class SetThreads:
-    """Raylet -> idle worker, before it is granted: so many CPUs are yours, so many threads are your libraries'."""
+    """Raylet -> idle worker, before it is granted: so many CPUs are yours, so many threads are your libraries'.
+
+    Answered by `OrderTaken`.
+    """
 
     count: int
 
 
 @frozen
 class SetGpus:
-    """Raylet -> idle worker, before it is granted: what runs next may use the GPUs of these numbers, and no others."""
+    """Raylet -> idle worker, before it is granted: what runs next may use the GPUs of these numbers, and no others.
+
+    Answered by `OrderTaken`.
+    """
 
     gpus: list[int]
+
+
+@frozen
+class OrderTaken:
+    """Worker -> its raylet: what is pushed from now on comes behind it. (Owners push by ways of their own.)"""
 
 
 # ---------------------------------------------------------------------------------- placement groups
@@ -1180,6 +1191,7 @@ Message = (
     | SetUpWorker
     | WorkerSetUp
     | SetThreads
+    | OrderTaken
     | SetGpus
     | CreateGroup
     | RemoveGroup
@@ -1288,6 +1300,7 @@ MESSAGES: Mapping[int, type[Message]] = {
     151: WorkerSetUp,
     152: SetThreads,
     153: SetGpus,
+    154: OrderTaken,
     160: Inspect,
     161: LeaveRecords,
     170: SaveActor,

@@ -1,8 +1,9 @@
-"""Placement groups and actors get what they need from owners that keep all CPUs busy, and go on doing so."""
+"""Placement groups, actors and tasks of several CPUs get what they need from owners that keep all CPUs busy, and go on doing so."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -22,6 +23,12 @@ pytestmark = pytest.mark.slow  # three nodes are started
 @sparkray.remote
 def nap() -> None:
     time.sleep(0.1)
+
+
+@sparkray.remote(num_cpus=2)
+def wide_nap() -> str | None:
+    time.sleep(0.1)
+    return os.environ.get("OMP_NUM_THREADS")
 
 
 class Stream:
@@ -103,6 +110,13 @@ def test_groups_of_each_strategy_and_wide_actors_come_to_be_while_two_owners_kee
         wide = Wide.remote()
         assert sparkray.get(wide.here.remote(), timeout=30)
         sparkray.kill(wide)
+    wait_until(lambda: sparkray.available_resources().get("CPU") == 5)
+
+
+def test_wide_tasks_run_while_two_owners_keep_all_busy(cluster: None) -> None:
+    with two_busy_owners():
+        for _ in range(3):
+            assert sparkray.get([wide_nap.remote() for _ in range(4)], timeout=30) == ["2"] * 4
     wait_until(lambda: sparkray.available_resources().get("CPU") == 5)
 
 

@@ -26,6 +26,7 @@ from sparkray_core.messages import (
     ObjectAllocated,
     ObjectGone,
     ObjectPinned,
+    OrderTaken,
     PinObject,
     ProcessGone,
     PullObject,
@@ -113,6 +114,12 @@ class Bench:
         resources = {"CPU": round(cpus * 1000)} if cpus else {}
         return self.say(owner, RequestLeases(leases, resources, []))
 
+    def lease_gpu(self, count: int) -> ProcessId:
+        """And a CPU. The worker, which has confirmed the GPU."""
+        leases = [lease_id(DRIVER, count)]
+        (order,) = self.say(DRIVER, RequestLeases(leases, {"CPU": 1000, "GPU": 1000}, []))
+        return granted(self.say(order.to, OrderTaken()))[0]
+
     def store(self, count: int, size: int, owner: ProcessId = DRIVER) -> int:
         """Allocate and seal; where it is."""
         some = an_object(owner, count)
@@ -148,8 +155,7 @@ def test_blocked_worker_lends_its_cpu_and_takes_it_back_at_once() -> None:
 
 def test_gpu_of_a_blocked_worker_is_not_lent() -> None:
     bench = Bench(CPU=1, GPU=1)
-    wanted = {"CPU": 1000, "GPU": 1000}
-    (worker,) = granted(bench.say(DRIVER, RequestLeases([lease_id(DRIVER, 1)], wanted, [])))
+    worker = bench.lease_gpu(1)
 
     bench.say(worker, WorkerBlocked())
 
@@ -159,13 +165,11 @@ def test_gpu_of_a_blocked_worker_is_not_lent() -> None:
 def test_gpu_of_a_blocked_worker_is_asked_back_for_others() -> None:
     """Also where its owner has no other lease that holds anything."""
     bench = Bench(CPU=1, GPU=1)
-    lease, wanted = lease_id(DRIVER, 1), {"CPU": 1000, "GPU": 1000}
-    (worker,) = granted(bench.say(DRIVER, RequestLeases([lease], wanted, [])))
-    bench.say(worker, WorkerBlocked())
+    bench.say(bench.lease_gpu(1), WorkerBlocked())
 
     effects = bench.say(OTHER, RequestLeases([lease_id(OTHER, 1)], {"GPU": 1000}, []))
 
-    assert effects == [Send(DRIVER, ReclaimLeases([lease]))]
+    assert effects == [Send(DRIVER, ReclaimLeases([lease_id(DRIVER, 1)]))]
 
 
 def test_idle_workers_beyond_the_cpus_are_told_to_end_after_a_while() -> None:

@@ -13,6 +13,7 @@ from sparkray_core.messages import (
     LeaseRefused,
     Message,
     NodeBeat,
+    OrderTaken,
     RegisterProcess,
     RequestLeases,
     ReturnLeases,
@@ -161,12 +162,15 @@ def test_a_worker_is_told_how_many_threads_it_may_use_before_it_is_granted() -> 
     bench = Bench(3, NodeLimits(warm_workers=1))
     (worker,) = bench.workers
 
-    granted = Send(DRIVER, LeaseGranted(lease(1), worker))
-    assert bench.ask(1, "", cpus=3) == [Send(worker, SetThreads(3)), granted]
+    assert bench.ask(1, "", cpus=3) == [Send(worker, SetThreads(3))]
+    assert bench.say(worker, OrderTaken()) == [Send(DRIVER, LeaseGranted(lease(1), worker))]
     bench.give_back(1)
     assert bench.ask(2, "", cpus=3) == [Send(DRIVER, LeaseGranted(lease(2), worker))]  # it knows
     bench.give_back(2)
-    assert bench.ask(3, "") == [Send(worker, SetThreads(1)), Send(DRIVER, LeaseGranted(lease(3), worker))]
+    assert bench.ask(3, "") == [Send(worker, SetThreads(1))]
+    bench.give_back(3)  # it has not confirmed yet
+    assert bench.ask(4, "") == []
+    assert bench.say(worker, OrderTaken()) == [Send(DRIVER, LeaseGranted(lease(4), worker))]
 
 
 def test_the_default_of_one_cpu_costs_no_message() -> None:

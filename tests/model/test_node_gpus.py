@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from sparkray_core.ids import ProcessId
 from sparkray_core.messages import (
     LeaseGranted,
+    OrderTaken,
     ReclaimLeases,
     RegisterProcess,
     RequestLeases,
@@ -56,6 +57,7 @@ class Bench:
                 case Send(to, SetGpus(gpus)):
                     assert to not in self.granted.values(), "it was granted before it was told"
                     self.gpus[to] = gpus
+                    self.say(to, OrderTaken())
                 case Send(_, LeaseGranted(lease, worker)):
                     self.granted[lease] = worker
                 case Send(_, ReclaimLeases(leases)):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from sparkray_core.ids import HEAD, ActorId, FunctionId, GroupId, ProcessId
 from sparkray_core.messages import (
     ActorUnplaced,
@@ -12,6 +14,7 @@ from sparkray_core.messages import (
     Message,
     NodeDraining,
     NodeTable,
+    OrderTaken,
     ReclaimLeases,
     RegisterProcess,
     ReleaseBundles,
@@ -19,6 +22,8 @@ from sparkray_core.messages import (
     ReserveBundles,
     Resources,
     ReturnLeases,
+    SetGpus,
+    SetThreads,
     StartActor,
 )
 from sparkray_core.model.effects import Send, StartWorker
@@ -53,6 +58,8 @@ class Bench:
         for effect in list(effects):
             if isinstance(effect, StartWorker):
                 effects += self.say(effect.worker, RegisterProcess("worker", 2))
+            elif isinstance(effect, Send) and isinstance(effect.message, SetThreads | SetGpus):
+                effects += self.say(effect.to, OrderTaken())
         return effects
 
     def stream(self, owner: ProcessId, first: int, count: int, wanted: Resources = ONE) -> list[Any]:
@@ -204,3 +211,69 @@ def test_a_node_that_is_drained_stops_saving_up() -> None:
     assert told(effects, BundlesReserved) == [BundlesReserved(GROUP, 1, False)]
     assert bench.node.claims.available == ONE
     assert told(bench.reserve(ONE, attempt=2), BundlesReserved) == [BundlesReserved(GROUP, 2, False)]
+
+
+def granted(effects: list[Any]) -> list[Any]:
+    return [message.lease for message in told(effects, LeaseGranted) if isinstance(message, LeaseGranted)]
+
+
+@pytest.mark.parametrize("owner", [DRIVER, OTHER])
+def test_a_task_of_several_cpus_is_overtaken_by_tasks_of_one_for_a_second_and_then_no_more(owner: ProcessId) -> None:
+    """It waited for as long as their stream lasted."""
+    bench = Bench(cpus=3)
+    bench.stream(DRIVER, 1, 10)  # three run, seven wait
+    bench.stream(owner, 21, 1, THREE)
+
+    assert granted(bench.give_back(DRIVER, 1)) == [lease_id(DRIVER, 4)]
+    bench.sleep(1.0)
+    assert granted(bench.give_back(DRIVER, 2)) == []
+    assert granted(bench.give_back(DRIVER, 3)) == []
+    assert granted(bench.give_back(DRIVER, 4)) == [lease_id(owner, 21)]
+
+
+def test_a_task_of_several_cpus_saves_nothing_while_one_like_it_runs() -> None:
+    """Its owner gets on, and a CPU would idle for each of its tasks."""
+    bench = Bench(cpus=3)
+    bench.stream(OTHER, 1, 3, TWO)
+    bench.stream(DRIVER, 1, 3)
+    bench.sleep(1.0)
+
+    assert granted(bench.give_back(DRIVER, 1)) == [lease_id(DRIVER, 2)]
+
+
+def test_what_was_saved_for_a_task_in_vain_is_given_back_for_as_long() -> None:
+    bench = Bench(cpus=2)
+    bench.stream(DRIVER, 1, 4)
+    bench.stream(OTHER, 1, 1, TWO)
+    bench.sleep(1.0)
+    assert granted(bench.give_back(DRIVER, 1)) == []
+
+    assert granted(bench.sleep(5.0)) == [lease_id(DRIVER, 3)]
+    assert granted(bench.give_back(DRIVER, 3)) == [lease_id(DRIVER, 4)]
+    bench.sleep(5.0)
+    assert granted(bench.give_back(DRIVER, 4)) == []
+    assert granted(bench.give_back(DRIVER, 2)) == [lease_id(OTHER, 1)]
+
+
+def test_a_task_that_saves_up_is_not_offered_elsewhere_meanwhile() -> None:
+    bench = Bench(cpus=2)
+    bench.say(HEAD, NodeTable([bench.node.info.as_dict(), node_info("b", CPU=2).as_dict()]))
+    bench.say(DRIVER, RequestLeases([lease_id(DRIVER, n) for n in range(1, 3)], ONE, [], placed=True))
+    bench.say(OTHER, RequestLeases([lease_id(OTHER, 1)], TWO, [], placed=True))
+    for _ in range(3):
+        bench.sleep(0.5)
+    bench.give_back(DRIVER, 1)
+
+    slept = [bench.sleep(0.5) and bench.node.claims.waiting_count() for _ in range(14)]
+
+    assert slept == [1] * 12 + [0] * 2
+
+
+def test_what_a_task_saved_that_is_wanted_no_more_goes_to_those_who_wait() -> None:
+    bench = Bench(cpus=2)
+    bench.stream(DRIVER, 1, 4)
+    bench.stream(OTHER, 1, 1, TWO)
+    bench.sleep(1.0)
+    assert granted(bench.give_back(DRIVER, 1)) == []
+
+    assert granted(bench.give_back(OTHER, 1)) == [lease_id(DRIVER, 3)]

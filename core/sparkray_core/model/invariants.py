@@ -80,9 +80,8 @@ def check_claims(node: Node) -> None:
         state = claim.state
         if state is _WAITING:
             assert key in claims.waiting.get(claim.queue, ()), f"{claim} and its queue disagree"
-            assert (key in saving) == (claim.lease is None), f"{claim} and who saves disagree"
+            assert key in saving or (claim.lease is not None and not claim.taken), f"{claim} and who saves disagree"
             if claim.taken:
-                assert claim.lease is None, f"{claim} waits, and holds something"
                 assert min(claims.lacks(claim).values(), default=0) >= 0, f"{claim} has saved too much"
         else:
             assert key not in saving, f"{claim} and who saves disagree"
@@ -96,6 +95,7 @@ def check_claims(node: Node) -> None:
             worker = workers.get(process)
             assert worker is not None, f"{claim} runs on a worker that is not there"
             assert worker.claim == key, f"{claim} runs on a worker that serves {worker.claim!r}"
+            assert claim.granted == (claim.lease is not None and not worker.orders), f"{claim}: its owner was told"
     shared = plus(taken, node.bundles.held()) if node.bundles.all else taken
     for name, amount in claims.totals.items():
         together = claims.available.get(name, 0) + shared.get(name, 0)

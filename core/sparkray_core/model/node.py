@@ -69,6 +69,7 @@ from sparkray_core.messages import (
     ObjectPinned,
     ObjectTaken,
     ObjectThere,
+    OrderTaken,
     PinObject,
     PlaceLeases,
     ProcessGone,
@@ -341,6 +342,9 @@ class Node:
             case WorkerUnblocked():
                 if (claim := self.claims.of_process(sender)) is not None:
                     self.claims.unblocked(claim)
+            case OrderTaken():
+                if (worker := self.workers.all.get(sender)) is not None and worker.orders:
+                    self.claims.order_taken(worker)
             case WorkerSetUp(why):
                 self._set_up(sender, why, now)
             case RegisterProcess(role, pid):

@@ -2,9 +2,10 @@
 
     WAITING ---> RESERVED ---> RUNNING ---> (given back, or its worker ended: the record is dropped, from any state)
 
-    WAITING    not enough is free. What is for long (actors, bundles) saves up what comes free: see `node_savings`
+    WAITING    not enough is free. What is for long (actors, bundles), or was overtaken for long, saves up what comes
+               free: see `node_savings`
     RESERVED   its resources are taken; it waits for an idle worker of its environment, one is being made if need be
-    RUNNING    it has a worker
+    RUNNING    it has a worker. The owner of a lease hears of it as soon as the worker knows its threads and GPUs
 
 Never less than zero is available of anything, but for workers that unblocked: the CPU that one lent while it waited is
 taken back at once, though others may be using it by then. So available[CPU] may go as far below zero as claims were
@@ -68,6 +69,7 @@ class Claim:
     since: float = 0.0  # when it came into its state
     arrival: int = 0
     worker: ProcessId | None = None
+    granted: bool = False  # the owner of the lease was told of it
     taken: Resources = field(default_factory=dict)  # out of the node's available ones now
     gpus: Shares = field(default_factory=dict)  # which ones are behind what it took of them
     lent: Resources = field(default_factory=dict)  # CPU that its blocked worker lent to others
@@ -324,21 +326,25 @@ class Claims:
         return sum(max(0, count - self.workers.preparing.get(env, 0)) for env, count in asked.items())
 
     def _reserve_fitting(self, now: float) -> None:
-        """By priority, then what is for long, then whose owner has least here, then in the order of arrival. Leases
-        that do not fit are overtaken, so that no resource idles for them; what is for long takes what there is."""
+        """By priority, then what may save, then whose owner has least here, then in the order of arrival. Leases that
+        do not fit are overtaken for a while, so that no resource idles for them; what may save takes what there is.
+        """
         while self.waiting and not self.held_back:
             heads = [next(iter(queue.values())) for queue in self.waiting.values()]
             fitting = [claim for claim in heads if self._fits(claim) or self.savings.takes(claim, now)]
             if not fitting:
                 return
             if not self.crowd.is_full:
-                self._reserve(min(fitting, key=self._turn), now)
-            elif not any(self._begin_in_crowd(claim, now) for claim in sorted(fitting, key=self._turn)):
+                self._reserve(min(fitting, key=lambda claim: self._turn(claim, now)), now)
+            elif not any(
+                self._begin_in_crowd(claim, now) for claim in sorted(fitting, key=lambda claim: self._turn(claim, now))
+            ):
                 return
 
-    def _turn(self, claim: Claim) -> tuple[int, int, int, int]:
+    def _turn(self, claim: Claim, now: float) -> tuple[int, int, int, int]:
         """Whose turn it is of those that wait: the lowest."""
-        return self.crowd.turn(claim, self._share_of(claim.owner))
+        share = -2 if claim.taken else -1 if self.savings.may(claim, now) else self.shares.get(claim.owner, 0)
+        return self.crowd.turn(claim, share)
 
     def _share_of(self, owner: ProcessId) -> int:
         """What is for long goes before what any owner wants."""
@@ -409,7 +415,7 @@ class Claims:
     def _reserve(self, claim: Claim, now: float) -> None:
         """Or save up for it, if not all that it needs is there."""
         lacks = self.lacks(claim)
-        if claim.lease is None and not self.fits_now(lacks, claim.where):
+        if not self.fits_now(lacks, claim.where):
             self.savings.take(claim, now)
             return
         if claim.bundle is not None:
@@ -447,9 +453,21 @@ class Claims:
         self._give(minus(claim.taken, claim.holds))
         claim.taken = dict(claim.holds)
         if claim.lease is not None:
-            self.out.append(Send(claim.owner, LeaseGranted(claim.lease, worker.id)))
+            self._grant(claim, worker)
         elif claim.actor is not None:
             self.out.append(Send(worker.id, claim.actor))
+
+    def _grant(self, claim: Claim, worker: Worker) -> None:
+        """Now, or once it has confirmed its orders: what the owner pushes might come before them."""
+        if claim.lease is not None and not worker.orders and not claim.granted:
+            claim.granted = True
+            self.out.append(Send(claim.owner, LeaseGranted(claim.lease, worker.id)))
+
+    def order_taken(self, worker: Worker) -> None:
+        worker.orders -= 1
+        claim = self.of_worker(worker)
+        if claim is not None:
+            self._grant(claim, worker)
 
     def _reclaim(self, now: float) -> None:
         """Ask leases back from other owners, and from other queues of the same one, for what the waiting are short of.
@@ -458,7 +476,7 @@ class Claims:
         the work that it had lined up there. What is more urgent keeps its leases; who has most is asked first.
         """
         asked: dict[ProcessId, list[LeaseId]] = {}
-        running = [claim for claim in self.all.values() if claim.lease and claim.state is ClaimState.RUNNING]
+        running = [claim for claim in self.all.values() if claim.granted]
         # A task that waits for others holds next to nothing, and of these there can be many: not looked at each time.
         askable = [claim for claim in running if claim.taken and not claim.reclaimed]
         if not askable:
@@ -571,7 +589,7 @@ class Claims:
         before = now - reoffer_s
         moving = [queue for queue in self.waiting.values() if not _stays(next(iter(queue.values())).where)]
         old = [claim for queue in moving for claim in queue.values() if claim.since < before]
-        old = [claim for claim in old if claim.lease is not None or not self.savings.hopes(claim, now)]
+        old = [claim for claim in old if not self.savings.hopes(claim, now)]
         old.sort(key=lambda claim: claim.arrival)
         stuck = [claim for claim in old if not fits(claim.needs, leaves)]
         rest = [claim for claim in old if fits(claim.needs, leaves)]

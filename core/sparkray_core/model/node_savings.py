@@ -1,14 +1,17 @@
-"""What is to be held for long (an actor, a bundle of a placement group) takes what comes free bit by bit.
+"""What is to be held for long (an actor, a bundle of a placement group) takes what comes free bit by bit. So does a
+lease that was overtaken for long.
 
 Owners of a stream of tasks keep their leases, and are asked to give some back for whoever waits. They come back one
 after the other, as their tasks end. Who waits for one of them has it then; who waits for three would be overtaken again
 and again by leases that want one. So what lasts takes what there is and goes on waiting, before leases of the same
-priority: within the time that the longest task here still takes it has all, and less than that idles.
+priority: within the time that the longest task here still takes it has all, and less than that idles. A lease of
+several CPUs begins with that when it has waited for `OVERTAKEN_S`, and none like it of its owner runs here: it is to
+get on, and no more, since a CPU idles for it.
 
 Two things keep CPUs from idling longer. What could not have all of it while actors and groups that are here go on takes
-nothing. And an actor that has not got all within `save_s`, or four times what a lease took to come back lately, gives
-back what it has for as long, and may then save for twice as long. Of bundles the head decides this: a group waits
-for its slowest node, and all nodes are to begin and to end together (`groups`).
+nothing. And an actor or a lease that has not got all within `save_s`, or four times what a lease took to come back
+lately, gives back what it has for as long, and may then save for twice as long. Of bundles the head decides this: a
+group waits for its slowest node, and all nodes are to begin and to end together (`groups`).
 """
 
 from __future__ import annotations
@@ -16,19 +19,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sparkray_core.messages import Resources
-from sparkray_core.model.resources import fits, minus, plus
+from sparkray_core.model.resources import fits, minus, plus, short_of
 
 if TYPE_CHECKING:
     from sparkray_core.model.node_claims import Claim, Claims
 
 PATIENCE = 4  # times the mean time that a lease takes to come back
+OVERTAKEN_S = 1.0  # shorter than a lease waits before it is offered elsewhere (`NodeLimits.reoffer_s`)
 
 
 class Savings:
     def __init__(self, claims: Claims, save_s: float) -> None:
         self.claims = claims
         self.save_s = save_s
-        self.waiting: dict[bytes, Claim] = {}  # that may save
+        self.waiting: dict[bytes, Claim] = {}  # what may save; of leases those that have begun to
 
     def add(self, claim: Claim) -> None:
         if claim.lease is None:
@@ -36,9 +40,22 @@ class Savings:
 
     def takes(self, claim: Claim, now: float) -> bool:
         """Whether there is something for it, though not all."""
-        return claim.lease is None and bool(self._part(claim)) and self.may_come(claim, now, self.room())
+        return self.may(claim, now) and bool(self._part(claim)) and self.may_come(claim, now, self.room())
+
+    def may(self, claim: Claim, now: float) -> bool:
+        """Whether it goes before leases, and takes what there is."""
+        return claim.lease is None or bool(claim.taken) or self._is_overtaken(claim, now)
+
+    def _is_overtaken(self, lease: Claim, now: float) -> bool:
+        if now - lease.since < OVERTAKEN_S or self.claims.crowd.is_full:
+            return False
+        if not self.claims.shares.get(lease.owner):
+            return True
+        theirs = (claim for claim in self.claims.all.values() if claim.owner == lease.owner and claim.taken)
+        return not any(claim.needs == lease.needs and claim.where == lease.where for claim in theirs)
 
     def take(self, claim: Claim, now: float) -> None:
+        self.waiting[claim.key] = claim
         if not claim.saves_until:
             claim.saves_s = max(claim.saves_s, self._patience_s())
             claim.saves_until = now + claim.saves_s if claim.bundle is None else float("inf")
@@ -80,14 +97,17 @@ class Savings:
         """Whether this node is still the place to wait at."""
         if claim.bundle is not None or claim.taken:
             return True
+        if claim.lease is not None:
+            return False
         return now - claim.since < self._patience_s() and self.may_come(claim, now, self.room())
 
     def _patience_s(self) -> float:
         return max(self.save_s, PATIENCE * self.claims.mean_s)
 
     def _part(self, claim: Claim) -> Resources:
-        available = self.claims.available
-        part = {name: min(amount, available.get(name, 0)) for name, amount in self.claims.lacks(claim).items()}
+        available, lacks = self.claims.available, self.claims.lacks(claim)
+        names = short_of(lacks, available) if claim.lease is not None else lacks  # a lease idles nothing else
+        part = {name: min(lacks[name], available.get(name, 0)) for name in names}
         pool, gpu = self.claims.gpus_of(claim.where)
         if part.get(gpu, 0) > 0:
             part[gpu] = pool.part(self.claims.lacks(claim)[gpu])

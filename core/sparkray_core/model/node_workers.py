@@ -56,6 +56,7 @@ class Worker:
     used: bool = False  # it has run something, and cannot take on another environment any more
     threads: int = 1  # so many its libraries may use, as it was told
     gpus: list[int] = field(default_factory=list)  # numbers of those that it may use, as it was told
+    orders: int = 0  # of these two kinds, that it has not confirmed
 
 
 class Workers:
@@ -126,9 +127,11 @@ class Workers:
         worker.claim, worker.used = claim, True
         if worker.threads != threads:
             worker.threads = threads
+            worker.orders += 1
             self.out.append(Send(worker.id, SetThreads(threads)))
         if worker.gpus != gpus:
             worker.gpus = gpus
+            worker.orders += 1
             self.out.append(Send(worker.id, SetGpus(gpus)))
 
     def prepare(self, worker: Worker, env: str, now: float) -> None:

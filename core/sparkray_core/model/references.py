@@ -194,6 +194,7 @@ class References:
         self.note_held(held, effects)
         still = [entry.id for entry in held]
         known = set(still) if lent_on else set()
+        told: dict[ProcessId, list[tuple[ObjectId, ProcessId]]] = {}
         for entry in lent_on:
             self._lent_on.discard(entry.id)
             if entry.owner == self.me or entry.id in known:
@@ -202,7 +203,8 @@ class References:
             if entry.registered and self.exported.get(entry.id) is entry:
                 entry.registered += 1
             else:
-                effects.append(Send(entry.owner, DropBorrowers([(entry.id, self.me)])))
+                told.setdefault(entry.owner, []).append((entry.id, self.me))
+        effects += [Send(owner, DropBorrowers(pairs)) for owner, pairs in told.items()]
         return still or None
 
     def settle_failed(self, entry: Entry, failure: Value) -> None:
@@ -308,6 +310,7 @@ class References:
 
     def count_in_all(self, objects: Iterable[ObjectId], to: ProcessId, effects: list[Effect]) -> None:
         """`lend`, without a word to the GCS."""
+        told: dict[ProcessId, list[tuple[ObjectId, ProcessId]]] = {}
         for some_object in objects:
             owner = owner_of(some_object)
             if owner == to:
@@ -317,10 +320,11 @@ class References:
             elif self.heirs and owner in self.heirs:
                 self.legacy.hold(self.find(some_object), effects)
             else:
-                effects.append(Send(owner, AddBorrowers([(some_object, to)])))
+                told.setdefault(owner, []).append((some_object, to))
                 entry = self.exported.get(some_object)
                 if entry is not None and not entry.registered:
                     self._lent_on.add(some_object)
+        effects += [Send(owner, AddBorrowers(pairs)) for owner, pairs in told.items()]
 
     def tell(self, entry: Entry, process: ProcessId, effects: list[Effect]) -> None:
         assert entry.value is not None

@@ -31,6 +31,7 @@ from sparkray_core.messages import (
     LogLines,
     NameResults,
     NodeGone,
+    OrderTaken,
     ProcessGone,
     PushCalls,
     PushTasks,
@@ -201,6 +202,8 @@ class Worker:
     def _on_order(self, sender: ProcessId, message: StartActor | SetUpWorker | SetThreads | SetGpus) -> None:
         """For the main thread, before what is pushed after it."""
         self._extend([(sender, message)])
+        if isinstance(message, SetThreads | SetGpus):
+            self.core._send(self.core.raylet_id, OrderTaken())
 
     def _on_gone(self, sender: ProcessId, message: ProcessGone | NodeGone) -> None:
         self.streams.on_gone(sender, message)

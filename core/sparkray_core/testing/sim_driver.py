@@ -115,6 +115,7 @@ class SimDriver(SimCore):
         self.actors = actors  # it makes some
         self.nodes: list[NodeId] = []  # if it is particular about where its tasks run; and makes placement groups
         self.spark: SimSpark | None = None  # if it has blocks from there
+        self.wide = False  # some of its tasks take two CPUs
         self.cancels = False  # it cancels some of its tasks, and has little patience with others
         self.force = False  # it has workers killed for that
         self.busy = 0  # pieces of user code that are not done
@@ -395,6 +396,8 @@ class SimDriver(SimCore):
             puts=dice.choice(SIZES) if dice.random() < 0.15 else -1,
             asks=self._program(0) if depth and dice.random() < 0.5 else None,
         )
+        if self.wide and dice.random() < 0.15:
+            program = replace(program, cpus=2)
         if self.durable:
             program = replace(program, retries=-1, again=-1)
             if depth and program.gives is None and dice.random() < 0.3:

@@ -18,6 +18,7 @@ from sparkray_core.messages import (
     Message,
     NameResults,
     NodeGone,
+    OrderTaken,
     ProcessGone,
     PushCalls,
     PushTasks,
@@ -103,6 +104,7 @@ class SimWorker(SimCore):
             self.at(self.now + SET_UP_S, lambda: self.send(self.raylet, WorkerSetUp("")))
         elif isinstance(message, SetThreads):
             assert not self.queue, "the threads of a worker that has work are changed"
+            self.send(self.raylet, OrderTaken())
         elif isinstance(message, RunNested):
             if self._wait is not None and self._wait[0] == message.wait and self._wait[1].missing > 0:
                 self._asked = message

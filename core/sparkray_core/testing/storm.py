@@ -25,6 +25,7 @@ from sparkray_core.model.limits import HeadLimits, NodeLimits
 from sparkray_core.model.node import Node
 from sparkray_core.model.node_objects import Store
 from sparkray_core.model.records import Records, keeper_of
+from sparkray_core.model.resources import CPU, UNIT
 from sparkray_core.model.scheduler import Scheduler
 from sparkray_core.model.shard import Shard
 from sparkray_core.testing.builders import node_info, process_id
@@ -99,6 +100,8 @@ class Storm:
             dice = Random(self.dice.random())
             driver = SimDriver(name, host.segment, sim.ledger, self.oracle, dice, actors, durable, puts)
             driver.cancels, driver.force = self.weather.cancels, self.weather.faults > 0
+            assert isinstance(host.model, Node)
+            driver.wide = host.model.info.resources.get(CPU, 0) >= 2 * UNIT  # else there may be no node for them
             if self.weather.spark:
                 driver.spark = SimSpark(sim)
             if groups:
