@@ -40,7 +40,7 @@ class Savings:
 
     def takes(self, claim: Claim, now: float) -> bool:
         """Whether there is something for it, though not all."""
-        return self.may(claim, now) and bool(self._part(claim)) and self.may_come(claim, now, self.room())
+        return bool(self._part(claim)) and self.may(claim, now) and self.may_come(claim, now, self.room())
 
     def may(self, claim: Claim, now: float) -> bool:
         """Whether it goes before leases, and takes what there is."""
