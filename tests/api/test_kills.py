@@ -89,7 +89,7 @@ class _Counter:
 Counter = sparkray.remote(num_cpus=0)(_Counter)
 
 
-def kill_gcs(session: Any, *, is_another: int = 0) -> int:
+def kill_gcs(session: Any, *, is_another: int = 0, by: signal.Signals = signal.SIGKILL) -> int:
     """Returns which process it was."""
 
     def found() -> list[psutil.Process]:
@@ -98,7 +98,7 @@ def kill_gcs(session: Any, *, is_another: int = 0) -> int:
 
     wait_until(found, "there is a GCS", limit=LIMIT_S)
     (gcs,) = found()
-    gcs.kill()
+    gcs.send_signal(by)
     return gcs.pid
 
 
@@ -132,6 +132,28 @@ def test_the_session_outlives_its_gcs(session: Any) -> None:
     wait_until(lambda: sparkray.available_resources().get("CPU") == 2.0, "all is free again", limit=LIMIT_S)
     with pytest.raises(ValueError, match="counter"):
         sparkray.get_actor("counter")
+
+
+@pytest.mark.slow  # its silence is noticed after some seconds
+def test_a_gcs_that_hangs_is_ended_and_another_goes_on(session: Any) -> None:
+    counter = Counter.options(name="counter").remote()
+    assert sparkray.get(counter.add.remote(), timeout=LIMIT_S) == 1
+
+    first = kill_gcs(session, by=signal.SIGSTOP)
+
+    assert sparkray.get(Counter.options(name="fresh").remote().add.remote(), timeout=LIMIT_S) == 1
+    assert sparkray.get(sparkray.get_actor("counter").add.remote(), timeout=LIMIT_S) == 2
+    assert not psutil.pid_exists(first)
+
+
+@pytest.mark.slow  # likewise, four times as many
+def test_without_a_raylet_that_answers_the_session_ends(session: Any) -> None:
+    raylet = the_one("raylet", session["session_dir"])
+    raylet.suspend()
+
+    with pytest.raises(RaySystemError, match="hung, and was killed"):
+        sparkray.get(Counter.remote().add.remote(), timeout=3 * LIMIT_S)
+    wait_until_gone(session["session_dir"])
 
 
 def test_a_gcs_that_dies_again_and_again_ends_the_session(session: Any) -> None:

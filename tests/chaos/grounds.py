@@ -81,7 +81,9 @@ class ClusterGround:
             if not found:
                 return None
             node, pid = found[kill.of(len(found))]
-            return Victim(f"{node}, process {pid}", lambda: kill_all([pid]))
+            number = signal.SIGSTOP if kill.hangs else signal.SIGKILL
+            hangs = ", which hangs from now on" if kill.hangs else ""
+            return Victim(f"{node}, process {pid}{hangs}", lambda: kill_all([pid], number))
         if kill.kind == "full":
             writers = [pid for part in ("head", "shards") for pid in self._head.pids(part)]
             writers += [pid for node in (self._head, *self._nodes) for pid in node.pids("raylet")]

@@ -12,7 +12,7 @@ import pytest
 
 from sparkray.cluster_utils import Cluster
 from tests.chaos.grounds import SCHEDULERS, SHARDS, STORE_BYTES, STORE_WAIT_S, ClusterGround
-from tests.chaos.kills import PER_MINUTE, schedule
+from tests.chaos.kills import PER_MINUTE, WATCHED, schedule
 from tests.chaos.storm import Storm
 from tests.left import LeftBehind
 
@@ -27,6 +27,7 @@ def test_a_seed_says_what_is_killed_and_when() -> None:
     assert schedule(7, 120) == [kill for kill in kills if kill.at < 120]
     assert schedule(8, 1800) != kills
     assert {kill.kind for kill in kills} == set(PER_MINUTE)
+    assert {kill.kind for kill in kills if kill.hangs} == set(WATCHED)
     heads = [kill.at for kill in kills if kill.kind == "head"]
     assert all(later - earlier > 60 for earlier, later in zip(heads, heads[3:], strict=False))
 

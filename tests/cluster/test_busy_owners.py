@@ -1,4 +1,4 @@
-"""Placement groups, actors and tasks of several CPUs get what they need from owners that keep all CPUs busy, and go on doing so."""
+"""Groups, actors and wide tasks get what they need from owners that keep all CPUs busy, and go on doing so."""
 
 from __future__ import annotations
 

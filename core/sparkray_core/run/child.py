@@ -7,11 +7,21 @@ import json
 import logging
 import os
 import signal
-from typing import Any
+from typing import Any, NamedTuple
 
 from sparkray_core.run import processes
 from sparkray_core.run.config import NodeConfig, ProcessTie
 from sparkray_core.run.processes import Identity
+from sparkray_core.run.pulse import Pulse
+
+
+class Parent(NamedTuple):
+    """What ties a child to its keeper."""
+
+    pid: int
+    lifeline: int  # a pipe that the keeper holds open
+    pulse: Pulse  # by which the keeper sees that the child's loop turns
+
 
 _LAST_WORD = "ended"  # a file in the node's folder
 _TITLES = {"head": "gcs"}  # where users of Ray know a process by another name
@@ -35,10 +45,10 @@ def leave_word(config: NodeConfig, why: str) -> None:
         file.write(why)
 
 
-def word_left(config: NodeConfig) -> str:
-    """Empty: none."""
+def word_left(folder: str) -> str:
+    """By the keeper, in its node's folder; empty: none."""
     try:
-        with open(os.path.join(config.folder, _LAST_WORD)) as file:
+        with open(os.path.join(folder, _LAST_WORD)) as file:
             return file.read()
     except OSError:
         return ""
@@ -46,7 +56,7 @@ def word_left(config: NodeConfig) -> str:
 
 def why_ended(config: NodeConfig) -> str:
     """What a child that its keeper ends can say of the reason."""
-    if word := word_left(config):
+    if word := word_left(config.folder):
         return word
     tie = config.tie
     if isinstance(tie, ProcessTie) and not processes.is_alive(Identity(tie.pid, tie.start)):

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 
-POLL_S = 0.5
 _CHUNK = 1 << 16  # bytes of one file at a time
 _LONGEST_LINE = 1 << 15  # a longer one is cut
 

@@ -13,6 +13,7 @@ from sparkray_core.messages import EndSession, Message, NodeGone
 from sparkray_core.model.events import Event, PeerLost, Received
 from sparkray_core.model.head import Head
 from sparkray_core.run import child
+from sparkray_core.run.child import Parent
 from sparkray_core.run.config import NodeConfig
 from sparkray_core.run.journal import Found, Journal
 from sparkray_core.run.journalled import Journalled, tables_of, what_is_left
@@ -26,15 +27,14 @@ from sparkray_core.wire.zmq_transport import CannotListen
 LAST_WORDS_S = 0.5  # for the links to deliver the end of the session; below the keeper's grace
 
 
-def main(config: NodeConfig, lifeline: int, keeper: int, tell: int | None) -> None:
+def main(config: NodeConfig, parent: Parent, tell: int | None) -> None:
     """A life of the head, right after the keeper forked it.
 
     Args:
-        lifeline: a pipe that the keeper holds open.
         tell: where to write, once the port is bound, the line that the keeper waits for. None: this is not the first
             life; it goes on where the one before was.
     """
-    loop = Loop()
+    loop = Loop(pulse=parent.pulse)
     master: list[Master] = []
 
     def end() -> None:
@@ -44,10 +44,10 @@ def main(config: NodeConfig, lifeline: int, keeper: int, tell: int | None) -> No
             loop.stop()
 
     loop.catch({signal.SIGTERM: end})
-    child.begin("head", config, keeper)
+    child.begin("head", config, parent.pid)
     gc.freeze()
     gc.enable()
-    loop.watch(lifeline, end)
+    loop.watch(parent.lifeline, end)
     try:
         transport, address = open_transport(config, HEAD_NODE)
     except CannotListen as error:

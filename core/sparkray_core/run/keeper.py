@@ -5,8 +5,8 @@
 It forks, in a session of its own (a Ctrl-C in a notebook does not reach it), zygote, head (on one node) and raylet;
 prints one JSON line, {"ready": true, ...} or {"ready": false, "why": ...}; and waits for the first of: end of the
 tie, end of a child, SIGTERM. But when the head was killed, or failed, it forks another, which goes on in its place. A
-keeper killed by SIGKILL is noticed by its children: they hold the lifeline, a pipe of which it alone has the other end,
-and have PR_SET_PDEATHSIG.
+child that hangs it kills (`pulse`). A keeper killed by SIGKILL is noticed by its children: they hold the lifeline, a
+pipe of which it alone has the other end, and have PR_SET_PDEATHSIG.
 
 It imports what the children need before it forks them, and has no thread and no zmq context, so that forking is safe.
 """
@@ -18,6 +18,7 @@ import gc
 import json
 import os
 import select
+import signal
 import socket
 import sys
 import time
@@ -27,16 +28,19 @@ from functools import partial
 from typing import Any, NoReturn
 
 from sparkray_core.run import child, folders, processes, published, zygote
+from sparkray_core.run.child import Parent
 from sparkray_core.run.config import BadConfig, NodeConfig
-from sparkray_core.run.following import POLL_S, Follower
+from sparkray_core.run.following import Follower
 from sparkray_core.run.keeping import NOTHING_TO_GO_ON_FROM, TOLD_TO_END, Watch, read_order, say
 from sparkray_core.run.limits import shards_of
+from sparkray_core.run.pulse import LOOK_S, Pulse, Watchdog
 from sparkray_core.run.tie import Tie
 
 GRACE_S = 1.0  # from SIGTERM to SIGKILL
 HEAD_START_S = 10.0  # the head has only to bind a port
 HEAD_LIVES, HEAD_LIVES_S = 5, 60.0  # it, or a shard, may end so often within so many seconds, then the session ends
 SCHEDULER_LIVES = 5  # likewise, of all schedulers together and for each: then the session goes on with fewer
+RAYLET_PATIENCE = 4  # times what a node may be silent for: by then the head has buried the node of one that hangs
 JOIN_S = 30.0  # the raylet has to reach the head, which on another machine may be up a little later
 
 
@@ -87,6 +91,8 @@ class Keeper:
         self._fork_scheduler: Callable[[], int] | None = None
         self._scheduler_ends: list[float] = []  # of late
         self._follower: Follower | None = None
+        self._watchdog = Watchdog()
+        self._hung: set[int] = set()  # children that were killed for it
         self._lifeline, self._lifeline_end = os.pipe()  # children watch the first; nobody writes to the second
         self._not_for_children = {self._lifeline_end, *self._watch.descriptors}
 
@@ -127,9 +133,11 @@ class Keeper:
             except OSError as error:
                 sys.stderr.write(f"the logs are not shown at {place}: {error}\n")
         while True:
-            self._wait(None if self._follower is None else POLL_S)
+            self._wait(LOOK_S)
             if self._follower is not None:
                 self._follower.follow()
+            for pid in self._watchdog.look(time.monotonic()):
+                self._end_hanging(pid)
 
     # ------------------------------------------------------------------------------ the start
     def _start(self) -> dict[str, Any]:
@@ -171,7 +179,7 @@ class Keeper:
             config = replace(config, curve_public=public, curve_secret=secret)
             facts |= {"curve_public": public.hex(), "curve_secret": secret.hex()}
         if config.is_head:
-            said = self._fork_and_hear("head", HEAD_START_S, head_main.main, config, self._lifeline, os.getpid())
+            said = self._fork_and_hear("head", HEAD_START_S, head_main.main, config)
             config = replace(config, head_address=said["address"])
             port = int(said["address"].rpartition(":")[2])
             self._lap("head")
@@ -187,17 +195,13 @@ class Keeper:
             config.without_storage(),
             to_zygote,
             zygote_identity,
-            self._lifeline,
-            os.getpid(),
         )
         to_zygote.close()
         self._lap("raylet")
         gc.enable()
         if config.is_head:
             again = replace(config, port=port)
-            self._fork_again["head"] = partial(
-                self._fork, "head", head_main.main, again, self._lifeline, os.getpid(), None
-            )
+            self._fork_again["head"] = partial(self._fork_watched, "head", head_main.main, again, tell=None)
             self._start_shards(replace(config, port=0))
             self._start_schedulers(config.without_storage())
         published.publish(config, time.time())
@@ -211,8 +215,9 @@ class Keeper:
         from sparkray_core.run import shard_main
 
         def fork(number: int, config: NodeConfig, tell: int | None = None, close: Collection[int] = ()) -> int:
-            name, args = shard_main.name_of(number), (config, number, self._lifeline, os.getpid(), tell)
-            return self._fork(name, shard_main.main, *args, close=close)
+            return self._fork_watched(
+                shard_main.name_of(number), shard_main.main, config, number, tell=tell, close=close
+            )
 
         pipes = []
         for number in range(shards):
@@ -235,16 +240,16 @@ class Keeper:
         from sparkray_core.run import scheduler_main
 
         def fork() -> int:
-            return self._fork("scheduler", scheduler_main.main, config, self._lifeline, os.getpid())
+            return self._fork_watched("scheduler", scheduler_main.main, config)
 
         for _ in range(config.settings.global_schedulers):
             fork()
         self._fork_scheduler = fork
 
     def _fork_and_hear(self, name: str, limit: float, main: Callable[..., object], *args: Any) -> dict[str, Any]:
-        """Fork a child that gets, as last argument, a pipe to write one JSON line to; and return that line."""
+        """Fork a child that gets, as `tell`, a pipe to write one JSON line to; and return that line."""
         hear, tell = os.pipe()
-        pid = self._fork(name, main, *args, tell, close=(hear,))
+        pid = self._fork_watched(name, main, *args, tell=tell, close=(hear,))
         os.close(tell)
         return self._heard(name, pid, hear, limit)
 
@@ -298,6 +303,17 @@ class Keeper:
             os.close(descriptor)
         return line
 
+    def _fork_watched(
+        self, name: str, main: Callable[..., object], *args: Any, close: Collection[int] = (), **more: Any
+    ) -> int:
+        """A child that runs a loop, and is killed if that hangs."""
+        pulse = Pulse()
+        parent = Parent(os.getpid(), self._lifeline, pulse)
+        pid = self._fork(name, partial(main, **more), *args, parent, close=close)
+        limit = self._config.settings.node_timeout_s
+        self._watchdog.watch(pid, pulse, limit * RAYLET_PATIENCE if name == "raylet" else limit)
+        return pid
+
     def _fork(self, name: str, main: Callable[..., object], *args: Any, close: Collection[int] = ()) -> int:
         pid = processes.fork(main, *args, close=(*self._not_for_children, *close))
         self._children[pid] = name
@@ -320,6 +336,8 @@ class Keeper:
             raise Ended(f"the keeper got {self._watch.signals[0]}", meant=True)
         # All that were reaped are forgotten before the first is told of: their pids may be others' from now on.
         ended = [(self._children.pop(pid, None), pid, code) for pid, code in processes.reap()]
+        for _, pid, _ in ended:
+            self._watchdog.forget(pid)
         for name, pid, code in ended:
             if name in self._fork_again and code != 0:
                 self._begin_again(name, pid, code)
@@ -328,17 +346,28 @@ class Keeper:
             elif name in self._fork_again and name != "head":
                 pass  # a shard heard of the session's end before this node's raylet
             elif name is not None:  # not an adopted orphan
-                raise Ended(f"the {name} (pid {pid}) ended: {processes.exit_in_words(code)}", meant=code == 0)
+                raise Ended(f"the {name} (pid {pid}) ended: {self._how_ended(pid, code)}", meant=code == 0)
         why = self._watch.tie.why_gone(readable)
         if why is not None:
             raise Ended(why, meant=True)
         return readable
 
+    def _end_hanging(self, pid: int) -> None:
+        name = self._children[pid]
+        sys.stderr.write(f"the {name} (pid {pid}) hangs, and is killed\n")
+        self._hung.add(pid)
+        if name == "raylet":  # its processes see its end before we do
+            child.leave_word(self._config, f"the raylet (pid {pid}) hung, and was killed")
+        os.kill(pid, signal.SIGKILL)
+
+    def _how_ended(self, pid: int, code: int) -> str:
+        return "it hung, and was killed" if pid in self._hung else processes.exit_in_words(code)
+
     def _scheduler_ended(self, pid: int, code: int) -> None:
         """Another takes its place, unless it was told that the session ends."""
         if code == 0 or self._fork_scheduler is None:
             return
-        what = f"the scheduler (pid {pid}) ended: {processes.exit_in_words(code)}"
+        what = f"the scheduler (pid {pid}) ended: {self._how_ended(pid, code)}"
         now = time.monotonic()
         self._scheduler_ends = [at for at in self._scheduler_ends if at > now - HEAD_LIVES_S] + [now]
         if len(self._scheduler_ends) >= SCHEDULER_LIVES * self._config.settings.global_schedulers:
@@ -352,7 +381,7 @@ class Keeper:
         Raises:
             Ended: that would lead nowhere.
         """
-        what = f"the {name} (pid {pid}) ended: {processes.exit_in_words(code)}"
+        what = f"the {name} (pid {pid}) ended: {self._how_ended(pid, code)}"
         if code == TOLD_TO_END:
             raise Ended(f"{what}. It was told to", meant=True)
         if code == NOTHING_TO_GO_ON_FROM:

@@ -419,8 +419,10 @@ class LocalProcess:
             del self._connections[connection.peer]
         connection.close()
         if connection is self.raylet:
+            from sparkray_core.run.child import word_left
+
             effects: list[Effect] = []
-            self.owner.end(f"the raylet of this node is gone ({why})", effects)
+            self.owner.end(f"the raylet of this node is gone ({word_left(self.folder) or why})", effects)
             self._give_up_asking()
             if self.role == "worker":
                 os._exit(1)

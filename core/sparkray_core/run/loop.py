@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Mapping
 from types import FrameType
 
+from sparkray_core.run.pulse import BEAT_S, Pulse
+
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 Callback = Callable[[], object]
 
@@ -33,8 +35,13 @@ class Timer:
 class Loop:
     """Runs callbacks until one of them calls `stop`. All that they do happens between two polls."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic, pulse: Pulse | None = None) -> None:
+        """
+        Args:
+            pulse: by which another process sees that this loop turns.
+        """
         self.clock = clock
+        self._pulse = pulse
         self._selector = selectors.DefaultSelector()
         self._timers: list[Timer] = []
         self._stopped = False
@@ -96,6 +103,9 @@ class Loop:
                 return
             soonest = min((timer.at for timer in self._timers), default=math.inf)
             timeout = None if soonest == math.inf else max(0.0, soonest - self.clock())
+            if self._pulse is not None:
+                self._pulse.beat()
+                timeout = BEAT_S if timeout is None else min(timeout, BEAT_S)
             for key, events in selector.select(timeout):
                 on_readable, on_writable = key.data
                 if events & WRITE and self._watches(key):

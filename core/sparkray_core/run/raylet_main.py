@@ -37,6 +37,7 @@ from sparkray_core.model.events import (
 from sparkray_core.model.node import Node
 from sparkray_core.model.node_info import NodeInfo
 from sparkray_core.run import child, folders, node_inspection, processes
+from sparkray_core.run.child import Parent
 from sparkray_core.run.config import NodeConfig, ProcessTie
 from sparkray_core.run.lanes import Lanes
 from sparkray_core.run.limits import node_limits
@@ -65,30 +66,27 @@ EXIT_REPORT_S = 0.3  # from the end of a worker's connection to the zygote's rep
 log = logging.getLogger(__name__)
 
 
-def main(
-    config: NodeConfig, zygote: socket.socket, zygote_is: Identity | None, lifeline: int, keeper: int, tell: int
-) -> None:
+def main(config: NodeConfig, zygote: socket.socket, zygote_is: Identity | None, parent: Parent, tell: int) -> None:
     """The raylet's life, right after the keeper forked it.
 
     Args:
         zygote: our end of the pair; closing it ends the zygote and all workers.
         zygote_is: to see whether it has ended, should the keeper not be there to do so.
-        lifeline: a pipe that the keeper holds open.
         tell: where to write, once the node has joined, the line that the keeper waits for.
     """
-    loop = Loop()
+    loop = Loop(pulse=parent.pulse)
     loop.catch({signal.SIGTERM: loop.stop})
-    child.begin("raylet", config, keeper)
+    child.begin("raylet", config, parent.pid)
     gc.freeze()
     gc.enable()
-    loop.watch(lifeline, loop.stop)
-    raylet = Raylet(config, loop, zygote, keeper, tell)
+    loop.watch(parent.lifeline, loop.stop)
+    raylet = Raylet(config, loop, zygote, parent.pid, tell)
     try:
         raylet.run()
     finally:
         raylet.close()
         # Not asked by getppid: a dying process closes its pipes before its children get another parent.
-        if select.select([lifeline], [], [], 0)[0]:
+        if select.select([parent.lifeline], [], [], 0)[0]:
             _clean_up(config, zygote_is)
 
 
@@ -193,7 +191,7 @@ class Raylet:
         self._loop.run(after=self._flush)
         if self._perform.stopped is None:  # the keeper ends the node; the session may go on without it
             self._perform([Send(HEAD, NodeGone(self._node_id, child.why_ended(self._config)))])
-            if why := child.word_left(self._config):
+            if why := child.word_left(self._config.folder):
                 self._perform([Send(process, EndSession(why)) for process in self._node.processes])
         if self._tell is not None:
             child.tell_keeper(self._tell, {"failed": self._perform.stopped or "it was told to end"})

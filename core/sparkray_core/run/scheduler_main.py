@@ -13,6 +13,7 @@ from sparkray_core.model.effects import Send
 from sparkray_core.model.events import ClockTicked, Event, PeerLost, Received
 from sparkray_core.model.scheduler import Scheduler
 from sparkray_core.run import child
+from sparkray_core.run.child import Parent
 from sparkray_core.run.config import NodeConfig
 from sparkray_core.run.limits import head_limits
 from sparkray_core.run.loop import Loop
@@ -25,18 +26,14 @@ GIVEN_UP = 4  # exit code of one that the head, or the way to it, is lost to: an
 log = logging.getLogger(__name__)
 
 
-def main(config: NodeConfig, lifeline: int, keeper: int) -> None:
-    """A scheduler's life, right after the keeper forked it.
-
-    Args:
-        lifeline: a pipe that the keeper holds open.
-    """
-    loop = Loop()
+def main(config: NodeConfig, parent: Parent) -> None:
+    """A scheduler's life, right after the keeper forked it."""
+    loop = Loop(pulse=parent.pulse)
     loop.catch({signal.SIGTERM: loop.stop})
-    child.begin("scheduler", config, keeper)
+    child.begin("scheduler", config, parent.pid)
     gc.freeze()
     gc.enable()
-    loop.watch(lifeline, loop.stop)
+    loop.watch(parent.lifeline, loop.stop)
     shell = SchedulerShell(config, loop)
     try:
         shell.run()

@@ -13,6 +13,7 @@ import sys
 from sparkray_core.ids import HEAD_NODE, raylet_of, shard_node
 from sparkray_core.model.shard import Shard
 from sparkray_core.run import child
+from sparkray_core.run.child import Parent
 from sparkray_core.run.config import NodeConfig
 from sparkray_core.run.journal import Found, Journal
 from sparkray_core.run.journalled import Journalled, tables_of, what_is_left
@@ -29,21 +30,20 @@ def name_of(number: int) -> str:
     return f"gcs-shard-{number}"
 
 
-def main(config: NodeConfig, number: int, lifeline: int, keeper: int, tell: int | None) -> None:
+def main(config: NodeConfig, number: int, parent: Parent, tell: int | None) -> None:
     """A life of a shard, right after the keeper forked it.
 
     Args:
         config: its port is this shard's; 0 in the first life.
         number: from 0.
-        lifeline: a pipe that the keeper holds open.
         tell: where to write, once all is open, the line that the keeper waits for. None: this is not the first life.
     """
-    loop = Loop()
+    loop = Loop(pulse=parent.pulse)
     loop.catch({signal.SIGTERM: loop.stop})
-    child.begin(name_of(number), config, keeper, title=f"gcs shard {number}")
+    child.begin(name_of(number), config, parent.pid, title=f"gcs shard {number}")
     gc.freeze()
     gc.enable()
-    loop.watch(lifeline, loop.stop)
+    loop.watch(parent.lifeline, loop.stop)
     try:
         transport, address = open_transport(config, shard_node(number))
     except CannotListen as error:
