@@ -112,6 +112,8 @@ def check_claims(node: Node) -> None:
                 assert not claims.fits_now(claims.lacks(claim), claim.where), f"{claim} waits, though it fits"
                 if claim.lease is not None:
                     break  # those behind it need the same, and nobody saves
+    if saving:
+        assert claims.savings.room() == claims.savings.sum_room(), "the room to save in is that of before"
     check_gpus(node)
     check_crowd(node, leases)
 

@@ -685,7 +685,7 @@ class Node:
     def _known(self, owner: ProcessId, lease: LeaseId) -> bool:
         """Asked before. The same answer is given again."""
         claim = self.claims.all.get(lease_key(lease))
-        if claim is not None and claim.worker is not None:
+        if claim is not None and claim.granted and claim.worker is not None:
             self.out.append(Send(owner, LeaseGranted(lease, claim.worker)))
         return claim is not None
 

@@ -326,9 +326,9 @@ class Claims:
         return sum(max(0, count - self.workers.preparing.get(env, 0)) for env, count in asked.items())
 
     def _reserve_fitting(self, now: float) -> None:
-        """By priority, then what may save, then whose owner has least here, then in the order of arrival. Leases that
-        do not fit are overtaken for a while, so that no resource idles for them; what may save takes what there is.
-        """
+        """By priority, then what has begun to save, then what may, then whose owner has least here, then by arrival.
+        Leases that do not fit are overtaken for a while, so that no resource idles for them; what saves takes what
+        there is."""
         while self.waiting and not self.held_back:
             heads = [next(iter(queue.values())) for queue in self.waiting.values()]
             fitting = [claim for claim in heads if self._fits(claim) or self.savings.takes(claim, now)]
@@ -343,7 +343,12 @@ class Claims:
 
     def _turn(self, claim: Claim, now: float) -> tuple[int, int, int, int]:
         """Whose turn it is of those that wait: the lowest."""
-        share = -2 if claim.taken else -1 if self.savings.may(claim, now) else self.shares.get(claim.owner, 0)
+        if claim.taken:
+            share = -2
+        elif claim.lease is None or (not self._fits(claim) and self.savings.may(claim, now)):
+            share = -1
+        else:
+            share = self.shares.get(claim.owner, 0)
         return self.crowd.turn(claim, share)
 
     def _share_of(self, owner: ProcessId) -> int:
@@ -460,8 +465,10 @@ class Claims:
     def _grant(self, claim: Claim, worker: Worker) -> None:
         """Now, or once it has confirmed its orders: what the owner pushes might come before them."""
         if claim.lease is not None and not worker.orders and not claim.granted:
-            claim.granted = True
+            claim.granted = self._unasked = True  # what it has may be wanted by others
             self.out.append(Send(claim.owner, LeaseGranted(claim.lease, worker.id)))
+            if claim.reclaimed:  # when its owner had not heard of it
+                self.out.append(Send(claim.owner, ReclaimLeases([claim.lease])))
 
     def order_taken(self, worker: Worker) -> None:
         worker.orders -= 1
@@ -491,7 +498,8 @@ class Claims:
         queues = sorted(self.waiting.items(), key=lambda queue: (queue[0][0], self._share_of(queue[0][1])))
         room = self.savings.room() if self.savings.waiting else {}
         for key, waiting in [(key, waiting) for key, queue in queues for waiting in queue.values()]:
-            if waiting.lease is None and not self.savings.may_come(waiting, now, room):
+            rests = now < waiting.rests_until
+            if rests or (waiting.lease is None and not self.savings.may_come(waiting, now, room)):
                 continue  # leases would come back in vain
             lacks = self.lacks(waiting)
             missing = _missing(lacks, coming, gpus)

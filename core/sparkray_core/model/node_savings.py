@@ -33,6 +33,8 @@ class Savings:
         self.claims = claims
         self.save_s = save_s
         self.waiting: dict[bytes, Claim] = {}  # what may save; of leases those that have begun to
+        self._room: Resources = {}
+        self._room_at = -1  # of `claims.changes`
 
     def add(self, claim: Claim) -> None:
         if claim.lease is None:
@@ -40,16 +42,19 @@ class Savings:
 
     def takes(self, claim: Claim, now: float) -> bool:
         """Whether there is something for it, though not all."""
-        return bool(self._part(claim)) and self.may(claim, now) and self.may_come(claim, now, self.room())
+        available = self.claims.available
+        if not any(available.get(name, 0) > 0 for name in claim.needs):
+            return False  # as on a busy node, mostly
+        return self.may(claim, now) and bool(self._part(claim)) and self.may_come(claim, now, self.room())
 
     def may(self, claim: Claim, now: float) -> bool:
         """Whether it goes before leases, and takes what there is."""
-        return claim.lease is None or bool(claim.taken) or self._is_overtaken(claim, now)
+        return claim.lease is None or self._is_overtaken(claim, now)
 
     def _is_overtaken(self, lease: Claim, now: float) -> bool:
         if now - lease.since < OVERTAKEN_S or self.claims.crowd.is_full:
             return False
-        if not self.claims.shares.get(lease.owner):
+        if lease.taken or not self.claims.shares.get(lease.owner):
             return True
         theirs = (claim for claim in self.claims.all.values() if claim.owner == lease.owner and claim.taken)
         return not any(claim.needs == lease.needs and claim.where == lease.where for claim in theirs)
@@ -79,6 +84,11 @@ class Savings:
 
     def room(self) -> Resources:
         """What is left for others to save up, beside what lasts and those that have begun to."""
+        if self._room_at != self.claims.changes:
+            self._room_at, self._room = self.claims.changes, self.sum_room()
+        return self._room
+
+    def sum_room(self) -> Resources:
         left = self.beside_what_lasts()
         for claim in self.waiting.values():
             if claim.taken:
@@ -106,9 +116,12 @@ class Savings:
 
     def _part(self, claim: Claim) -> Resources:
         available, lacks = self.claims.available, self.claims.lacks(claim)
-        names = short_of(lacks, available) if claim.lease is not None else lacks  # a lease idles nothing else
+        # A lease idles what it is short of, and that only if there is some of all of it.
+        names = short_of(lacks, available) if claim.lease is not None else lacks
         part = {name: min(lacks[name], available.get(name, 0)) for name in names}
         pool, gpu = self.claims.gpus_of(claim.where)
         if part.get(gpu, 0) > 0:
-            part[gpu] = pool.part(self.claims.lacks(claim)[gpu])
+            part[gpu] = pool.part(lacks[gpu])
+        if claim.lease is not None and min(part.values(), default=0) <= 0:
+            return {}
         return {name: amount for name, amount in part.items() if amount > 0}

@@ -8,7 +8,7 @@ owners ask again, under the same ids, by way of another one: a lease that is gra
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from sparkray_core.frozen import frozen, replaced
@@ -126,12 +126,22 @@ class Scheduler:
 
     # ------------------------------------------------------------------ leases
     def _requested(self, owner: ProcessId, asked: RequestLeases) -> None:
-        leases = [lease for lease in asked.leases if lease not in self.placed]  # the first asking still stands
         record = self.nodes.all.get(node_of(owner))
         # A node that joins later never hears of who was dead by then: nothing may be placed for them.
         is_gone = owner in self.gone or (record is not None and not record.info.alive)
-        if leases and not is_gone:
+        if is_gone:
+            return
+        shares: dict[NodeId, list[LeaseId]] = {}
+        leases: list[LeaseId] = []
+        for lease in asked.leases:
+            placed = self.placed.get(lease)
+            if placed is None:
+                leases.append(lease)
+            else:  # asked again, as owners do when a node dies
+                shares.setdefault(placed.node, []).append(lease)
+        if leases:
             self._place(owner, leases, asked)
+        self._send(owner, shares, asked)  # where it waits, if that has not sent it on, to a node that has died
 
     def _place(self, owner: ProcessId, leases: list[LeaseId], asked: RequestLeases) -> None:
         saves = self.choosing.saves(asked) if asked.prefer else None
@@ -140,10 +150,13 @@ class Scheduler:
             self.out.append(SendFrom(HEAD, owner, replaced(asked, leases=leases)))
             return
         self.decisions += len(leases)
-        needs = places.needs(asked.resources, asked.where)
         shares: dict[NodeId, list[LeaseId]] = {}
         for lease, node in zip(leases, chosen, strict=True):
             shares.setdefault(node, []).append(lease)
+        self._send(owner, shares, asked)
+
+    def _send(self, owner: ProcessId, shares: Mapping[NodeId, list[LeaseId]], asked: RequestLeases) -> None:
+        needs = places.needs(asked.resources, asked.where)
         for node, share in shares.items():
             record = self.nodes.all[node]
             for lease in share:

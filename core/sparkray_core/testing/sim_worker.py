@@ -24,6 +24,7 @@ from sparkray_core.messages import (
     PushTasks,
     ResultTuple,
     RunNested,
+    SetGpus,
     SetGroup,
     SetThreads,
     SetUpWorker,
@@ -102,8 +103,8 @@ class SimWorker(SimCore):
             assert self.env is None, f"a worker of {self.env!r} was to take on {message.env!r}"
             self.env = message.env
             self.at(self.now + SET_UP_S, lambda: self.send(self.raylet, WorkerSetUp("")))
-        elif isinstance(message, SetThreads):
-            assert not self.queue, "the threads of a worker that has work are changed"
+        elif isinstance(message, SetThreads | SetGpus):
+            assert not self.queue, "the threads or GPUs of a worker that has work are changed"
             self.send(self.raylet, OrderTaken())
         elif isinstance(message, RunNested):
             if self._wait is not None and self._wait[0] == message.wait and self._wait[1].missing > 0:
