@@ -7,9 +7,11 @@ from typing import Any
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sparkray_core.ids import ProcessId
+from sparkray_core.ids import HEAD, ProcessId
 from sparkray_core.messages import (
     LeaseGranted,
+    NodeDraining,
+    NodeTable,
     OrderTaken,
     ReclaimLeases,
     RegisterProcess,
@@ -24,7 +26,7 @@ from sparkray_core.model.effects import KillWorker, Send, StartWorker
 from sparkray_core.model.events import Received, WorkerExited
 from sparkray_core.model.invariants import check
 from sparkray_core.model.node_gpus import Gpus
-from sparkray_core.testing.builders import a_node, lease_id, node_id, process_id, register_workers
+from sparkray_core.testing.builders import a_node, lease_id, node_id, node_info, process_id, register_workers
 
 DRIVER = process_id(node_id("a"), "driver")
 OTHER = process_id(node_id("a"), "other")
@@ -183,3 +185,45 @@ def test_what_fits_is_chosen_and_what_does_not_is_not(total: int, amounts: list[
             assert sorted(chosen.values()) == sorted([1000] * whole + [part] * bool(part))
             gpus.take(chosen)
             assert min(gpus.free, default=0) >= 0
+
+
+class Slow(Bench):
+    """Workers confirm what they are told only when asked to."""
+
+    def do(self, event: Any) -> None:
+        if not (isinstance(event, Received) and isinstance(event.message, OrderTaken)):
+            super().do(event)
+
+    def confirm(self, worker: ProcessId) -> None:
+        super().do(Received(worker, OrderTaken()))
+
+
+def test_a_lease_is_not_granted_to_who_asks_again_before_its_worker_knows_the_gpus() -> None:
+    bench = Slow(gpus=1)
+    assert bench.ask(1, 1) is None
+    assert bench.ask(1, 1) is None
+
+    bench.confirm(*bench.gpus)
+    assert bench.of(1) == [0]
+
+
+def test_what_others_began_to_wait_for_before_it_was_granted_is_asked_back_then() -> None:
+    bench = Slow(gpus=1)
+    bench.ask(1, 1)
+    bench.ask(1, 1, OTHER)
+    assert bench.reclaimed == []
+
+    bench.confirm(*bench.gpus)
+    assert bench.reclaimed == [lease_id(DRIVER, 1)]
+
+
+def test_a_node_that_is_drained_asks_back_what_it_grants_after_that() -> None:
+    """The owner did not know the lease when it was asked for it."""
+    bench = Slow(gpus=1)
+    bench.say(HEAD, NodeTable([bench.node.info.as_dict(), node_info("b", CPU=2, GPU=1).as_dict()]))
+    bench.ask(1, 1)
+    bench.say(HEAD, NodeDraining("to be serviced", None))
+    bench.reclaimed.clear()
+
+    bench.confirm(*bench.gpus)
+    assert bench.reclaimed == [lease_id(DRIVER, 1)]

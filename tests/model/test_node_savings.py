@@ -10,6 +10,7 @@ from sparkray_core.ids import HEAD, ActorId, FunctionId, GroupId, ProcessId
 from sparkray_core.messages import (
     ActorUnplaced,
     BundlesReserved,
+    CommitBundles,
     LeaseGranted,
     Message,
     NodeDraining,
@@ -26,6 +27,7 @@ from sparkray_core.messages import (
     SetThreads,
     StartActor,
 )
+from sparkray_core.model import where as places
 from sparkray_core.model.effects import Send, StartWorker
 from sparkray_core.model.events import ClockTicked, Received
 from sparkray_core.model.invariants import check
@@ -39,8 +41,8 @@ GROUP, LATER = GroupId(lease_id(DRIVER, 901)), GroupId(lease_id(DRIVER, 902))
 class Bench:
     """A node whose workers come up at once."""
 
-    def __init__(self, *, cpus: float, gpus: float = 0) -> None:
-        self.node = a_node("a", CPU=cpus, GPU=gpus)
+    def __init__(self, *, cpus: float, gpus: float = 0, memory: float = 0) -> None:
+        self.node = a_node("a", CPU=cpus, GPU=gpus, memory=memory)
         self.now = 0.0
         register_workers(self.node, self.node.start(0.0), 0.0)
         for driver in (DRIVER, OTHER):
@@ -277,3 +279,53 @@ def test_what_a_task_saved_that_is_wanted_no_more_goes_to_those_who_wait() -> No
     assert granted(bench.give_back(DRIVER, 1)) == []
 
     assert granted(bench.give_back(OTHER, 1)) == [lease_id(DRIVER, 3)]
+
+
+def test_a_task_saves_nothing_while_another_part_of_what_it_is_short_of_is_all_taken() -> None:
+    """A CPU would idle for as long as the GPU is gone."""
+    bench = Bench(cpus=3, gpus=1)
+    bench.stream(OTHER, 1, 1, {"GPU": 1000})
+    bench.stream(DRIVER, 1, 5)
+    bench.stream(OTHER, 2, 1, {"CPU": 2000, "GPU": 1000})
+    bench.sleep(1.0)
+
+    assert granted(bench.give_back(DRIVER, 1)) == [lease_id(DRIVER, 4)]
+    bench.give_back(OTHER, 1)
+    assert granted(bench.give_back(DRIVER, 2)) == []
+    assert granted(bench.give_back(DRIVER, 3)) == [lease_id(OTHER, 2)]
+
+
+def test_another_bundle_s_task_does_not_count_as_one_like_it() -> None:
+    bench = Bench(cpus=4)
+    bench.reserve(TWO)
+    bench.say(HEAD, CommitBundles(GROUP, [0]))
+    there = (places.GROUP, GROUP, places.ANY_BUNDLE, False)
+    bench.say(OTHER, RequestLeases([lease_id(OTHER, 1)], TWO, [], where=there))
+    bench.stream(DRIVER, 1, 4)
+    bench.stream(OTHER, 2, 1, TWO)
+    bench.sleep(1.0)
+
+    assert granted(bench.give_back(DRIVER, 1)) == []
+    assert granted(bench.give_back(DRIVER, 2)) == [lease_id(OTHER, 2)]
+
+
+def test_an_owner_of_many_kinds_that_fit_does_not_go_before_one_that_has_nothing() -> None:
+    bench = Bench(cpus=1, memory=1.0)
+    for number in range(1, 6):
+        bench.stream(DRIVER, number, 1, {"CPU": 1000, "memory": number})
+    bench.sleep(1.5)
+    bench.stream(OTHER, 1, 1)
+    bench.sleep(0.1)
+    bench.stream(DRIVER, 6, 1, {"memory": 6})  # so that it has something in that moment
+
+    assert granted(bench.give_back(DRIVER, 1)) == [lease_id(OTHER, 1)]
+
+
+def test_a_task_saves_only_what_it_is_short_of() -> None:
+    bench = Bench(cpus=2, gpus=1)
+    bench.stream(DRIVER, 1, 4)
+    bench.stream(OTHER, 1, 1, {"CPU": 2000, "GPU": 1000})
+    bench.sleep(1.0)
+
+    assert granted(bench.give_back(DRIVER, 1)) == []
+    assert bench.node.claims.available == {"GPU": 1000}

@@ -2,7 +2,7 @@
 
 node_workers   the worker processes
 node_claims    leases and actors: who holds what of the node's resources
-node_savings   what actors and placement groups save up while tasks run
+node_savings   what actors, placement groups and tasks of several CPUs save up while others run
 node_bundles   what is set aside for placement groups
 node_objects   the store's books
 node_pulls     objects of other nodes that are read here

@@ -92,9 +92,10 @@ class Crowd:
         """Whose turn it is of those that wait for resources: the lowest.
 
         Args:
-            share: so many leases its owner has here that hold something. Who has fewest goes first: so nobody waits
-                for those that keep all they can get, and a task that has begun comes before its owner's next ones,
-                which holds for its children, too, as each task that asks for workers is an owner of its own.
+            share: so many leases its owner has here that hold something; below zero: it goes before all of these. Who
+                has fewest goes first: so nobody waits for those that keep all they can get, and a task that has begun
+                comes before its owner's next ones, which holds for its children, too, as each task that asks for
+                workers is an owner of its own.
         """
         parent = self.waiting.get(claim.owner) if self.is_large else None
         if parent is not None:

@@ -10,8 +10,8 @@ get on, and no more, since a CPU idles for it.
 
 Two things keep CPUs from idling longer. What could not have all of it while actors and groups that are here go on takes
 nothing. And an actor or a lease that has not got all within `save_s`, or four times what a lease took to come back
-lately, gives back what it has for as long, and may then save for twice as long. Of bundles the head decides this: a
-group waits for its slowest node, and all nodes are to begin and to end together (`groups`).
+lately, gives back what it has for as long, and may then save for twice as long; or it is offered elsewhere. Of bundles
+the head decides this: a group waits for its slowest node, and all nodes are to begin and to end together (`groups`).
 """
 
 from __future__ import annotations
