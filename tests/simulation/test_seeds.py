@@ -72,7 +72,8 @@ def test_nobody_notices_when_the_head_dies_again_and_again(seed: int) -> None:
     run_storm(seed, HEADLESS)
 
 
-@pytest.mark.parametrize("seed", range(max(2, SEEDS // 20)))
+# The last lets go of a stream's lost items while they are being made again.
+@pytest.mark.parametrize("seed", [*range(max(2, SEEDS // 20)), *slow(2248)])
 def test_every_value_is_right_when_nodes_of_one_host_read_each_other_s_objects_in_place(seed: int) -> None:
     run_storm(seed, replace(DEADLY, shared_hosts=True))
 
@@ -105,7 +106,8 @@ def test_every_value_is_right_when_schedulers_die_again_and_again(seed: int) -> 
     assert storm.sim._schedulers > 2
 
 
-@pytest.mark.parametrize("seed", [4, *slow(*range(4), 5, 6, 7, 8)])
+# The last asked a scheduler again for leases that a node had passed on to one that had died.
+@pytest.mark.parametrize("seed", [4, *slow(*range(4), 5, 6, 7, 8, 1001)])
 def test_every_value_is_right_when_schedulers_the_head_and_nodes_die(seed: int) -> None:
     run_storm(seed, DEADLY_SCHEDULERS)
 

@@ -565,6 +565,8 @@ def check_entries(owner: Owner, held: Iterable[Entry]) -> None:
             pinned.append(task.actor.entry)
         for entry in task.returns:
             seen[entry] = None
+        if task.stream is not None:  # lost items, let go of while they are being made again: they go when they come
+            seen.update(dict.fromkeys(task.stream.lacking.values()))
     if records:
         pinned += chain.from_iterable(map(_PINNED, records.values()))
     if exported:
