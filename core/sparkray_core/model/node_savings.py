@@ -5,8 +5,8 @@ Owners of a stream of tasks keep their leases, and are asked to give some back f
 after the other, as their tasks end. Who waits for one of them has it then; who waits for three would be overtaken again
 and again by leases that want one. So what lasts takes what there is and goes on waiting, before leases of the same
 priority: within the time that the longest task here still takes it has all, and less than that idles. A lease of
-several CPUs begins with that when it has waited for `OVERTAKEN_S`, and none like it of its owner runs here: it is to
-get on, and no more, since a CPU idles for it.
+several CPUs begins with that when it has waited for `OVERTAKEN_S`, and none like it of its owner holds anything here:
+it is to get on, and no more, since a CPU idles for it.
 
 Two things keep CPUs from idling longer. What could not have all of it while actors and groups that are here go on takes
 nothing. And an actor or a lease that has not got all within `save_s`, or four times what a lease took to come back

@@ -317,6 +317,7 @@ class Keeper:
     def _fork(self, name: str, main: Callable[..., object], *args: Any, close: Collection[int] = ()) -> int:
         pid = processes.fork(main, *args, close=(*self._not_for_children, *close))
         self._children[pid] = name
+        self._hung.discard(pid)  # of an earlier one with this pid
         return pid
 
     def _lap(self, name: str) -> None:
