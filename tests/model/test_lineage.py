@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 import pytest
 
-from sparkray_core.ids import HEAD, ProcessId, node_of, raylet_of
+from sparkray_core.ids import HEAD, ProcessId, node_of, object_id, raylet_of, task_id
 from sparkray_core.messages import (
     FAILED,
     HOLDS,
     STORED,
+    STREAM_CLOSED,
     ActorChanged,
     AskObjects,
     CopyMade,
@@ -858,6 +859,42 @@ def test_an_item_that_was_lost_while_the_task_still_ran_is_made_again_at_its_end
     assert Send(REMOTE2, ObjectReady(first.id, HERE)) in items(bench, task, 0, HERE)
     ends(bench, task, 1)
     check_owner(bench.owner, [first])
+
+
+def test_a_lost_item_of_a_generator_that_nobody_reads_any_more_is_made_before_its_worker_hears_of_that(
+    bench: Bench,
+) -> None:
+    task, stream = streaming(bench)
+    items(bench, task, 0, b"small", THERE, b"small")
+    _, second, _ = take(bench, stream, 3)
+    bench.owner.drop_stream(stream)
+    bench.hear(LeaseLost(lease_id(1), "killed by SIGKILL"))
+    node_dies(bench)
+    bench.owner.want([second], bench.now)
+
+    assert returns_in(bench.lease(2)) == [(1, 3, 0)]
+    assert Send(WORKER, StreamRead(task.count, STREAM_CLOSED)) in items(bench, task, 1, HERE)
+    ends(bench, task, 2)
+    assert second.value == HERE
+    check_owner(bench.owner, [second])
+
+
+def test_a_lost_item_is_made_though_the_generator_is_let_go_of_meanwhile(bench: Bench) -> None:
+    task, stream = streaming(bench)
+    items(bench, task, 0, b"small", THERE, THERE)
+    _, second, third = take(bench, stream, 3)
+    bench.hear(LeaseLost(lease_id(1), "killed by SIGKILL"))
+    node_dies(bench)
+    bench.owner.want([second, third], bench.now)
+    assert returns_in(bench.lease(2)) == [(1, 3, 0)]
+
+    assert bench.owner.drop_stream(stream) == []
+    assert items(bench, task, 1, HERE) == []
+    assert items(bench, task, 2, HERE) == [Send(WORKER, StreamRead(task.count, STREAM_CLOSED))]
+    assert [second.value, third.value] == [HERE, HERE]
+    assert items(bench, task, 3, HERE) == [Send(raylet_of(NODE), FreeObjects([object_id(task_id(ME, task.count), 4)]))]
+    ends(bench, task, 4)
+    check_owner(bench.owner, [second, third])
 
 
 def test_a_generator_that_yields_less_the_second_time_fails_what_is_missing(bench: Bench) -> None:

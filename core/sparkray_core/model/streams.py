@@ -72,7 +72,7 @@ class Stream:
         self.unwanted = 0  # STREAM_CLOSED or STREAM_UNREAD once the generator object died: what comes is let go
         self.waiters: list[Waiter] | None = None
         self.worker: ProcessId | None = None  # that runs the task
-        self.told = 0  # items taken, as far as that worker knows
+        self.told = 0  # items taken, as far as that worker knows; below zero: it knows that nobody takes any more
         self.early: dict[int, list[Value]] = {}  # batches that overtook others, by how many items precede them
         self.late: tuple[object, ...] | None = None  # the task's answer, if it overtook items
         self.strays: list[tuple[NodeId, int]] | None = None  # items that a lost run may have left in a store
@@ -114,16 +114,15 @@ class Streams:
         It skips the items that came before, up to the first that got lost and is waited for.
         """
         stream.worker = worker
-        stream.told = stream.taken
         stream.position = stream.arrived
         stream.expected = list(stream.wanted.values())
         if stream.expected:
             stream.position = min(entry.index for entry in stream.expected) - 1
         if stream.over:
-            stream.unwanted = 0
+            stream.told = 0
             return (stream.position, 0, 0)
-        ahead = STREAM_GATHERED if stream.gathers else stream.ahead
-        return (stream.position, stream.unwanted or stream.taken, ahead)
+        stream.told = stream.taken if stream.expected else stream.unwanted or stream.taken
+        return (stream.position, stream.told, STREAM_GATHERED if stream.gathers else stream.ahead)
 
     # ------------------------------------------------------------------ items come
     def add(self, stream: Stream, first: int, values: list[Value], effects: list[Effect]) -> None:
@@ -150,7 +149,7 @@ class Streams:
                 continue
             if stream.over:
                 self._discard(stream, stream.position, value, effects)
-                self._end_replay(stream, effects)
+                self._end_unless_wanted(stream, effects)
                 continue
             stream.arrived += 1
             if stream.unwanted:
@@ -174,14 +173,16 @@ class Streams:
             self.refs.settle(entry, value, effects)
             if self.refs.lineage is not None and not is_stored(value):
                 self.refs.lineage.not_stored(entry)
-        if stream.over:
-            self._end_replay(stream, effects)
+        if stream.over or stream.unwanted:
+            self._end_unless_wanted(stream, effects)
 
-    def _end_replay(self, stream: Stream, effects: list[Effect]) -> None:
-        """Once all is there that it ran for: it may be one that never ends."""
-        if not stream.unwanted and not stream.wanted and stream.worker is not None:
-            stream.unwanted = STREAM_CLOSED
-            effects.append(Send(stream.worker, StreamRead(stream.count, STREAM_CLOSED)))
+    def _end_unless_wanted(self, stream: Stream, effects: list[Effect]) -> None:
+        """Nobody reads what comes now: the worker is told so once it has made again what it still can of what is
+        waited for. It may be a generator that never ends."""
+        if stream.worker is None or stream.told < 0 or any(index > stream.position for index in stream.wanted):
+            return
+        stream.told = STREAM_CLOSED if stream.over else stream.unwanted
+        effects.append(Send(stream.worker, StreamRead(stream.count, stream.told)))
 
     def stray(self, stream: Stream | None, count: int, first: int, values: list[Value], effects: list[Effect]) -> None:
         """Items from a run that was given up, or of a stream that is over."""
@@ -265,8 +266,7 @@ class Streams:
             return
         stream.unwanted = STREAM_CLOSED if stream.taken or stream.ahead else STREAM_UNREAD
         self._let_go_of_unread(stream)
-        if stream.worker is not None:
-            effects.append(Send(stream.worker, StreamRead(stream.count, stream.unwanted)))
+        self._end_unless_wanted(stream, effects)
 
     def _let_go_of_unread(self, stream: Stream) -> None:
         entries = stream.unread()
