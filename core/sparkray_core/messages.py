@@ -925,6 +925,7 @@ class CopyMade:
 
     object: ObjectId
     node: NodeId
+    source: NodeId  # that it has it from; of what it has had for long, itself
 
 
 @frozen

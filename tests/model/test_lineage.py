@@ -164,7 +164,7 @@ def test_small_results_leave_no_record(bench: Bench) -> None:
 def test_a_copy_elsewhere_is_enough(bench: Bench) -> None:
     task = bench.task()
     run(bench, task)
-    bench.hear(CopyMade(task.returns[0].id, NODE), RAYLET_OF_NODE)
+    bench.hear(CopyMade(task.returns[0].id, NODE, OTHER_NODE), RAYLET_OF_NODE)
 
     node_dies(bench)
 
@@ -236,7 +236,7 @@ def test_a_place_of_what_was_put_is_looked_at_last_once_a_reader_did_not_find_it
     """Perhaps it could not be read only then: it is freed there, too, in the end."""
     entry = Entry(ME, 77)
     bench.owner.put(entry, THERE, [])
-    bench.hear(CopyMade(entry.id, NODE))
+    bench.hear(CopyMade(entry.id, NODE, OTHER_NODE))
 
     (answer,) = bench.hear(ObjectMissing(entry.id, [OTHER_NODE]), REMOTE2)
 
@@ -496,7 +496,7 @@ def test_where_there_was_a_copy_already_what_is_inside_of_either_making_is_held(
     bench.submit(task)
     bench.lease(1)
     answer(bench, task, THERE, (HOLDS, (STORED, 1000, (REMOTE2_NODE,)), (first,)))
-    bench.hear(CopyMade(task.returns[1].id, NODE))
+    bench.hear(CopyMade(task.returns[1].id, NODE, OTHER_NODE))
     node_dies(bench)
     want(bench, task)
 

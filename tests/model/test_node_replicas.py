@@ -218,5 +218,5 @@ def test_the_heir_of_an_heir_is_told_of_copies_that_its_predecessor_had_not_hear
     effects = node.handle(Received(HEAD, ProcessGone(raylet("b"), "power cut", raylet("c"), [SOME])), 0.0)
 
     assert [effect for effect in effects if isinstance(effect, Send) and effect.to != HEAD] == [
-        Send(raylet("c"), CopyMade(SOME, D))
+        Send(raylet("c"), CopyMade(SOME, D, D))
     ]

@@ -412,7 +412,7 @@ def test_a_grant_that_nobody_waits_for_goes_back(bench: Bench) -> None:
 def test_a_stored_object_is_freed_on_every_node_that_has_it_once_nobody_holds_it(bench: Bench) -> None:
     entry = Entry(ME, 77)
     bench.owner.put(entry, (STORED, 1000, (NODE,)), [])
-    bench.hear(CopyMade(entry.id, OTHER_NODE), raylet_of(OTHER_NODE))
+    bench.hear(CopyMade(entry.id, OTHER_NODE, NODE), raylet_of(OTHER_NODE))
 
     assert bench.owner.drop([entry]) == [
         Send(RAYLET, FreeObjects([entry.id])),

@@ -53,6 +53,8 @@ class Book:
                 small = False
         if task.stream is not None:
             self.streams.close(task.stream, effects)
+        if self.refs.strays.places or self.refs.strays.early:
+            self.refs.strays.end(task.count)
         if task.actor is not None:
             self.refs.unpin(task.actor.entry)
         if (small and task.count not in self.lineage.records) or not self.lineage.finished(task, values):

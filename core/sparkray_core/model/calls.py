@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from sparkray_core.ids import HEAD, ActorId, ProcessId, node_of, raylet_of, task_id
+from sparkray_core.ids import HEAD, ActorId, NodeId, ProcessId, node_of, raylet_of, task_id
 from sparkray_core.messages import (
     FAILED,
     ActorChanged,
@@ -41,6 +41,8 @@ class Calls:
     def __init__(self, book: Book) -> None:
         self.book = book
         self.actors: dict[ActorId, Actor] = {}
+        # By workers that are not dead yet: the results of calls that were taken from them, (counter, index).
+        self.left: dict[ProcessId, list[tuple[int, int]]] = {}
         self.calling: dict[Actor, None] = {}  # something happened to them. A set would forget the order
         self.refused: list[Task] = []  # made while their actor restarts, without a retry for that
         self.created: list[CreateActor] = []  # their arguments came
@@ -173,7 +175,7 @@ class Calls:
                 actor.inflight[task.count] = task
                 calls.append(self.book.wire(task, actor.worker))
             if calls:
-                actor.node = node_of(actor.worker)
+                actor.ran_on = actor.worker
                 effects.append(Send(actor.worker, PushCalls(actor.id, calls)))
         actor.hungry = len(actor.inflight) < MOST_AT_ONCE
 
@@ -215,13 +217,27 @@ class Calls:
         actor.queue.extendleft(reversed(again))
 
     def _free_results(self, actor: Actor, effects: list[Effect]) -> None:
-        """What the worker may have stored without telling us."""
-        if actor.node is not None and actor.inflight:
-            stored = [result for task in actor.inflight.values() for result in task.results()]
-            effects.append(Send(raylet_of(actor.node), FreeObjects(stored)))
-            for task in actor.inflight.values():
-                if task.stream is not None:
-                    self.book.streams.lost(task.stream, actor.node, effects)
+        """What the worker may have stored without telling us, or still stores: who has it killed tells us first."""
+        if actor.ran_on is None or not actor.inflight:
+            return
+        node = node_of(actor.ran_on)
+        stored = [result for task in actor.inflight.values() for result in task.results()]
+        effects.append(Send(raylet_of(node), FreeObjects(stored)))
+        left: list[tuple[int, int]] = []
+        for task in actor.inflight.values():
+            left += [(task.count, entry.index) for entry in task.returns if entry.value is None]
+            if task.stream is not None:
+                left.append((task.count, task.stream.position + 1))
+                self.book.streams.lost(task.stream, node, effects)
+        if not self.book.refs.is_gone(actor.ran_on):
+            self.left.setdefault(actor.ran_on, []).extend(left)
+
+    def process_gone(self, process: ProcessId) -> None:
+        for count, index in self.left.pop(process, ()):
+            self.book.refs.strays.note(count, index, (node_of(process),))
+
+    def node_gone(self, node: NodeId) -> None:
+        self.left = {process: left for process, left in self.left.items() if node_of(process) != node}
 
     def die(self, actor: Actor, why: str, error: Value | None = None) -> None:
         actor.state, actor.why, actor.error, actor.worker = "dead", why, error, None

@@ -535,7 +535,7 @@ class Node:
             owners = {process, *inherited}
             for some, stored in self.store.stored.items():
                 if owner_of(some) in owners and not stored.doomed:
-                    self.out.append(Send(heir, CopyMade(some, self.info.node)))
+                    self.out.append(Send(heir, CopyMade(some, self.info.node, self.info.node)))
         for sender in self.unburied.pop(process, ()):
             self._undelivered(sender, process)
 

@@ -320,7 +320,7 @@ class Pulls:
             bytes_s = pull.size / (now - pull.begun)
             self.bytes_s = bytes_s if not self.bytes_s else self.bytes_s + 0.2 * (bytes_s - self.bytes_s)
         self.store.seal(pull.object, self.me, now)
-        self.out.append(Send(self.owner_now(pull.object), CopyMade(pull.object, self.node)))
+        self.out.append(Send(self.owner_now(pull.object), CopyMade(pull.object, self.node, pull.source)))
         self.on_end(pull.object, now)
 
     def _fail(self, pull: Pull, why: str, now: float, error: str = "ObjectLostError") -> None:

@@ -53,7 +53,7 @@ from sparkray_core.model.book import Book
 from sparkray_core.model.calls import Calls
 from sparkray_core.model.deliveries import Delivery
 from sparkray_core.model.effects import Effect, Send, WakeAt
-from sparkray_core.model.entries import NOT_GIVEN, Entry, is_stored
+from sparkray_core.model.entries import NOT_GIVEN, Entry, is_stored, place
 from sparkray_core.model.inheriting import Inheriting
 from sparkray_core.model.leasing import Leasing
 from sparkray_core.model.node_kept import kept_count
@@ -422,8 +422,10 @@ class Owner:
             self.book.streams.stray(stream, count, values[1], values[2:], effects)
         elif task is None:
             self.refs.stray(count, values)
-        else:
-            for value in values:
+        else:  # another run is to come, or under way
+            for index, value in enumerate(values):
+                if is_stored(value):
+                    self.refs.strays.note(count, index, place(value)[1])
                 self.refs.decline(value)
 
     def _runs(self, task: Task, worker: ProcessId) -> bool:
@@ -485,6 +487,7 @@ class Owner:
     def _on_process_gone(self, sender: ProcessId, message: ProcessGone, now: float, effects: list[Effect]) -> None:
         self.leasing.forget_worker(message.process)
         self.refs.process_gone(message.process, message.why, effects, message.heir)
+        self.calls.process_gone(message.process)
 
     def _on_inherit(self, sender: ProcessId, message: InheritObjects, now: float, effects: list[Effect]) -> None:
         for who, early in self.inheriting.inherit(message, effects):
@@ -493,6 +496,7 @@ class Owner:
     def _on_node_gone(self, sender: ProcessId, message: NodeGone, now: float, effects: list[Effect]) -> None:
         self.leasing.node_gone(message.node, message.why, effects, message.planned)
         self.refs.node_gone(message.node, message.why, effects)
+        self.calls.node_gone(message.node)
 
     def end(self, why: str, effects: list[Effect]) -> None:
         """The session is over: whatever waits, fails now."""

@@ -41,6 +41,7 @@ from sparkray_core.model.entries import ACTOR_INDEX as ACTOR_INDEX
 from sparkray_core.model.entries import NOT_GIVEN, Entry, bare, is_failure, is_stored, place
 from sparkray_core.model.legacy import Legacy
 from sparkray_core.model.recount import Recount, counts_of
+from sparkray_core.model.strays import Strays
 
 if TYPE_CHECKING:
     from sparkray_core.model.lineage import Lineage
@@ -83,6 +84,7 @@ class References:
         self.legacy = Legacy(self)
         self.heirs = self.legacy.heirs  # of owners that died: who owns what they had
         self.recount = Recount(self.exported)
+        self.strays = Strays(self)
         # Objects that only a caller kept alive, while we counted others in, or others us: see `outlives`.
         self._lent_on: set[ObjectId] = set()
         self._freed: dict[NodeId, list[ObjectId]] = {}
@@ -151,6 +153,8 @@ class References:
                 self.stored[entry.id] = entry
                 if self.lineage is not None:
                     self.lineage.stored(entry)
+                if entry.count in self.strays.early:
+                    self.strays.came(entry)
         else:
             entry.value = value
         if entry.waiters:
@@ -432,11 +436,15 @@ class References:
 
     def stray(self, count: int, values: list[Value]) -> None:
         """Results of a task that was settled otherwise. Their bytes may have come after the word to free them."""
+        assert self.lineage is not None
+        record = self.lineage.records.get(count)
         for index, value in enumerate(values):
-            some = object_id(self.legacy.task_id(count), index)
-            if is_stored(value) and some not in self.exported and some not in self.stored:
-                for node in place(value)[1]:
-                    self.free_at(node, some)
+            if is_stored(value):
+                places = [(node, index) for node in place(value)[1]]
+                if record is not None and object_id(self.legacy.task_id(count), index) not in self.stored:
+                    record.strays += places  # it may be lost, and then is made again, maybe there
+                else:
+                    self.lineage.free_unless_there(count, places)
             self.decline(value)
 
     # ------------------------------------------------------------------ letting go
@@ -580,28 +588,44 @@ class References:
 
     def copied(self, message: CopyMade) -> None:
         some, node = message.object, message.node
+        if self.is_node_gone(node):
+            return
         if owner_of(some) != self.me and self.legacy.is_early(raylet_of(node), message, some):
             return
-        entry = self.stored.get(message.object)
-        if entry is None or entry.value is None:  # freed while the copy was made
-            lost = self.exported.get(message.object)
+        entry = self.stored.get(some)
+        if entry is None or entry.value is None:  # freed while the copy was made, or still to come
+            if self.strays.is_early(message):
+                return
+            lost = self.exported.get(some)
             if lost is not None and self.lineage is not None and lost.count in self.lineage.records:
-                self.lineage.may_lie(lost, [message.node])  # later: what is being written there now must not go
+                self.lineage.may_lie(lost, [node])  # later: what is being written there now must not go
             else:
-                self._freed.setdefault(message.node, []).append(message.object)
+                self.free_at(node, some)
             return
         size, nodes = place(entry.value)
-        if message.node not in nodes:
-            self._restore(entry, (STORED, size, (*nodes, message.node)))
+        if node not in nodes:
+            self._restore(entry, (STORED, size, (*nodes, node)))
 
     def moved(self, message: ObjectMoved) -> None:
         """A node that leaves has passed it on."""
-        self.copied(CopyMade(message.object, message.to))
-        entry = self.stored.get(message.object)
+        some, node, to = message.object, message.node, message.to
+        if self.is_node_gone(to):
+            return  # the one that leaves still has it
+        if owner_of(some) != self.me and self.legacy.is_early(raylet_of(node), message, some):
+            return
+        entry = self.stored.get(some)
         if entry is not None and entry.value is not None:
             size, nodes = place(entry.value)
-            self._restore(entry, (STORED, size, tuple(node for node in nodes if node != message.node)))
-        self.free_at(message.node, message.object)
+            if node in nodes or to in nodes:
+                left = tuple(other for other in nodes if other not in (node, to))
+                self._restore(entry, (STORED, size, (*left, to)))
+            else:
+                self.free_at(to, some)  # it was of another run of the task
+        elif self.strays.is_early(message):
+            return
+        else:
+            self.copied(CopyMade(some, to, node))
+        self.free_at(node, some)
 
     def _restore(self, entry: Entry, stored: Value) -> None:
         """Exchange the locations inside a value, keeping its wrapper."""
@@ -611,6 +635,9 @@ class References:
             entry.value = stored
         if self.sharing is not None:
             self.sharing.changed(entry)
+
+    def is_node_gone(self, node: NodeId) -> bool:
+        return node in self._gone
 
     def is_gone(self, process: ProcessId) -> bool:
         return process in self._gone or node_of(process) in self._gone

@@ -6,13 +6,13 @@
 
 The items are results of the task, with the numbers 1, 2, ...; number 0 is its end: None, or what ended it. A task that
 is run again after a crash is told how many items there are: it replays, and sends what comes after these. (So the same
-item may have been stored by two runs, on two nodes: see `Stream.strays`.)
+item may have been stored by two runs, on two nodes: see `strays`.)
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from sparkray_core.ids import NodeId, ProcessId, object_id, raylet_of, task_id
 from sparkray_core.messages import HOLDS, STREAM_CLOSED, STREAM_GATHERED, STREAM_UNREAD, FreeObjects, StreamRead, Value
@@ -40,7 +40,6 @@ class Stream:
         "over",
         "owner",
         "position",
-        "strays",
         "taken",
         "told",
         "unwanted",
@@ -75,7 +74,6 @@ class Stream:
         self.told = 0  # items taken, as far as that worker knows; below zero: it knows that nobody takes any more
         self.early: dict[int, list[Value]] = {}  # batches that overtook others, by how many items precede them
         self.late: tuple[object, ...] | None = None  # the task's answer, if it overtook items
-        self.strays: list[tuple[NodeId, int]] | None = None  # items that a lost run may have left in a store
 
     @property
     def value(self) -> Value | None:
@@ -192,7 +190,7 @@ class Streams:
                 continue
             self.refs.decline(value)
             if is_stored(value):
-                self._note_strays(stream, place(value)[1], index)
+                self.refs.strays.note(count, index, place(value)[1])
 
     def complete(self, stream: Stream, values: list[Value]) -> bool:
         """Whether all items that precede those in a task's answer have come."""
@@ -223,29 +221,16 @@ class Streams:
             stream.arrived += 1
             stream.items.append(end)
             stream.end.seen = True  # as the last item it is
-        self._free_strays(stream, effects)
         self._notify(stream)
 
     def lost(self, stream: Stream, node: NodeId, effects: list[Effect]) -> None:
         """The worker died. It tells of a stored item at once, so it may have left one that we do not know of."""
         stream.worker = None
-        self._note_strays(stream, (node,), stream.position + 1)
+        self.refs.strays.note(stream.count, stream.position + 1, (node,))
         for first, values in stream.early.items():
             self.stray(stream, stream.count, first, values, effects)
         stream.early.clear()
         stream.late = None
-
-    def _note_strays(self, stream: Stream, nodes: Iterable[NodeId], index: int) -> None:
-        stream.strays = [*(stream.strays or ()), *((node, index) for node in nodes)]
-
-    def _free_strays(self, stream: Stream, effects: list[Effect]) -> None:
-        """What a lost run stored goes, unless a later run stored the same on the same node, and it is in use."""
-        for node, index in stream.strays or ():
-            some = object_id(task_id(self.me, stream.count), index)
-            entry = self.refs.stored.get(some)
-            if entry is None or entry.value is None or node not in place(entry.value)[1]:
-                effects.append(Send(raylet_of(node), FreeObjects([some])))
-        stream.strays = None
 
     # ------------------------------------------------------------------ the reader
     def tell(self, stream: Stream, effects: list[Effect]) -> None:

@@ -303,9 +303,9 @@ class Actor:
         "id",
         "incarnation",
         "inflight",
-        "node",
         "ordered",
         "queue",
+        "ran_on",
         "serial",
         "state",
         "waiting",
@@ -319,7 +319,7 @@ class Actor:
         self.state = "pending"  # "pending", "alive", "moving", "restarting", "dead", as in `ActorChanged`
         self.incarnation = -1
         self.worker: ProcessId | None = None
-        self.node: NodeId | None = None  # where the calls in flight were sent
+        self.ran_on: ProcessId | None = None  # where the calls in flight were sent
         self.queue: deque[Task] = deque()  # in the order of the calls; the first may wait for its arguments
         self.inflight: dict[int, Task] = {}
         self.ordered = True  # a call that waits for its arguments holds up those behind it
