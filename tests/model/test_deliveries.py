@@ -15,6 +15,7 @@ from sparkray_core.messages import (
     FreeObjects,
     NodeGone,
     ObjectMissing,
+    ObjectMoved,
     ObjectReady,
     Value,
 )
@@ -53,6 +54,20 @@ def drop(bench: Bench, delivery: Delivery) -> list[Effect]:
 
 
 AGAIN = MakeAgain(NUMBER, MAKER)
+
+
+def test_a_block_that_is_passed_on_before_it_is_known_to_be_made_again_is_where_it_went(bench: Bench) -> None:
+    delivery = delivered(bench, blocks=1)
+    (block,) = delivery.returns
+    node_dies(bench)
+    bench.owner.want([block], bench.now)
+    assert bench.hear(ObjectMoved(block.id, NODE, THIRD_NODE)) == []
+
+    effects = made(bench, [HERE])
+
+    assert block.value == (STORED, 1000, (THIRD_NODE,))
+    assert freed_by(effects) == {block.id}
+    check(bench, [delivery])
 
 
 def test_a_lost_block_is_made_again_when_somebody_wants_it_once_for_all_of_its_partition(bench: Bench) -> None:

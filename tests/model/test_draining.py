@@ -25,6 +25,7 @@ from sparkray_core.messages import (
 )
 from sparkray_core.model.effects import Send, SendFrom, Stop
 from sparkray_core.model.events import ClockTicked, PeerLost
+from sparkray_core.model.node_draining import LOOK_S
 from sparkray_core.testing.builders import an_object, lease_id, node_id, node_info, process_id, raylet
 from tests.model.test_head import Bench as HeadBench
 from tests.model.test_head import placed
@@ -152,3 +153,20 @@ def test_its_objects_are_taken_by_another_node_before_their_owner_lets_them_be_f
     assert Send(raylet("b"), TakeObject(some)) in bench.say(HEAD, NodeDraining("sold", None))
     assert bench.say(raylet("b"), ObjectTaken(some, True)) == [Send(AFAR, ObjectMoved(some, A, B))]
     assert some in bench.node.store.stored
+
+
+def test_what_another_node_has_taken_is_passed_on_once_unless_that_node_dies() -> None:
+    bench = leaving(CPU=1)
+    some = an_object(process_id(node_id("c"), "driver"), 1)
+    assert bench.node.store.take(some, bench.workers[0], 100, 0.0) is not None
+    bench.node.store.seal(some, bench.workers[0], 0.0)
+    bench.say(HEAD, NodeDraining("sold", None))
+    bench.say(raylet("b"), ObjectTaken(some, True))
+
+    bench.now = LOOK_S
+    assert messages(bench.event(ClockTicked()), TakeObject) == []
+
+    bench.say(HEAD, NodeGone(B, "power cut"))
+    bench.say(HEAD, NodeTable([node_info(name, CPU=1).as_dict() for name in "ac"]))
+    bench.now = 2 * LOOK_S
+    assert messages(bench.event(ClockTicked()), TakeObject) == [TakeObject(some)]

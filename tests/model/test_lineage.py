@@ -897,6 +897,32 @@ def test_a_lost_item_is_made_though_the_generator_is_let_go_of_meanwhile(bench: 
     check_owner(bench.owner, [second, third])
 
 
+@pytest.mark.parametrize("wanted", [True, False])
+def test_a_late_item_of_a_run_that_was_given_up_does_not_stand_for_the_one_that_is_lost(
+    bench: Bench, wanted: bool
+) -> None:
+    task, stream = streaming(bench)
+    items(bench, task, 0, b"small", THERE)
+    ends(bench, task, 2)
+    _, second = take(bench, stream, 2)
+    node_dies(bench)
+    if wanted:
+        bench.owner.want([second], bench.now)
+        bench.hear(LeaseLost(lease_id(1), "killed by SIGKILL"))
+
+    effects = bench.hear(StreamItems(task.count, 1, [(STORED, 1000, (REMOTE2_NODE,))]), REMOTE2)
+    assert freed_by(effects) == set()  # a run may write it there
+    check_owner(bench.owner, [second])
+
+    effects = bench.lease(2) if wanted else bench.owner.want([second], bench.now)
+    assert returns_in(effects) == [(1, 0, 0)]
+    items(bench, task, 1, HERE)
+    assert second.value == HERE
+    effects = ends(bench, task, 2)
+    assert freed_by(effects) == {second.id}
+    check_owner(bench.owner, [second])
+
+
 def test_a_generator_that_yields_less_the_second_time_fails_what_is_missing(bench: Bench) -> None:
     task, stream = streaming(bench, retries=-1)
     items(bench, task, 0, THERE, THERE)

@@ -97,6 +97,37 @@ def test_a_copy_that_was_made_before_its_owner_hears_of_the_result_is_freed_with
     check_owner(bench.owner)
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_result_that_was_passed_on_twice_before_its_owner_hears_of_it_is_where_it_went_last(
+    bench: Bench, turned: bool
+) -> None:
+    task = running(bench)
+    some, last = task.returns[0].id, NodeId(b"node-4th")
+    said = [CopyMade(some, THIRD_NODE, OTHER_NODE), CopyMade(some, last, THIRD_NODE)]
+    for word in said[::-1] if turned else said:
+        bench.hear(word, raylet_of(word.node))
+
+    assert freed(bench.done(task, worker=REMOTE, value=THERE)) == []
+    bench.hear(ObjectMoved(some, THIRD_NODE, last), raylet_of(THIRD_NODE))
+    bench.hear(ObjectMoved(some, OTHER_NODE, THIRD_NODE), raylet_of(OTHER_NODE))
+
+    assert last in task.returns[0].value[2]  # type: ignore[index, operator]
+    check_owner(bench.owner, task.returns)
+
+
+def test_a_result_that_was_passed_on_to_two_before_its_owner_hears_of_it_is_on_both(bench: Bench) -> None:
+    task = running(bench)
+    some, last = task.returns[0].id, NodeId(b"node-4th")
+    for to in (THIRD_NODE, last):
+        bench.hear(ObjectMoved(some, OTHER_NODE, to), raylet_of(OTHER_NODE))
+
+    effects = bench.done(task, worker=REMOTE, value=THERE)
+
+    assert task.returns[0].value == (STORED, 1000, (THIRD_NODE, last))
+    assert {to for to, _ in freed(effects)} == {raylet_of(OTHER_NODE)}
+    check_owner(bench.owner, task.returns)
+
+
 def test_what_was_passed_on_and_is_not_the_result_in_the_end_goes(bench: Bench) -> None:
     task = running(bench)
     passes_on(bench, task)
@@ -117,9 +148,11 @@ def test_what_was_passed_on_of_another_run_goes_be_it_said_early_or_late(bench: 
     assert freed(effects) == [(raylet_of(THIRD_NODE), task.returns[0].id)]
     effects = bench.hear(words(task)[1], raylet_of(OTHER_NODE))
 
-    assert {to for to, _ in freed(effects)} == {raylet_of(OTHER_NODE), raylet_of(THIRD_NODE)}
+    assert freed(effects) == [(raylet_of(OTHER_NODE), task.returns[0].id)]
     assert task.returns[0].value == HERE
     check_owner(bench.owner, task.returns)
+    effects = bench.owner.drop(task.returns)
+    assert {to for to, _ in freed(effects)} == {raylet_of(NODE), raylet_of(THIRD_NODE)}  # as its record goes
 
 
 def test_an_item_that_is_passed_on_early_is_where_it_went(bench: Bench) -> None:

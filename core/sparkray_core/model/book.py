@@ -52,7 +52,7 @@ class Book:
             if type(value) is tuple:
                 small = False
         if task.stream is not None:
-            self.streams.close(task.stream, effects)
+            self.streams.close(task.stream)
         if self.refs.strays.places or self.refs.strays.early:
             self.refs.strays.end(task.count)
         if task.actor is not None:

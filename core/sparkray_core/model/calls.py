@@ -228,7 +228,7 @@ class Calls:
             left += [(task.count, entry.index) for entry in task.returns if entry.value is None]
             if task.stream is not None:
                 left.append((task.count, task.stream.position + 1))
-                self.book.streams.lost(task.stream, node, effects)
+                self.book.streams.lost(task.stream, node)
         if not self.book.refs.is_gone(actor.ran_on):
             self.left.setdefault(actor.ran_on, []).extend(left)
 

@@ -73,6 +73,7 @@ class Deliveries:
                 self.refs.settle(entry, _failure(delivery, entry, made, story), effects)
             else:
                 self.refs.settle(entry, made[index], effects)
+        self.refs.strays.end(count)
         self.lineage.finished(delivery, [])
         record = self.lineage.records.get(count)
         if record is None:

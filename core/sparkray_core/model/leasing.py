@@ -528,7 +528,7 @@ class Leasing:
         again: list[Task] = []
         for position, task in enumerate(lease.inflight.values()):
             if task.stream is not None:
-                self.book.streams.lost(task.stream, node_of(lease.worker), effects)
+                self.book.streams.lost(task.stream, node_of(lease.worker))
             if task.cancelled:
                 failure = (FAILED, "TaskCancelledError", f"{task.function.name}() was cancelled")
                 self.book.answer(task, [failure] * len(task.returns), effects)

@@ -136,9 +136,9 @@ class Lineage:
             entry.value = None
 
     def is_lost(self, entry: Entry) -> bool:
-        return entry.value is None and entry.count in self.records and not self._comes(entry.count)
+        return entry.value is None and entry.count in self.records and not self.comes(entry.count)
 
-    def _comes(self, count: int) -> bool:
+    def comes(self, count: int) -> bool:
         """Whether these results are being made."""
         return count in self.tasks or count in self.deliveries.making
 
@@ -182,7 +182,7 @@ class Lineage:
             return
         if entry.index and record.task is not None and record.task.stream is not None:
             record.task.stream.wanted[entry.index] = entry
-        if self._comes(entry.count):
+        if self.comes(entry.count):
             return  # it comes, or `finished` sees to it
         reason = self.why_not(record)
         if reason:
@@ -240,7 +240,8 @@ class Lineage:
                 for entry in task.returns:
                     if entry.index not in record.alive and entry.value is not None and is_stored(entry.value):
                         entry.value = None  # it was freed as soon as it came
-        self._free_strays(task.count, record)
+        if task.stream is None or not task.stream.wanted:  # else it runs again at once, maybe there
+            self._free_strays(task.count, record)
         if task.stream is not None:
             self._let_go_of_what_did_not_come(task)
             self._fail_what_did_not_come(record, task, values)
@@ -355,10 +356,13 @@ class Lineage:
     def free_unless_there(self, count: int, places: Iterable[tuple[NodeId, int]]) -> None:
         """What lies in these places, and is not the object as it is known."""
         for node, index in places:
-            some = object_id(self.refs.legacy.task_id(count), index)
-            entry = self.refs.stored.get(some)
-            if entry is None or entry.value is None or node not in place(entry.value)[1]:
-                self.refs.free_at(node, some)
+            if not self.is_there(count, index, node):
+                self.refs.free_at(node, object_id(self.refs.legacy.task_id(count), index))
+
+    def is_there(self, count: int, index: int, node: NodeId) -> bool:
+        """Whether this is a known place of the result."""
+        entry = self.refs.stored.get(object_id(self.refs.legacy.task_id(count), index))
+        return entry is not None and entry.value is not None and node in place(entry.value)[1]
 
     def end(self) -> None:
         """The session is over: nothing is made again."""

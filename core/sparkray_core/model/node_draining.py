@@ -34,6 +34,7 @@ class Drain:
         self.why = ""  # it is being drained
         self.deadline = float("inf")
         self.moving: dict[ObjectId, NodeId] = {}  # who is to take it
+        self.moved: dict[ObjectId, tuple[NodeId, ProcessId]] = {}  # who has taken it, and which owner was told
         self.todo: deque[ObjectId] = deque()
         self.taking: dict[ObjectId, dict[ProcessId, None]] = {}  # of other nodes, and for which raylets
         self._turn = 0
@@ -70,7 +71,8 @@ class Drain:
             self.todo.extend(
                 some
                 for some, stored in node.store.stored.items()
-                if not stored.doomed and some not in self.moving and node_of(node.owner_now(some)) != node.info.node
+                if not (stored.doomed or some in self.moving or self._is_moved(some))
+                and node_of(node.owner_now(some)) != node.info.node
             )
         self._move()
         if not self.holds_up():
@@ -128,15 +130,22 @@ class Drain:
         return able[self._turn % len(able)] if able else None
 
     def taken(self, sender: ProcessId, message: ObjectTaken) -> None:
-        if self.moving.get(message.object) != node_of(sender):
+        some, target = message.object, node_of(sender)
+        if self.moving.get(some) != target:
             return
-        del self.moving[message.object]
+        del self.moving[some]
         if message.done:
-            told = ObjectMoved(message.object, self.node.info.node, node_of(sender))
-            self.node.out.append(Send(self.node.owner_now(message.object), told))
+            owner = self.node.owner_now(some)
+            self.moved[some] = target, owner
+            self.node.out.append(Send(owner, ObjectMoved(some, self.node.info.node, target)))
+
+    def _is_moved(self, some: ObjectId) -> bool:
+        """Whether its owner has been told who has it, and will have it freed here."""
+        return some in self.moved and self.moved[some][1] == self.node.owner_now(some)
 
     def node_gone(self, node: NodeId) -> None:
         self.moving = {some: target for some, target in self.moving.items() if target != node}
+        self.moved = {some: (target, owner) for some, (target, owner) in self.moved.items() if target != node}
 
     # ------------------------------------------------------------------ those of others
     def take(self, sender: ProcessId, some: ObjectId, there: tuple[NodeId, ...], now: float) -> None:

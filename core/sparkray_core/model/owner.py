@@ -53,7 +53,7 @@ from sparkray_core.model.book import Book
 from sparkray_core.model.calls import Calls
 from sparkray_core.model.deliveries import Delivery
 from sparkray_core.model.effects import Effect, Send, WakeAt
-from sparkray_core.model.entries import NOT_GIVEN, Entry, is_stored, place
+from sparkray_core.model.entries import NOT_GIVEN, Entry, is_stored
 from sparkray_core.model.inheriting import Inheriting
 from sparkray_core.model.leasing import Leasing
 from sparkray_core.model.node_kept import kept_count
@@ -378,11 +378,11 @@ class Owner:
         for count, values, borrowed in message.results:
             task = book.tasks.get(count)
             if task is None:  # answered already: its worker or actor had been given up
-                self._stray(sender, None, count, values, borrowed, effects)
+                self._stray(sender, count, values, borrowed, effects)
                 continue
             if task.stream is not None:
                 if not self._runs(task, sender):
-                    self._stray(sender, task, count, values, borrowed, effects)
+                    self._stray(sender, count, values, borrowed, effects)
                     continue
                 if not book.streams.complete(task.stream, values):
                     task.stream.late = (count, values, borrowed)
@@ -390,13 +390,13 @@ class Owner:
                 values = book.streams.last(task.stream, values, effects)
             if task.actor is not None:
                 if task.actor.worker != sender:  # a former life's: the call was made again, or waits for that
-                    self._stray(sender, task, count, values, borrowed, effects)
+                    self._stray(sender, count, values, borrowed, effects)
                     continue
                 self.calls.answered(task)
             elif lease is not None and lease.inflight.pop(count, None) is not None:
                 shape = task.shape
             else:  # a late answer of a worker that it was taken from
-                self._stray(sender, task, count, values, borrowed, effects)
+                self._stray(sender, count, values, borrowed, effects)
                 continue
             if borrowed:
                 self.refs.lend(borrowed, sender, effects)
@@ -407,7 +407,6 @@ class Owner:
     def _stray(
         self,
         sender: ProcessId,
-        task: Task | None,
         count: int,
         values: list[Value],
         borrowed: Sequence[ObjectId] | None,
@@ -418,15 +417,9 @@ class Owner:
         if borrowed and not self.refs.is_gone(sender):
             self.refs.lend(borrowed, sender, effects)
         if len(values) > 1 and isinstance(values[1], int):  # a stream's end, and its last items
-            stream = task.stream if task is not None else None
-            self.book.streams.stray(stream, count, values[1], values[2:], effects)
-        elif task is None:
-            self.refs.stray(count, values)
-        else:  # another run is to come, or under way
-            for index, value in enumerate(values):
-                if is_stored(value):
-                    self.refs.strays.note(count, index, place(value)[1])
-                self.refs.decline(value)
+            self.refs.strays.late(count, values[1], values[2:])
+        else:
+            self.refs.strays.late(count, -1, values)
 
     def _runs(self, task: Task, worker: ProcessId) -> bool:
         """Whether this worker has the task now, and has not been given up."""
@@ -439,7 +432,7 @@ class Owner:
         task = self.book.tasks.get(message.count)
         stream = task.stream if task is not None else None
         if task is None or stream is None or not self._runs(task, sender):
-            self.book.streams.stray(stream, message.count, message.first, message.values, effects)
+            self.refs.strays.late(message.count, message.first, message.values)
             return
         self.book.streams.add(stream, message.first, message.values, effects)
         if stream.late is not None:

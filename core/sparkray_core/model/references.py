@@ -13,7 +13,6 @@ from sparkray_core.ids import (
     count_of,
     index_of,
     node_of,
-    object_id,
     owner_of,
     raylet_of,
 )
@@ -434,19 +433,6 @@ class References:
         if node not in self._gone:
             self._freed.setdefault(node, []).append(some)
 
-    def stray(self, count: int, values: list[Value]) -> None:
-        """Results of a task that was settled otherwise. Their bytes may have come after the word to free them."""
-        assert self.lineage is not None
-        record = self.lineage.records.get(count)
-        for index, value in enumerate(values):
-            if is_stored(value):
-                places = [(node, index) for node in place(value)[1]]
-                if record is not None and object_id(self.legacy.task_id(count), index) not in self.stored:
-                    record.strays += places  # it may be lost, and then is made again, maybe there
-                else:
-                    self.lineage.free_unless_there(count, places)
-            self.decline(value)
-
     # ------------------------------------------------------------------ letting go
     def drop(self, entries: Iterable[Entry]) -> None:
         """The process's ObjectRef of each of these died."""
@@ -616,11 +602,12 @@ class References:
         entry = self.stored.get(some)
         if entry is not None and entry.value is not None:
             size, nodes = place(entry.value)
-            if node in nodes or to in nodes:
+            record = self.lineage.records.get(entry.count) if self.lineage is not None else None
+            if node in nodes or to in nodes or record is None:
                 left = tuple(other for other in nodes if other not in (node, to))
                 self._restore(entry, (STORED, size, (*left, to)))
             else:
-                self.free_at(to, some)  # it was of another run of the task
+                record.strays.append((to, entry.index))  # it may be of another run of the task
         elif self.strays.is_early(message):
             return
         else:

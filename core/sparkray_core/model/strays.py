@@ -4,6 +4,8 @@ before their owner has heard that there is anything to copy.
     a run is given up:        what it may have left on its node is noted, as another run may write the same there now
     a copy is told of early:  kept; once the result is there, it is a copy of that if its source is one of the places
     the task ends:            what was noted, or kept until then, and is no place of a result goes
+
+Of a task that has ended, and that may be made again, such a place goes with its record (`Record.strays`).
 """
 
 from __future__ import annotations
@@ -12,8 +14,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from sparkray_core.ids import NodeId, count_of, index_of, owner_of
-from sparkray_core.messages import CopyMade, ObjectMoved
-from sparkray_core.model.entries import Entry, place
+from sparkray_core.messages import CopyMade, ObjectMoved, Value
+from sparkray_core.model.entries import Entry, is_stored, place
 
 if TYPE_CHECKING:
     from sparkray_core.model.references import References
@@ -27,12 +29,24 @@ class Strays:
         self.places: dict[int, list[tuple[NodeId, int]]] = {}  # with the index of the result
         self.early: dict[int, list[CopyMade | ObjectMoved]] = {}
 
+    def late(self, count: int, first: int, values: Iterable[Value]) -> None:
+        """Results of a run that was given up, or of a task that was settled otherwise; they follow the one with this
+        index. Their bytes may have come after the word to free them."""
+        for index, value in enumerate(values, first + 1):
+            self.refs.decline(value)
+            if is_stored(value):
+                self.note(count, index, place(value)[1])
+
     def note(self, count: int, index: int, nodes: Iterable[NodeId]) -> None:
+        """It may lie there, and is not counted on."""
         lineage = self.refs.lineage
         assert lineage is not None
         places = [(node, index) for node in nodes]
-        if count in lineage.tasks:
+        if lineage.comes(count):
             self.places.setdefault(count, []).extend(places)
+        elif count in lineage.records:
+            strays = lineage.records[count].strays
+            strays += [(node, index) for node, index in places if not lineage.is_there(count, index, node)]
         else:
             lineage.free_unless_there(count, places)
 
@@ -44,7 +58,9 @@ class Strays:
         index = index_of(some)
         count = count_of(some) if owner_of(some) == refs.me else refs.legacy.number(some)
         task = refs.lineage.tasks.get(count)
-        if task is None or (index and task.stream is not None and index <= task.stream.position):
+        if task is None and count not in refs.lineage.deliveries.making:
+            return False
+        if index and task is not None and task.stream is not None and index <= task.stream.position:
             return False
         words = self.early.setdefault(count, [])
         if word not in words:  # a node that is drained says it again
@@ -57,22 +73,21 @@ class Strays:
         others = [word for word in words if index_of(word.object) != entry.index]
         if others:
             self.early[entry.count] = others
-        for word in words:
-            if index_of(word.object) == entry.index and not self._joins(word, entry):
-                self._doubt(entry.count, word)
-
-    def _joins(self, word: CopyMade | ObjectMoved, entry: Entry) -> bool:
-        """Whether it is a copy of the result as it came. It is a place of that now."""
+        words = [word for word in words if index_of(word.object) == entry.index]
         assert entry.value is not None
-        there = place(entry.value)[1]
-        if isinstance(word, ObjectMoved):
-            if word.node in there:
-                self.refs.moved(word)
-                return True
-        elif word.source in there:
-            self.refs.copied(word)
-            return True
-        return False
+        have = {*place(entry.value)[1]}  # as it is now: those whose copies are that, too
+        while joining := [word for word in words if _source(word) in have]:
+            for word in joining:
+                if isinstance(word, ObjectMoved):
+                    have.add(word.to)
+                    self.refs.copied(CopyMade(word.object, word.to, word.node))
+                    self.refs.moved(word)
+                else:
+                    have.add(word.node)
+                    self.refs.copied(word)
+            words = [word for word in words if word not in joining]
+        for word in words:
+            self._doubt(entry.count, word)
 
     def _doubt(self, count: int, word: CopyMade | ObjectMoved) -> None:
         nodes = (word.node, word.to) if isinstance(word, ObjectMoved) else (word.node,)
@@ -83,5 +98,13 @@ class Strays:
         for word in self.early.pop(count, ()):
             self._doubt(count, word)
         places = dict.fromkeys(self.places.pop(count, ()))
-        if places and self.refs.lineage is not None:
-            self.refs.lineage.free_unless_there(count, places)
+        lineage = self.refs.lineage
+        if places and lineage is not None:
+            if count in lineage.records:
+                lineage.records[count].strays += places  # `finished` frees them, unless it runs again at once
+            else:
+                lineage.free_unless_there(count, places)
+
+
+def _source(word: CopyMade | ObjectMoved) -> NodeId:
+    return word.node if isinstance(word, ObjectMoved) else word.source

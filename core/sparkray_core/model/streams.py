@@ -14,8 +14,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
-from sparkray_core.ids import NodeId, ProcessId, object_id, raylet_of, task_id
-from sparkray_core.messages import HOLDS, STREAM_CLOSED, STREAM_GATHERED, STREAM_UNREAD, FreeObjects, StreamRead, Value
+from sparkray_core.ids import NodeId, ProcessId
+from sparkray_core.messages import HOLDS, STREAM_CLOSED, STREAM_GATHERED, STREAM_UNREAD, StreamRead, Value
 from sparkray_core.model.effects import Effect, Send
 from sparkray_core.model.entries import Entry, Waiter, is_failure, is_stored, place
 from sparkray_core.model.references import References
@@ -146,12 +146,12 @@ class Streams:
                 self._replay(stream, value, effects)
                 continue
             if stream.over:
-                self._discard(stream, stream.position, value, effects)
+                self._discard(stream, stream.position, value)
                 self._end_unless_wanted(stream, effects)
                 continue
             stream.arrived += 1
             if stream.unwanted:
-                self._discard(stream, stream.arrived, value, effects)
+                self._discard(stream, stream.arrived, value)
             elif stream.gathers or (type(value) is tuple and (value[0] == HOLDS or is_stored(value))):
                 entry = Entry(self.me, stream.count, stream.arrived)
                 if stream.gathers:
@@ -166,7 +166,7 @@ class Streams:
         entry = stream.lacking.pop(stream.position, None)
         stream.wanted.pop(stream.position, None)
         if entry is None or entry.value is not None:
-            self._discard(stream, stream.position, value, effects)
+            self._discard(stream, stream.position, value)
         else:
             self.refs.settle(entry, value, effects)
             if self.refs.lineage is not None and not is_stored(value):
@@ -182,16 +182,6 @@ class Streams:
         stream.told = STREAM_CLOSED if stream.over else stream.unwanted
         effects.append(Send(stream.worker, StreamRead(stream.count, stream.told)))
 
-    def stray(self, stream: Stream | None, count: int, first: int, values: list[Value], effects: list[Effect]) -> None:
-        """Items from a run that was given up, or of a stream that is over."""
-        for index, value in enumerate(values, first + 1):
-            if stream is None or stream.over:
-                self._discard(Stream(self.me, count), index, value, effects)
-                continue
-            self.refs.decline(value)
-            if is_stored(value):
-                self.refs.strays.note(count, index, place(value)[1])
-
     def complete(self, stream: Stream, values: list[Value]) -> bool:
         """Whether all items that precede those in a task's answer have come."""
         return len(values) == 1 or values[1] <= stream.position  # type: ignore[operator]
@@ -203,11 +193,11 @@ class Streams:
         return values[:1]
 
     # ------------------------------------------------------------------ the end
-    def close(self, stream: Stream, effects: list[Effect]) -> None:
+    def close(self, stream: Stream) -> None:
         """The task's end is settled: nothing more comes, except the failure if it did not end by itself."""
         again, stream.over = stream.over, True
         for first, values in stream.early.items():
-            self.stray(stream, stream.count, first, values, effects)
+            self.refs.strays.late(stream.count, first, values)
         stream.early.clear()
         stream.late = None
         stream.worker = None
@@ -223,12 +213,12 @@ class Streams:
             stream.end.seen = True  # as the last item it is
         self._notify(stream)
 
-    def lost(self, stream: Stream, node: NodeId, effects: list[Effect]) -> None:
+    def lost(self, stream: Stream, node: NodeId) -> None:
         """The worker died. It tells of a stored item at once, so it may have left one that we do not know of."""
         stream.worker = None
         self.refs.strays.note(stream.count, stream.position + 1, (node,))
         for first, values in stream.early.items():
-            self.stray(stream, stream.count, first, values, effects)
+            self.refs.strays.late(stream.count, first, values)
         stream.early.clear()
         stream.late = None
 
@@ -258,21 +248,11 @@ class Streams:
         stream.items.clear()
         self.refs.drop(entries)
 
-    def _discard(self, stream: Stream, index: int, value: Value, effects: list[Effect]) -> None:
-        """Nobody will read it: free what it has in a store and what it holds."""
-        if type(value) is not tuple or not (value[0] == HOLDS or is_stored(value)):
-            return
-        if is_stored(value):
-            some = object_id(task_id(self.me, stream.count), index)
-            known = self.refs.stored.get(some)
-            if known is not None and known.value is not None:  # from another run, and in use
-                kept = place(known.value)[1]
-                effects += [Send(raylet_of(node), FreeObjects([some])) for node in place(value)[1] if node not in kept]
-                self.refs.decline(value)
-                return
-        entry = Entry(self.me, stream.count, index)
-        entry.held = False
-        self.refs.settle(entry, value, effects)
+    def _discard(self, stream: Stream, index: int, value: Value) -> None:
+        """Nobody will read it: free what it has in a store, but for what is in use, and what it holds."""
+        self.refs.decline(value)
+        if is_stored(value) and self.refs.lineage is not None:
+            self.refs.lineage.free_unless_there(stream.count, [(node, index) for node in place(value)[1]])
 
     @staticmethod
     def _notify(stream: Stream) -> None:
