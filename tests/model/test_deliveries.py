@@ -62,6 +62,7 @@ def test_a_block_that_is_passed_on_before_it_is_known_to_be_made_again_is_where_
     node_dies(bench)
     bench.owner.want([block], bench.now)
     assert bench.hear(ObjectMoved(block.id, NODE, THIRD_NODE)) == []
+    check(bench, [delivery])
 
     effects = made(bench, [HERE])
 

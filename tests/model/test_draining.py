@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from sparkray_core.ids import HEAD, ActorId
@@ -11,9 +12,11 @@ from sparkray_core.messages import (
     ActorReady,
     ActorUnplaced,
     DrainNode,
+    FreeObjects,
     NodeDraining,
     NodeGone,
     NodeTable,
+    ObjectChunk,
     ObjectMoved,
     ObjectTaken,
     ReclaimLeases,
@@ -25,7 +28,7 @@ from sparkray_core.messages import (
 )
 from sparkray_core.model.effects import Send, SendFrom, Stop
 from sparkray_core.model.events import ClockTicked, PeerLost
-from sparkray_core.model.node_draining import LOOK_S
+from sparkray_core.model.node_draining import AGAIN_S, AT_ONCE, LOOK_S
 from sparkray_core.testing.builders import an_object, lease_id, node_id, node_info, process_id, raylet
 from tests.model.test_head import Bench as HeadBench
 from tests.model.test_head import placed
@@ -155,7 +158,7 @@ def test_its_objects_are_taken_by_another_node_before_their_owner_lets_them_be_f
     assert some in bench.node.store.stored
 
 
-def test_what_another_node_has_taken_is_passed_on_once_unless_that_node_dies() -> None:
+def test_what_another_node_has_taken_is_passed_on_once_unless_that_node_dies_or_it_stays() -> None:
     bench = leaving(CPU=1)
     some = an_object(process_id(node_id("c"), "driver"), 1)
     assert bench.node.store.take(some, bench.workers[0], 100, 0.0) is not None
@@ -170,3 +173,36 @@ def test_what_another_node_has_taken_is_passed_on_once_unless_that_node_dies() -
     bench.say(HEAD, NodeTable([node_info(name, CPU=1).as_dict() for name in "ac"]))
     bench.now = 2 * LOOK_S
     assert messages(bench.event(ClockTicked()), TakeObject) == [TakeObject(some)]
+    bench.say(raylet("c"), ObjectTaken(some, True))
+    bench.now += AGAIN_S
+    assert messages(bench.event(ClockTicked()), TakeObject) == [TakeObject(some)]
+
+
+def test_each_of_many_objects_is_passed_on_once() -> None:
+    bench = leaving(CPU=1)
+    for number in range(3 * AT_ONCE):
+        some = an_object(process_id(node_id("c"), "driver"), number)
+        assert bench.node.store.take(some, bench.workers[0], 10, 0.0) is not None
+        bench.node.store.seal(some, bench.workers[0], 0.0)
+    asked = messages(bench.say(HEAD, NodeDraining("sold", None)), TakeObject)
+
+    for word in asked:  # grows meanwhile
+        bench.now += LOOK_S / 4
+        asked += messages(bench.event(ClockTicked()), TakeObject)
+        asked += messages(bench.say(raylet("b"), ObjectTaken(word.object, True)), TakeObject)
+
+    assert len(asked) == len({word.object for word in asked}) == 3 * AT_ONCE
+
+
+def test_what_was_freed_while_this_node_took_it_is_not_taken() -> None:
+    bench = NodeBench(CPU=1)
+    bench.say(HEAD, NodeTable([node_info("a", CPU=1).as_dict(), node_info("b", CPU=4).as_dict()]))
+    some = an_object(process_id(node_id("c"), "driver"), 1)
+    bench.say(raylet("b"), TakeObject(some))
+    bench.node.pulls.limits = replace(bench.node.limits, chunk_bytes=10)
+    bench.say(raylet("b"), ObjectChunk(some, 0, 20, bytes(10)))
+    bench.say(AFAR, FreeObjects([some]))
+    effects = bench.say(raylet("b"), ObjectChunk(some, 10, 20, bytes(10)))
+
+    assert Send(raylet("b"), ObjectTaken(some, False)) in effects
+    assert some not in bench.node.store.stored

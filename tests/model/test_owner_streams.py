@@ -131,6 +131,15 @@ def test_the_last_items_of_a_run_that_was_given_up_go_where_they_lie(over: bool)
     assert item_id(5) in [some for message in sent if isinstance(message, FreeObjects) for some in message.objects]
 
 
+def test_the_last_items_of_a_run_go_with_it_that_came_before_others_and_then_died() -> None:
+    bench = Bench(worker=REMOTE)
+    bench.done(1, stored(OTHER_NODE), sender=REMOTE)
+    bench.lose()
+    bench.lease(SECOND)
+    sent = bench.done(0, sender=SECOND)
+    assert item_id(2) in [some for message in sent if isinstance(message, FreeObjects) for some in message.objects]
+
+
 def test_items_come_in_order_and_then_the_end(bench: Bench) -> None:
     assert bench.pushed == (0, 0, 0)
     bench.items(0, b"a", b"b")

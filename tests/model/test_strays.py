@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sparkray_core.ids import HEAD, NodeId, ProcessId, raylet_of
+from sparkray_core.ids import HEAD, NodeId, ProcessId, object_id, raylet_of, task_id
 from sparkray_core.messages import (
     FAILED,
     STORED,
@@ -187,6 +187,21 @@ def test_a_copy_of_an_item_that_was_let_go_of_goes_though_its_generator_runs_on(
     effects = bench.hear(CopyMade(item.id, THIRD_NODE, OTHER_NODE), raylet_of(THIRD_NODE))
 
     assert freed(effects) == [(raylet_of(THIRD_NODE), item.id)]
+
+
+def test_what_was_passed_on_of_an_item_that_nobody_reads_goes_as_it_comes(bench: Bench) -> None:
+    task = bench.task(retries=0)
+    stream = Stream(ME, task.count)
+    task.returns, task.num_returns, task.stream = (stream.end,), 1, stream
+    bench.submit(task)
+    bench.lease(1, REMOTE)
+    bench.owner.drop_stream(stream)
+    some = object_id(task_id(ME, task.count), 1)
+    bench.hear(CopyMade(some, THIRD_NODE, OTHER_NODE), raylet_of(THIRD_NODE))
+
+    effects = bench.hear(StreamItems(task.count, 0, [THERE]), REMOTE)
+
+    assert {to for to, _ in freed(effects)} == {raylet_of(OTHER_NODE), raylet_of(THIRD_NODE)}
 
 
 def test_what_a_dead_node_took_is_still_where_it_was(bench: Bench) -> None:

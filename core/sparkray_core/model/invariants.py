@@ -513,7 +513,8 @@ def check_leases(owner: Owner) -> None:
 def check_tasks(owner: Owner) -> None:
     """Each unanswered task is in one place."""
     tasks, leasing, strays = owner.book.tasks, owner.leasing, owner.refs.strays
-    assert tasks.keys() >= {*strays.places, *strays.early}, "a task has ended, and where its results may lie is kept"
+    under_way = {*tasks, *owner.lineage.deliveries.making}
+    assert under_way >= {*strays.places, *strays.early}, "a task has ended, and where its results may lie is kept"
     if not (tasks or leasing.leases or owner.calls.actors or leasing.shapes):
         return
     places: dict[str, list[int]] = {}

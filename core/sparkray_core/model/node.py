@@ -326,7 +326,7 @@ class Node:
             case TakeObject(some):
                 self.drain.take(sender, some, (node_of(sender),), now)
             case ObjectTaken():
-                self.drain.taken(sender, message)
+                self.drain.taken(sender, message, now)
                 self.replicas.taken(node_of(sender), message)
             case NodeDraining() if sender == HEAD:
                 self.drain.begin(message, now)

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 AT_ONCE = 4  # objects under way
 LOOK_S = 0.5  # between two looks at what is still in the store
+# What another node has taken, and lies here after that time, is passed on again: its owner may have died and have an
+# heir, or may have had it made here once more.
+AGAIN_S = 5.0
 
 
 class Drain:
@@ -34,7 +37,7 @@ class Drain:
         self.why = ""  # it is being drained
         self.deadline = float("inf")
         self.moving: dict[ObjectId, NodeId] = {}  # who is to take it
-        self.moved: dict[ObjectId, tuple[NodeId, ProcessId]] = {}  # who has taken it, and which owner was told
+        self.moved: dict[ObjectId, tuple[NodeId, float]] = {}  # who has taken it, and until when that is relied on
         self.todo: deque[ObjectId] = deque()
         self.taking: dict[ObjectId, dict[ProcessId, None]] = {}  # of other nodes, and for which raylets
         self._turn = 0
@@ -68,10 +71,11 @@ class Drain:
                 node.workers.retire(worker, "its node is being drained", now)
         if now >= self._look_at:
             self._look_at = now + LOOK_S
-            self.todo.extend(
+            self.moved = {some: moved for some, moved in self.moved.items() if moved[1] > now}
+            self.todo = deque(
                 some
                 for some, stored in node.store.stored.items()
-                if not (stored.doomed or some in self.moving or self._is_moved(some))
+                if not (stored.doomed or some in self.moving or some in self.moved)
                 and node_of(node.owner_now(some)) != node.info.node
             )
         self._move()
@@ -129,23 +133,18 @@ class Drain:
         self._turn += 1
         return able[self._turn % len(able)] if able else None
 
-    def taken(self, sender: ProcessId, message: ObjectTaken) -> None:
+    def taken(self, sender: ProcessId, message: ObjectTaken, now: float) -> None:
         some, target = message.object, node_of(sender)
         if self.moving.get(some) != target:
             return
         del self.moving[some]
         if message.done:
-            owner = self.node.owner_now(some)
-            self.moved[some] = target, owner
-            self.node.out.append(Send(owner, ObjectMoved(some, self.node.info.node, target)))
-
-    def _is_moved(self, some: ObjectId) -> bool:
-        """Whether its owner has been told who has it, and will have it freed here."""
-        return some in self.moved and self.moved[some][1] == self.node.owner_now(some)
+            self.moved[some] = target, now + AGAIN_S
+            self.node.out.append(Send(self.node.owner_now(some), ObjectMoved(some, self.node.info.node, target)))
 
     def node_gone(self, node: NodeId) -> None:
         self.moving = {some: target for some, target in self.moving.items() if target != node}
-        self.moved = {some: (target, owner) for some, (target, owner) in self.moved.items() if target != node}
+        self.moved = {some: moved for some, moved in self.moved.items() if moved[0] != node}
 
     # ------------------------------------------------------------------ those of others
     def take(self, sender: ProcessId, some: ObjectId, there: tuple[NodeId, ...], now: float) -> None:
@@ -162,6 +161,8 @@ class Drain:
         """What was to be taken is here, and pinned; or it is not to be had."""
         raylets = self.taking.pop(some, {})
         if done:
-            self.node.store.stored[some].copy = False  # it stays, when room is needed
+            stored = self.node.store.stored[some]
+            stored.copy = False  # it stays, when room is needed
+            done = not stored.doomed  # else its owner has had it freed here meanwhile
             self.node.store.unpin(some, self.node.me, now)
         self.node.out.extend(Send(raylet, ObjectTaken(some, done)) for raylet in raylets)

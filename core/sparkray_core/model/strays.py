@@ -90,8 +90,14 @@ class Strays:
             self._doubt(entry.count, word)
 
     def _doubt(self, count: int, word: CopyMade | ObjectMoved) -> None:
-        nodes = (word.node, word.to) if isinstance(word, ObjectMoved) else (word.node,)
-        self.note(count, index_of(word.object), nodes)
+        self.note(count, index_of(word.object), _nodes(word))
+
+    def forget(self, count: int, index: int) -> list[NodeId]:
+        """Nobody will read this result. Where it was said to be."""
+        words = [word for word in self.early.get(count, ()) if index_of(word.object) == index]
+        if words:
+            self.early[count] = [word for word in self.early[count] if word not in words]
+        return [node for word in words for node in _nodes(word)]
 
     def end(self, count: int) -> None:
         """The task has ended."""
@@ -104,6 +110,10 @@ class Strays:
                 lineage.records[count].strays += places  # `finished` frees them, unless it runs again at once
             else:
                 lineage.free_unless_there(count, places)
+
+
+def _nodes(word: CopyMade | ObjectMoved) -> tuple[NodeId, ...]:
+    return (word.node, word.to) if isinstance(word, ObjectMoved) else (word.node,)
 
 
 def _source(word: CopyMade | ObjectMoved) -> NodeId:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from typing import Any
 
 from sparkray_core.ids import NodeId, ProcessId
 from sparkray_core.messages import HOLDS, STREAM_CLOSED, STREAM_GATHERED, STREAM_UNREAD, StreamRead, Value
@@ -73,7 +74,7 @@ class Stream:
         self.worker: ProcessId | None = None  # that runs the task
         self.told = 0  # items taken, as far as that worker knows; below zero: it knows that nobody takes any more
         self.early: dict[int, list[Value]] = {}  # batches that overtook others, by how many items precede them
-        self.late: tuple[object, ...] | None = None  # the task's answer, if it overtook items
+        self.late: tuple[int, list[Any], Any] | None = None  # the task's answer, if it overtook items
 
     @property
     def value(self) -> Value | None:
@@ -196,11 +197,7 @@ class Streams:
     def close(self, stream: Stream) -> None:
         """The task's end is settled: nothing more comes, except the failure if it did not end by itself."""
         again, stream.over = stream.over, True
-        for first, values in stream.early.items():
-            self.refs.strays.late(stream.count, first, values)
-        stream.early.clear()
-        stream.late = None
-        stream.worker = None
+        self._give_up(stream)
         end = stream.end.value
         assert end is not None
         if again:
@@ -215,12 +212,19 @@ class Streams:
 
     def lost(self, stream: Stream, node: NodeId) -> None:
         """The worker died. It tells of a stored item at once, so it may have left one that we do not know of."""
-        stream.worker = None
         self.refs.strays.note(stream.count, stream.position + 1, (node,))
+        self._give_up(stream)
+
+    def _give_up(self, stream: Stream) -> None:
+        """The run, and what it has sent that other items of it should precede."""
+        stream.worker = None
         for first, values in stream.early.items():
             self.refs.strays.late(stream.count, first, values)
         stream.early.clear()
-        stream.late = None
+        if stream.late is not None:
+            _, values, _ = stream.late
+            self.refs.strays.late(stream.count, values[1], values[2:])  # type: ignore[arg-type]
+            stream.late = None
 
     # ------------------------------------------------------------------ the reader
     def tell(self, stream: Stream, effects: list[Effect]) -> None:
@@ -252,7 +256,8 @@ class Streams:
         """Nobody will read it: free what it has in a store, but for what is in use, and what it holds."""
         self.refs.decline(value)
         if is_stored(value) and self.refs.lineage is not None:
-            self.refs.lineage.free_unless_there(stream.count, [(node, index) for node in place(value)[1]])
+            nodes = [*place(value)[1], *self.refs.strays.forget(stream.count, index)]
+            self.refs.lineage.free_unless_there(stream.count, [(node, index) for node in nodes])
 
     @staticmethod
     def _notify(stream: Stream) -> None:
