@@ -16,14 +16,13 @@ from sparkray_core.messages import (
     NodeGone,
     ObjectMoved,
     ProcessGone,
-    StreamItems,
     TaskResults,
     Value,
 )
 from sparkray_core.model.effects import Effect, Send
 from sparkray_core.model.invariants import check_owner
 from sparkray_core.model.owner import Actor, Task
-from sparkray_core.model.streams import Stream
+from tests.model.test_lineage import items, streaming
 from tests.model.test_owner import (
     ME,
     NODE,
@@ -156,16 +155,12 @@ def test_what_was_passed_on_of_another_run_goes_be_it_said_early_or_late(bench: 
 
 
 def test_an_item_that_is_passed_on_early_is_where_it_went(bench: Bench) -> None:
-    task = bench.task(retries=0)
-    stream = Stream(ME, task.count)
-    task.returns, task.num_returns, task.stream = (stream.end,), 1, stream
-    bench.submit(task)
-    bench.lease(1, REMOTE)
-    bench.hear(StreamItems(task.count, 0, [b"small"]), REMOTE)
-    early = task.returns[0].id[:24] + (2).to_bytes(4, "big")
-    bench.hear(ObjectMoved(early, OTHER_NODE, THIRD_NODE), raylet_of(OTHER_NODE))  # type: ignore[arg-type]
+    task, stream = streaming(bench, retries=0)
+    items(bench, task, 0, b"small")
+    early = object_id(task_id(ME, task.count), 2)
+    bench.hear(ObjectMoved(early, OTHER_NODE, THIRD_NODE), raylet_of(OTHER_NODE))
 
-    bench.hear(StreamItems(task.count, 1, [THERE]), REMOTE)
+    items(bench, task, 1, THERE)
 
     (item,) = stream.unread()
     assert item.id == early
@@ -174,12 +169,8 @@ def test_an_item_that_is_passed_on_early_is_where_it_went(bench: Bench) -> None:
 
 
 def test_a_copy_of_an_item_that_was_let_go_of_goes_though_its_generator_runs_on(bench: Bench) -> None:
-    task = bench.task(retries=0)
-    stream = Stream(ME, task.count)
-    task.returns, task.num_returns, task.stream = (stream.end,), 1, stream
-    bench.submit(task)
-    bench.lease(1, REMOTE)
-    bench.hear(StreamItems(task.count, 0, [THERE]), REMOTE)
+    task, stream = streaming(bench, retries=0)
+    items(bench, task, 0, THERE)
     item, _ = bench.owner.take(stream)
     assert item is not None
     bench.owner.drop([item])
@@ -190,16 +181,12 @@ def test_a_copy_of_an_item_that_was_let_go_of_goes_though_its_generator_runs_on(
 
 
 def test_what_was_passed_on_of_an_item_that_nobody_reads_goes_as_it_comes(bench: Bench) -> None:
-    task = bench.task(retries=0)
-    stream = Stream(ME, task.count)
-    task.returns, task.num_returns, task.stream = (stream.end,), 1, stream
-    bench.submit(task)
-    bench.lease(1, REMOTE)
+    task, stream = streaming(bench, retries=0)
     bench.owner.drop_stream(stream)
     some = object_id(task_id(ME, task.count), 1)
     bench.hear(CopyMade(some, THIRD_NODE, OTHER_NODE), raylet_of(THIRD_NODE))
 
-    effects = bench.hear(StreamItems(task.count, 0, [THERE]), REMOTE)
+    effects = items(bench, task, 0, THERE)
 
     assert {to for to, _ in freed(effects)} == {raylet_of(OTHER_NODE), raylet_of(THIRD_NODE)}
 
