@@ -8,7 +8,6 @@ from sparkray_core.ids import HEAD, NodeId, ProcessId, object_id, raylet_of, tas
 from sparkray_core.messages import (
     FAILED,
     STORED,
-    ActorChanged,
     AddBorrowers,
     CopyMade,
     FreeObjects,
@@ -17,12 +16,13 @@ from sparkray_core.messages import (
     ObjectMoved,
     ProcessGone,
     TaskResults,
-    Value,
 )
 from sparkray_core.model.effects import Effect, Send
+from sparkray_core.model.entries import place
 from sparkray_core.model.invariants import check_owner
 from sparkray_core.model.owner import Actor, Task
-from tests.model.test_lineage import items, streaming
+from tests.model.test_calls import restarting
+from tests.model.test_lineage import HERE, THERE, items, streaming
 from tests.model.test_owner import (
     ME,
     NODE,
@@ -37,8 +37,6 @@ from tests.model.test_owner import (
 )
 
 THIRD_NODE = NodeId(b"node-3rd")
-HERE: Value = (STORED, 1000, (NODE,))
-THERE: Value = (STORED, 1000, (OTHER_NODE,))
 
 
 @pytest.fixture
@@ -110,7 +108,8 @@ def test_a_result_that_was_passed_on_twice_before_its_owner_hears_of_it_is_where
     bench.hear(ObjectMoved(some, THIRD_NODE, last), raylet_of(THIRD_NODE))
     bench.hear(ObjectMoved(some, OTHER_NODE, THIRD_NODE), raylet_of(OTHER_NODE))
 
-    assert last in task.returns[0].value[2]  # type: ignore[index, operator]
+    assert task.returns[0].value is not None
+    assert last in place(task.returns[0].value)[1]
     check_owner(bench.owner, task.returns)
 
 
@@ -201,10 +200,6 @@ def test_what_a_dead_node_took_is_still_where_it_was(bench: Bench) -> None:
 
 
 # ---------------------------------------------------------------------------------- stored late
-def restarting(actor: Actor) -> ActorChanged:
-    return ActorChanged(actor.id, "restarting", 1, None, "killed by ray.kill()", None)
-
-
 def called(bench: Bench, retries: int) -> tuple[Actor, Task]:
     actor = make_actor(bench)
     bench.hear(alive(actor, REMOTE), HEAD)

@@ -574,7 +574,7 @@ class References:
 
     def copied(self, message: CopyMade) -> None:
         some, node = message.object, message.node
-        if self.is_node_gone(node):
+        if node in self._gone:
             return
         if owner_of(some) != self.me and self.legacy.is_early(raylet_of(node), message, some):
             return
@@ -595,19 +595,19 @@ class References:
     def moved(self, message: ObjectMoved) -> None:
         """A node that leaves has passed it on."""
         some, node, to = message.object, message.node, message.to
-        if self.is_node_gone(to):
+        if to in self._gone:
             return  # the one that leaves still has it
         if owner_of(some) != self.me and self.legacy.is_early(raylet_of(node), message, some):
             return
         entry = self.stored.get(some)
         if entry is not None and entry.value is not None:
             size, nodes = place(entry.value)
-            record = self.lineage.records.get(entry.count) if self.lineage is not None else None
-            if node in nodes or to in nodes or record is None:
+            known = node in nodes or to in nodes
+            if not known and self.lineage is not None and entry.count in self.lineage.records:
+                self.lineage.may_lie(entry, [to])  # it may be of another run of the task
+            else:
                 left = tuple(other for other in nodes if other not in (node, to))
                 self._restore(entry, (STORED, size, (*left, to)))
-            else:
-                record.strays.append((to, entry.index))  # it may be of another run of the task
         elif self.strays.is_early(message):
             return
         else:
@@ -622,9 +622,6 @@ class References:
             entry.value = stored
         if self.sharing is not None:
             self.sharing.changed(entry)
-
-    def is_node_gone(self, node: NodeId) -> bool:
-        return node in self._gone
 
     def is_gone(self, process: ProcessId) -> bool:
         return process in self._gone or node_of(process) in self._gone

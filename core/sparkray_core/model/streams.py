@@ -222,8 +222,8 @@ class Streams:
             self.refs.strays.late(stream.count, first, values)
         stream.early.clear()
         if stream.late is not None:
-            _, values, _ = stream.late
-            self.refs.strays.late(stream.count, values[1], values[2:])  # type: ignore[arg-type]
+            _, answer, _ = stream.late
+            self.refs.strays.late(stream.count, answer[1], answer[2:])
             stream.late = None
 
     # ------------------------------------------------------------------ the reader
